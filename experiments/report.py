@@ -1,0 +1,117 @@
+"""The stage that writes the report from choices, candidates, scores and labels; the oracle is asked where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import and_
+from pathlib import Path
+
+from experiments.stage import stage_command
+from refine.evaluate import ReportInputs, build_report
+from rollouts.artifacts import Artifact, Stage, Workspace, parent
+from rollouts.problems.oracle import can_still_reach, judge_steps
+from rollouts.store import read_json
+from rollouts.types import Candidate, Choice, Judgement, Problem, StepLabels
+
+WITH_ORACLE = "arithmetic"  # the source whose problems the oracle understands
+
+
+@dataclass
+class ReportArgs:
+    """Arguments of the stage `report`. `stages` are the artifacts whose seconds and tokens are listed, `names` theirs.
+
+    The headline is the arm that `scorer` ranks and `where` locates.
+    """
+
+    rerank: str = parent("rerank")
+    candidates: str = parent("revise")
+    orm: str = parent("train_reward")
+    sorm: str = parent("train_reward")
+    labels: str | None = parent("label_steps", default=None)
+    stages: list[str] = parent(plain=True, default=[])
+    names: list[str] = field(default_factory=list)
+    title: str = "GLoRe"
+    model: str = ""
+    scorer: str = "orm"
+    where: str = "sorm"
+    seed: int = 0
+
+    def validate(self) -> None:
+        """Raise ValueError where stages and names do not match."""
+        if len(self.stages) != len(self.names):
+            raise ValueError(f"{len(self.stages)} stages with {len(self.names)} names")
+
+
+def judge_prefixes(problem: Problem, steps: Sequence[str]) -> list[bool]:
+    """Whether each prefix is free of error: what a stepwise reward model should say after each step."""
+    return list(accumulate(judge_steps(problem, steps), and_))
+
+
+def judge_labels(problems: dict[str, Problem], labels: Sequence[StepLabels]) -> tuple[int, int]:
+    """How many labels of wrong rollouts the oracle agrees with, and how many there are."""
+    right = given = 0
+    for row in labels:
+        for i, label in enumerate(row.labels):
+            if label is not None and not row.correct:
+                given += 1
+                right += label == can_still_reach(problems[row.problem_id], row.steps[: i + 1])
+    return right, given
+
+
+def write_glore_report(args: ReportArgs, work: Workspace) -> None:
+    """Write report.md, report.json and figures/."""
+    from experiments.report_text import write_report
+
+    problems = work.parents["candidates"].rows(Problem, "problems")
+    candidates = work.parents["candidates"].rows(Candidate)
+    by_id = {problem.id: problem for problem in problems}
+    step_truth = label_truth = None
+    if all(problem.source == WITH_ORACLE for problem in problems):
+        step_truth = {
+            (c.problem_id, c.kind, c.where, c.sample): judge_prefixes(by_id[c.problem_id], c.steps)
+            for c in candidates
+            if c.kind in ("draft", "sample")
+        }
+        if args.labels is not None:
+            source = work.parents["labels"]
+            trained = {problem.id: problem for problem in source.rows(Problem, "problems")}
+            label_truth = judge_labels(trained, source.rows(StepLabels))
+    inputs = ReportInputs(
+        title=args.title,
+        model=args.model,
+        source=problems[0].source,
+        seed=args.seed,
+        problems=problems,
+        candidates=candidates,
+        judgements=work.parents["rerank"].rows(Judgement, "judgements"),
+        choices=work.parents["rerank"].rows(Choice),
+        thresholds={name: _threshold(work.parents[name]) for name in ("orm", "sorm")},
+        step_truth=step_truth,
+        label_truth=label_truth,
+        stages=dict(zip(args.names, map(_cost, work.parents["stages"]), strict=True)),
+        scorer=args.scorer,
+        where=args.where,
+    )
+    write_report(work.folder, build_report(inputs), inputs)
+
+
+def _threshold(model: Artifact) -> float:
+    return read_json(Path(model.path) / "reward.json")["threshold"]
+
+
+def _cost(artifact: Artifact) -> dict[str, float | bool]:
+    """Seconds and tokens of a stage; a shipped checkpoint has no manifest of ours and cost nothing here."""
+    return {
+        "seconds": artifact.manifest.get("seconds", 0.0),
+        "tokens": artifact.manifest.get("tokens", 0),
+        "reused": False,
+    }
+
+
+REPORT = Stage("report", 1, ReportArgs, write_glore_report)
+main = stage_command(REPORT)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Numbers put into words for the report: names, formats, and sentences that say no more than an interval allows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Estimate = dict[str, Any]
+
+FEWEST = 10  # problems below which no interval is taken as evidence
+
+SCORER_NAMES = {"orm": "the ORM", "sorm": "the SORM"}
+WHERE_NAMES = {
+    "none": "not told where the error is",
+    "orm": "told the error by the ORM",
+    "sorm": "told the error by the SORM",
+    "oracle": "told the error by the oracle",
+}
+FIXED_NAMES = {
+    "global": "global",
+    "local": "local",
+    "either": "either of the two",
+    "both": "both of the two",
+    "only_global": "global, but not local",
+    "only_local": "local, but not global",
+}
+JUDGE_MEASURES = {
+    "step_accuracy": "intermediate steps judged rightly",
+    "step_balanced_accuracy": "the same, right and wrong steps weighing alike",
+    "first_error_accuracy": "first error named exactly (or that there is none)",
+    "first_error_located": "the same, on solutions with an error",
+    "first_error_passed": "the same, on solutions without one",
+    "first_error_f1": "F1 of the first error",
+    "final_accuracy": "final answers judged rightly",
+    "pairwise_accuracy": "right above wrong, same problem",
+    "pairwise_accuracy_offered": "the same, among draft, global, local",
+    "auroc": "AUROC over all final answers",
+}
+
+
+def selector_names(report: dict[str, Any]) -> dict[str, str]:
+    """What a reader calls each selector, in the order of the table."""
+    scorer = report["headline"]["scorer"].upper()
+    return {
+        "draft": "draft (greedy)",
+        "global": "global refinement",
+        "local": "local refinement",
+        "draft_global": f"draft + global, {scorer} picks",
+        "draft_local": f"draft + local, {scorer} picks",
+        "reranked": f"draft + global + local, {scorer} picks",
+        "best_of_3": f"best of 3 samples, {scorer} picks",
+        "majority_of_3": "majority of 3 samples",
+        "random": "random of the three",
+        "oracle": "oracle of the three",
+        "control": "control refiner (no draft)",
+        "draft_control": f"draft + control, {scorer} picks",
+    }
+
+
+def percent(found: Estimate | None) -> str:
+    """An estimate's value as 53.0%, or a dash."""
+    return "–" if found is None else f"{100 * found['value']:.1f}%"
+
+
+def interval(found: Estimate | None, between: str = "–", form: str = ".1f") -> str:
+    """An estimate's 95% interval in per cent, or a dash."""
+    if found is None or found["low"] is None:
+        return "–"
+    return f"{100 * found['low']:{form}}{between}{100 * found['high']:{form}}"
+
+
+def paper_percent(figure: Any) -> str:
+    """A figure of the paper, with its mark where it is from secondary summaries."""
+    return "–" if figure is None else f"{100 * figure[0]:.0f}% {figure[1]}".strip()
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table: the first column to the left, the others to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def is_above(found: Estimate | None) -> bool:
+    """Whether a difference is above zero beyond its interval, on enough problems to trust one."""
+    return found is not None and found["n"] >= FEWEST and found["low"] is not None and found["low"] > 0
+
+
+def is_below(found: Estimate | None) -> bool:
+    """Whether a difference is below zero beyond its interval, on enough problems to trust one."""
+    return found is not None and found["n"] >= FEWEST and found["high"] is not None and found["high"] < 0
+
+
+def versus(found: Estimate, other: str) -> str:
+    """A difference in words: above or below only where the interval leaves out zero."""
+    span = f"95% interval {interval(found, ' to ', '+.1f')}"
+    points = f"{100 * abs(found['value']):.1f} points"
+    if is_above(found):
+        return f"{points} above {other} ({span})"
+    if is_below(found):
+        return f"{points} below {other} ({span})"
+    if found["value"] == found["low"] == found["high"] == 0:
+        return f"no different from {other} on these problems"
+    reason = f"from only {found['n']} problems" if found["n"] < FEWEST else "which includes zero"
+    return f"not clearly different from {other} ({100 * found['value']:+.1f} points, {span}, {reason})"
+
+
+def opening(report: dict[str, Any]) -> str:
+    """One paragraph: what was run, and the main finding as the numbers allow it."""
+    sentences = [
+        f"On {report['problems']:,} {'/'.join(report['splits'])} problems of {report['source']} "
+        f"(seed {report['seed']}) {report['model'] or 'the student'} wrote greedy drafts, "
+        "a global and a local refiner rewrote them, and "
+        f"{SCORER_NAMES[report['headline']['scorer']]} picked one of the three."
+    ]
+    sentences += [_finding(report), _against_samples(report), _against_control(report)]
+    sentences += [_refiners(report), _judges(report)]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _finding(report: dict[str, Any]) -> str:
+    draft, reranked = report["accuracy"]["draft"], report["accuracy"]["reranked"]
+    change = report["difference"]["reranked_minus_draft"]
+    if change is None:
+        return "**Main finding: none, since draft and reranking were not both run.**"
+    verdict = "refining and reranking helped" if is_above(change) else "refining and reranking did harm"
+    if not is_above(change) and not is_below(change):
+        verdict = f"on these {report['problems']:,} problems refining and reranking made no clear difference"
+    return (
+        f"**Main finding: {verdict}.** The drafts are right on {percent(draft)} ({interval(draft)}), the picked "
+        f"solutions on {percent(reranked)} ({interval(reranked)}), which is {versus(change, 'the draft')}."
+    )
+
+
+def _against_samples(report: dict[str, Any]) -> str:
+    change, samples = report["difference"]["reranked_minus_best_of_3"], report["accuracy"]["best_of_3"]
+    if change is None:
+        return ""
+    tokens = report["tokens"]
+    return (
+        f"Best of 3 samples by the same judge reaches {percent(samples)} at {tokens['best_of_3']:,.0f} completion "
+        f"tokens a problem; reranking, at {tokens['reranked']:,.0f}, is {versus(change, 'that')}."
+    )
+
+
+def _against_control(report: dict[str, Any]) -> str:
+    changes = {name: report["difference"][f"{name}_minus_control"] for name in ("global", "reranked")}
+    if None in changes.values():
+        return ""
+    control = report["accuracy"]["control"]
+    return (
+        f"A control refiner, trained in the same way but without a draft, is right on {percent(control)}: global "
+        f"refinement is {versus(changes['global'], 'it')}, reranking {versus(changes['reranked'], 'it')}."
+    )
+
+
+def _refiners(report: dict[str, Any]) -> str:
+    fixed = report["fixed"]
+    if fixed["either"] is None:
+        return ""
+    more = [report["difference"][f"fixed_either_minus_{name}"] for name in ("global", "local")]
+    verdict = "so each mends drafts that the other does not"
+    if not all(is_above(change) for change in more):
+        verdict = "so it is not clear that each mends drafts that the other does not"
+    return (
+        f"Of the {fixed['either']['n']:,} wrong drafts the global refiner mends {percent(fixed['global'])}, the local "
+        f"{percent(fixed['local'])}, one or the other {percent(fixed['either'])}, {verdict}."
+    )
+
+
+def _judges(report: dict[str, Any]) -> str:
+    change = report["difference"]["sorm_minus_orm_step_accuracy"]
+    if change is None:
+        return ""
+    orm, sorm = (report["step_accuracy"][name] for name in ("orm", "sorm"))
+    text = (
+        f"On intermediate steps the SORM judges {percent(sorm)} rightly and the ORM {percent(orm)}: "
+        f"the SORM is {versus(change, 'the ORM')}"
+    )
+    final = report["difference"]["sorm_minus_orm_final_accuracy"]
+    return text + (f"; on final answers it is {versus(final, 'the ORM')}." if final else ".")
+
+
+def limits(report: dict[str, Any]) -> list[str]:
+    """What a reader must not conclude, one sentence or two a line."""
+    lines = [
+        *report["notes"],
+        "The intervals say how much the accuracies would move with other test problems. They do not hold the luck of "
+        f"training: everything here is one run with seed {report['seed']}.",
+        "The paper's figures come from another student on GSM8K, and some only from secondary summaries: compare "
+        "directions, not sizes.",
+        "Many differences are shown, and each interval is made for its own one alone: where nothing differs, about one "
+        "in twenty leaves out zero all the same.",
+        "Fewer tokens sampled is not less time: the reward models' reading and all training are in the stages' "
+        "seconds and tokens only.",
+    ]
+    if report["step_accuracy"]["orm"] or report["step_accuracy"]["sorm"]:
+        lines.append(
+            "Step accuracy depends on the threshold and on how many steps are wrong; the balanced figure and the "
+            "within-problem comparison depend on them less."
+        )
+    if report["label_accuracy"] is not None:
+        lines.append("The interval of the label accuracy takes labels as independent, so it is somewhat too narrow.")
+    estimates = [found for found in report["accuracy"].values() if found is not None]
+    if any(found["low"] == found["high"] for found in estimates):
+        lines.append("An interval without width means that all problems went the same way, not that chance is gone.")
+    if report["problems"] < 100:
+        lines.append(f"{report['problems']} problems are few: treat every figure as a check that the pipeline runs.")
+    return lines

@@ -1,0 +1,9 @@
+"""`python -m experiments.rerank`: the stage `rerank` of `refine.rerank` as a command."""
+
+from experiments.stage import stage_command
+from refine.rerank import RERANK
+
+main = stage_command(RERANK)
+
+if __name__ == "__main__":
+    main()

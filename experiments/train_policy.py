@@ -1,0 +1,9 @@
+"""`python -m experiments.train_policy`: the stage `train_policy` of `refine.train_policy` as a command."""
+
+from experiments.stage import stage_command
+from refine.train_policy import TRAIN_POLICY
+
+main = stage_command(TRAIN_POLICY)
+
+if __name__ == "__main__":
+    main()

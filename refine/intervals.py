@@ -1,0 +1,134 @@
+"""95% intervals by resampling problems, and tests of two arms on the same problems.
+
+Every statistic is a ratio of sums over problems, so that all steps or solutions of a problem are drawn together;
+all statistics see the same resamples, so that a difference of two is paired. An estimate is a dict of value, low,
+high and n, or None where nothing was there to measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Estimate = dict[str, Any]
+RESAMPLES = 10_000
+CHUNK = 500  # resamples at a time: bounds memory
+
+
+def resample(problems: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """How often each problem is drawn in each resample: (resamples, problems) of uint8."""
+    if problems < 1:
+        raise ValueError(f"no problems to resample: {problems}")
+    rng = np.random.default_rng(seed)
+    counts = np.empty((resamples, problems), dtype=np.uint8)
+    for start in range(0, resamples, CHUNK):
+        rows = min(CHUNK, resamples - start)
+        drawn = rng.integers(0, problems, (rows, problems)) + np.arange(rows)[:, None] * problems
+        counts[start : start + rows] = np.bincount(drawn.ravel(), minlength=rows * problems).reshape(rows, problems)
+    return counts
+
+
+def ratio_replicates(counts: np.ndarray, numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
+    """The ratio of sums in each resample, (resamples,); NaN where a resample has nothing in the denominator."""
+    columns = np.column_stack([numerators, denominators]).astype(float)
+    sums = np.concatenate([counts[at : at + CHUNK] @ columns for at in range(0, len(counts), CHUNK)])
+    return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] != 0)
+
+
+def auroc_replicates(counts: np.ndarray, owners: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """AUROC in each resample, (resamples,); `owners[i]` is the problem of item i. NaN with a single class."""
+    order = np.argsort(scores, kind="stable")
+    owners, right = owners[order], labels[order].astype(float)
+    levels = np.flatnonzero(np.r_[True, np.diff(scores[order]) > 0])
+    found = []
+    for start in range(0, len(counts), CHUNK // 5):
+        weights = counts[start : start + CHUNK // 5][:, owners].astype(float)
+        right_at = np.add.reduceat(weights * right, levels, axis=1)
+        wrong_at = np.add.reduceat(weights * (1 - right), levels, axis=1)
+        wins = (right_at * (np.cumsum(wrong_at, axis=1) - wrong_at / 2)).sum(axis=1)
+        pairs = right_at.sum(axis=1) * wrong_at.sum(axis=1)
+        found.append(np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs != 0))
+    return np.concatenate(found)
+
+
+def estimate(value: float, replicates: np.ndarray, n: int) -> Estimate:
+    """The value with the 2.5 and 97.5 percentiles of its replicates (those that could be measured)."""
+    measured = replicates[~np.isnan(replicates)]
+    if not len(measured):
+        return {"value": float(value), "low": None, "high": None, "n": int(n)}
+    low, high = np.percentile(measured, [2.5, 97.5])
+    return {"value": float(value), "low": float(low), "high": float(high), "n": int(n)}
+
+
+def ratio(counts: np.ndarray, numerators: Sequence[float], denominators: Sequence[float]) -> Estimate | None:
+    """Estimate of sum(numerators) / sum(denominators), one pair a problem; n is the sum of the denominators."""
+    above, below = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    if not below.sum():
+        return None
+    return estimate(above.sum() / below.sum(), ratio_replicates(counts, above, below), round(below.sum()))
+
+
+def ratio_difference(
+    counts: np.ndarray, a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]
+) -> Estimate | None:
+    """Estimate of ratio a minus ratio b, each (numerators, denominators), in pairs; n is the number of problems."""
+    if not a[1].sum() or not b[1].sum():
+        return None
+    value = a[0].sum() / a[1].sum() - b[0].sum() / b[1].sum()
+    return estimate(value, ratio_replicates(counts, *a) - ratio_replicates(counts, *b), counts.shape[1])
+
+
+def accuracy(correct: Sequence[bool], resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """Share right of n problems, with its percentile bootstrap interval."""
+    return ratio(resample(len(correct), resamples, seed), correct, np.ones(len(correct)))
+
+
+def paired_difference(
+    a: Mapping[str, bool], b: Mapping[str, bool], resamples: int = RESAMPLES, seed: int = 0
+) -> Estimate:
+    """Accuracy of arm a minus that of arm b, both by problem id; resampled in pairs, with McNemar's p.
+
+    Raises:
+        ValueError: the two arms answered different problems.
+    """
+    ids = _same_problems(a, b)
+    counts, ones = resample(len(ids), resamples, seed), np.ones(len(ids))
+    first, second = (np.array([arm[i] for i in ids], dtype=float) for arm in (a, b))
+    return ratio_difference(counts, (first, ones), (second, ones)) | {"mcnemar_p": mcnemar(a, b)}
+
+
+def mcnemar(a: Mapping[str, bool], b: Mapping[str, bool]) -> float:
+    """Exact two-sided p that the arms are equally good, from the problems on which they differ (McNemar).
+
+    Raises:
+        ValueError: the two arms answered different problems.
+    """
+    from scipy.stats import binomtest
+
+    ids = _same_problems(a, b)
+    only_a = sum(bool(a[i]) and not b[i] for i in ids)
+    only_b = sum(bool(b[i]) and not a[i] for i in ids)
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def wilson(right: int, total: int) -> Estimate | None:
+    """Share right of independent items with Wilson's 95% interval: for counts whose problems are not known."""
+    from scipy.stats import binomtest
+
+    if not 0 <= right <= total:
+        raise ValueError(f"{right} right of {total} is impossible")
+    if not total:
+        return None
+    interval = binomtest(right, total).proportion_ci(0.95, method="wilson")
+    return {"value": right / total, "low": float(interval.low), "high": float(interval.high), "n": total}
+
+
+def _same_problems(a: Mapping[str, bool], b: Mapping[str, bool]) -> list[str]:
+    if a.keys() != b.keys():
+        odd = sorted(a.keys() ^ b.keys())
+        raise ValueError(f"arms on different problems cannot be paired: {len(odd)} in only one arm, such as {odd[0]!r}")
+    if not a:
+        raise ValueError("no problems to compare")
+    return sorted(a)

@@ -1,0 +1,130 @@
+"""Training examples of the refiners, from rollouts and step labels (GLoRe sec. 3.3).
+
+Global: a wrong rollout to a right one of the same problem. Local: a wrong rollout, marked at its first error, to the
+right continuation that was found while labelling. Control: no draft to the same targets as the global one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rollouts.artifacts import Stage, Workspace, parent
+from rollouts.types import Problem, RefinementPair, Rollout, StepLabels
+
+
+@dataclass
+class PairArgs:
+    """Arguments of the stage `build_pairs`: at most `max_per_problem` pairs of each kind for a problem."""
+
+    rollouts: str = parent("sample")
+    labels: str | None = parent("label_steps", default=None)
+    max_per_problem: int = 4
+    max_right_per_wrong: int = 1
+    seed: int = 0
+
+    def validate(self) -> None:
+        """Raise ValueError where no pair could be made."""
+        if self.max_per_problem < 1 or self.max_right_per_wrong < 1:
+            raise ValueError(
+                f"max_per_problem and max_right_per_wrong must be at least 1, not {self.max_per_problem}, "
+                f"{self.max_right_per_wrong}"
+            )
+
+
+def closeness(draft: Sequence[str], target: Sequence[str]) -> int:
+    """How many first steps two solutions share."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(draft, target, strict=False)) if a != b), min(len(draft), len(target))
+    )
+
+
+def global_pairs(problem: Problem, rollouts: Sequence[Rollout], args: PairArgs) -> list[RefinementPair]:
+    """Different wrong rollouts of one problem, each with the right rollouts that share most of its beginning."""
+    right = list({r.steps: r for r in rollouts if r.correct is True and r.steps}.values())
+    wrong = list({r.steps: r for r in rollouts if r.correct is False and r.steps}.values())
+    rng = random.Random(f"pairs/{args.seed}/{problem.id}")
+    rng.shuffle(wrong)
+    rng.shuffle(right)
+    pairs = []
+    for draft in wrong[: args.max_per_problem]:
+        nearest = sorted(right, key=lambda r: -closeness(draft.steps, r.steps))[: args.max_right_per_wrong]
+        for target in nearest:
+            name = f"{draft.id}>{target.sample}"
+            pairs.append(
+                RefinementPair(
+                    f"global/{name}", problem.id, "global", problem.question, draft.steps, None, target.steps
+                )
+            )
+    return pairs[: args.max_per_problem]
+
+
+def control_pairs(pairs: Sequence[RefinementPair]) -> list[RefinementPair]:
+    """The same problems and targets as the global pairs, in the same number, without the drafts."""
+    return [
+        RefinementPair(p.id.replace("global/", "control/", 1), p.problem_id, "control", p.question, (), None, p.target)
+        for p in pairs
+    ]
+
+
+def local_pair(problem: Problem, labels: StepLabels) -> RefinementPair | None:
+    """A wrong rollout marked at its first negative step, to the right steps found after the step before it.
+
+    A first step that is already wrong has no prefix to continue from, and no right continuation.
+    """
+    if labels.correct or labels.fix_length is None:
+        return None
+    return RefinementPair(
+        f"local/{labels.rollout_id}",
+        problem.id,
+        "local",
+        problem.question,
+        labels.steps,
+        labels.fix_length,
+        labels.fix_steps,
+    )
+
+
+def first_step_pairs(
+    problem: Problem, labels: Sequence[StepLabels], rollouts: Sequence[Rollout]
+) -> list[RefinementPair]:
+    """Wrong from the very first step: the whole solution is to be rewritten, so any right rollout is a target."""
+    right = [r for r in rollouts if r.correct is True and r.steps]
+    if not right:
+        return []
+    wrong = [row for row in labels if not row.correct and row.labels and row.labels[0] is False]
+    return [
+        RefinementPair(
+            f"local/{row.rollout_id}", problem.id, "local", problem.question, row.steps, 0, right[i % len(right)].steps
+        )
+        for i, row in enumerate(wrong)
+    ]
+
+
+def build_pairs(args: PairArgs, work: Workspace) -> None:
+    """Write `rows` (RefinementPair): global and control pairs from rollouts, local ones where labels are given."""
+    source = work.parents["rollouts"]
+    problems = source.rows(Problem, "problems")
+    rollouts: dict[str, list[Rollout]] = {}
+    for rollout in source.rows(Rollout):
+        rollouts.setdefault(rollout.problem_id, []).append(rollout)
+    labels: dict[str, list[StepLabels]] = {}
+    if args.labels is not None:
+        for row in work.parents["labels"].rows(StepLabels):
+            labels.setdefault(row.problem_id, []).append(row)
+    unknown = set(labels) - set(rollouts)
+    if unknown:
+        raise ValueError(f"labels of {len(unknown)} problems that the rollouts do not have, such as {min(unknown)}")
+    whole, local = [], []
+    for problem in problems:
+        samples = rollouts.get(problem.id, [])
+        whole.extend(global_pairs(problem, samples, args))
+        rows = labels.get(problem.id, [])
+        found = [pair for row in rows if (pair := local_pair(problem, row))]
+        local.extend((found + first_step_pairs(problem, rows, samples))[: args.max_per_problem])
+    work.write_rows("rows", [*whole, *control_pairs(whole), *local], RefinementPair)
+    work.count(global_pairs=len(whole), local_pairs=len(local))
+
+
+BUILD_PAIRS = Stage("build_pairs", 1, PairArgs, build_pairs)

@@ -1,0 +1,186 @@
+"""Choosing among candidates: the rules, the selectors of GLoRe's tables, and the stage that applies them all."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from rollouts.artifacts import Stage, Workspace, parent, runtime
+from rollouts.numerals import normalise
+from rollouts.types import Candidate, Choice, Judgement, Problem
+
+
+def _best(candidates: Sequence[Candidate], scores: Sequence[float]) -> int:
+    # not a number is the worst there is; among equals the first wins, which keeps the draft
+    ranked = [-math.inf if math.isnan(score) else score for score in scores]
+    return ranked.index(max(ranked))
+
+
+def _majority(candidates: Sequence[Candidate], scores: Sequence[float]) -> int:
+    answers = [_vote(candidate.answer) for candidate in candidates]
+    votes = Counter(answer for answer in answers if answer is not None)
+    return answers.index(votes.most_common(1)[0][0]) if votes else 0
+
+
+def _vote(answer: str | None) -> Fraction | str | None:
+    # 1,800 and 1800.0 are one vote; what is no plain number votes as it is written
+    value = None if answer is None else normalise(answer)
+    return answer if value is None else value
+
+
+def _random(candidates: Sequence[Candidate], scores: Sequence[float]) -> int:
+    # a function of the problem, so that the choice does not depend on which problems are beside it
+    digest = hashlib.sha256(f"random/{candidates[0].problem_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % len(candidates)
+
+
+def _oracle(candidates: Sequence[Candidate], scores: Sequence[float]) -> int:
+    return next((i for i, c in enumerate(candidates) if c.correct), 0)
+
+
+# name -> index of the chosen candidate; a new rule is a function and a line
+RULES = {"best": _best, "majority": _majority, "random": _random, "oracle": _oracle}
+
+# selector -> (the kinds of candidates on offer, in the order that breaks ties; the rule)
+SELECTORS = {
+    "draft": (("draft",), "best"),
+    "global": (("global",), "best"),
+    "local": (("local",), "best"),
+    "draft_global": (("draft", "global"), "best"),
+    "draft_local": (("draft", "local"), "best"),
+    "reranked": (("draft", "global", "local"), "best"),
+    "best_of_3": (("sample",), "best"),
+    "majority_of_3": (("sample",), "majority"),
+    "random": (("draft", "global", "local"), "random"),
+    "oracle": (("draft", "global", "local"), "oracle"),
+    "control": (("control",), "best"),
+    "draft_control": (("draft", "control"), "best"),
+}
+
+
+def select(candidates: Sequence[Candidate], scores: Sequence[float], rule: str) -> Candidate:
+    """Choose one candidate of one problem.
+
+    Rules: `best` (highest score; a score that is not a number is never first; the first among equals), `majority`
+    (commonest answer; the first among equals), `random` (a function of the problem), `oracle` (a right one if any).
+
+    Raises:
+        ValueError: there is no candidate, the lists differ in length, or the rule is unknown.
+    """
+    if not candidates or len(candidates) != len(scores):
+        raise ValueError(f"{len(candidates)} candidates with {len(scores)} scores: nothing to select from")
+    if rule not in RULES:
+        raise ValueError(f"rule={rule!r} is none of {', '.join(RULES)}")
+    return candidates[RULES[rule](candidates, scores)]
+
+
+@dataclass
+class RerankArgs:
+    """Arguments of the stage `rerank`. `samples` is how many of the sampled solutions best-of-n may choose from."""
+
+    candidates: str = parent("revise")
+    orm: str = parent("train_reward")
+    sorm: str = parent("train_reward")
+    samples: int = 3
+    batch_tokens: int = runtime(16384)
+    device: str = runtime("auto")
+
+    def validate(self) -> None:
+        """Raise ValueError where there would be no samples to choose from."""
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, not {self.samples}")
+
+
+def identity(item: Candidate | Judgement) -> tuple[str, str, str, int]:
+    """What names a candidate: (problem, kind, where, sample)."""
+    return item.problem_id, item.kind, item.where, item.sample
+
+
+def cost(offered: Sequence[Candidate], drafts: Sequence[Candidate]) -> int:
+    """Completion tokens behind a choice: every candidate on offer, and the draft that a refiner had to read."""
+    refined = any(c.kind in ("global", "local") for c in offered) and not any(c.kind == "draft" for c in offered)
+    return sum(c.completion_tokens for c in offered) + (drafts[0].completion_tokens if refined and drafts else 0)
+
+
+def choose(
+    candidates: Sequence[Candidate],
+    finals: dict[tuple[str, str, str, int], float],
+    scorer: str,
+    where: str,
+    samples: int,
+) -> list[Choice]:
+    """What every selector chooses for one problem, with local refinements located by `where`.
+
+    `finals` are the scores of full solutions. Selectors none of whose candidates exist are left out.
+
+    Raises:
+        ValueError: there are samples, but fewer than `samples`.
+    """
+    by_kind: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        if candidate.kind != "local" or candidate.where == where:
+            by_kind.setdefault(candidate.kind, []).append(candidate)
+    by_kind.get("sample", []).sort(key=lambda candidate: candidate.sample)
+    if 0 < len(by_kind.get("sample", [])) < samples:
+        have, name = len(by_kind["sample"]), candidates[0].problem_id
+        raise ValueError(f"the best of {samples} samples is asked for, but problem {name} has only {have}")
+    choices = []
+    for name, (kinds, rule) in SELECTORS.items():
+        if any(kind not in by_kind for kind in kinds):
+            continue
+        offered = [c for kind in kinds for c in by_kind[kind][:samples]]
+        chosen = select(offered, [finals[identity(c)] for c in offered], rule)
+        choices.append(
+            Choice(
+                chosen.problem_id,
+                name,
+                scorer if rule == "best" and len(offered) > 1 else "none",
+                where,
+                chosen.kind,
+                chosen.sample,
+                chosen.answer,
+                chosen.correct is True,
+                cost(offered, by_kind.get("draft", [])),
+            )
+        )
+    return choices
+
+
+def rerank(args: RerankArgs, work: Workspace) -> None:
+    """Score every candidate with both reward models and choose by every selector; writes `judgements` (Judgement)
+    and `rows` (Choice)."""
+    from rewards.score import load_scorer
+
+    source = work.parents["candidates"]
+    problems = {problem.id: problem for problem in source.rows(Problem, "problems")}
+    candidates = source.rows(Candidate)
+    judgements: list[Judgement] = []
+    choices: list[Choice] = []
+    groups: dict[str, list[Candidate]] = {problem_id: [] for problem_id in problems}
+    for candidate in candidates:
+        groups[candidate.problem_id].append(candidate)
+    places = sorted({c.where for c in candidates if c.kind == "local"}) or ["none"]
+    for name in ("orm", "sorm"):
+        scorer = load_scorer(getattr(args, name), device=args.device, batch_tokens=args.batch_tokens)
+        if scorer.kind != name:
+            raise ValueError(f"{name}={getattr(args, name)} is a reward model of kind {scorer.kind}")
+        with work.progress(len(candidates), "candidates", f"score {name}") as bar:
+            scores = scorer.score([problems[c.problem_id] for c in candidates], [c.steps for c in candidates])
+            bar.advance(len(candidates))
+        work.spend(scorer.tokens)
+        own = [Judgement(*identity(c), name, tuple(s)) for c, s in zip(candidates, scores, strict=True)]
+        judgements.extend(own)
+        # a text without a single step is worth nothing
+        finals = {identity(j): j.probabilities[-1] if j.probabilities else -math.inf for j in own}
+        for where in places:
+            for group in groups.values():
+                choices.extend(choose(group, finals, name, where, args.samples))
+    work.write_rows("judgements", judgements)
+    work.write_rows("rows", choices, Choice)
+
+
+RERANK = Stage("rerank", 1, RerankArgs, rerank)

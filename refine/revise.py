@@ -1,0 +1,173 @@
+"""Drafts into candidates: the global, the local and the control refiner each rewrite every draft, greedily.
+
+The local refiner is told where the first error is, by nobody (`none`: everything is rewritten), by a reward model's
+first step under its threshold (`orm`, `sorm`), or by the truth (`oracle`, in the embedded world only).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from refine.formats import kept_steps, render_refinement
+from rollouts.answers import grade
+from rollouts.artifacts import Stage, Workspace, parent, runtime
+from rollouts.prompts import parse_solution
+from rollouts.sampling import Request, Sampler, SamplerArgs, collect, load_sampler
+from rollouts.steps import join_steps
+from rollouts.types import Candidate, Problem, Rollout
+
+WHERE = ("none", "orm", "sorm", "oracle")
+
+
+@dataclass
+class ReviseArgs:
+    """Arguments of the stage `revise`. `drafts` are one rollout a problem (of several the first counts), `samples`
+    those that best-of-n chooses from."""
+
+    drafts: str = parent("sample")
+    samples: str | None = parent("sample", default=None)
+    global_refiner: str = parent("train_policy", plain=True)
+    local_refiner: str = parent("train_policy", plain=True)
+    control: str | None = parent("train_policy", plain=True, default=None)
+    orm: str | None = parent("train_reward", default=None)
+    sorm: str | None = parent("train_reward", default=None)
+    where: list[str] = field(default_factory=lambda: ["none", "orm", "sorm"])
+    sampler: SamplerArgs = field(default_factory=lambda: SamplerArgs(temperature=0.0))
+    seed: int = 0
+    batch_tokens: int = runtime(16384)
+
+    def validate(self) -> None:
+        """Raise ValueError where a place is unknown, or is to be found by a model that is not given."""
+        unknown = set(self.where) - set(WHERE)
+        if unknown or not self.where:
+            raise ValueError(f"where={list(self.where)} must be some of {', '.join(WHERE)}")
+        for name in ("orm", "sorm"):
+            if name in self.where and getattr(self, name) is None:
+                raise ValueError(f"where={list(self.where)} needs {name}, the folder of a reward model")
+
+
+def locate(
+    args: ReviseArgs, where: str, problems: Sequence[Problem], drafts: Sequence[Rollout], work: Workspace
+) -> list[int | None]:
+    """The first wrong step of every draft (0-based) as `where` sees it, or None where it sees none.
+
+    Raises:
+        ValueError: the reward model is of the other kind, or the truth is asked for where nobody knows it.
+    """
+    if where == "none":
+        return [0 if draft.steps else None for draft in drafts]
+    if where == "oracle":
+        return [_true_first_error(problem, draft) for problem, draft in zip(problems, drafts, strict=True)]
+    from rewards.score import first_error, load_scorer
+
+    scorer = load_scorer(getattr(args, where), device=args.sampler.device, batch_tokens=args.batch_tokens)
+    if scorer.kind != where:
+        raise ValueError(f"{where}={getattr(args, where)} is a reward model of kind {scorer.kind}")
+    scores = scorer.score(problems, [draft.steps for draft in drafts])
+    work.spend(scorer.tokens)
+    return [first_error(own, scorer.threshold) for own in scores]
+
+
+def _true_first_error(problem: Problem, draft: Rollout) -> int | None:
+    from rollouts.problems.oracle import first_error
+
+    if problem.source != "arithmetic":
+        raise ValueError(f"where=oracle: nobody knows the first error of a {problem.source} solution")
+    return first_error(problem, draft.steps)
+
+
+def from_rollout(rollout: Rollout, kind: str) -> Candidate:
+    """A draft or a sample as a candidate, graded as it was."""
+    return Candidate(
+        problem_id=rollout.problem_id,
+        kind=kind,
+        where="none",
+        error_step=None,
+        sample=rollout.sample if kind == "sample" else 0,
+        text=rollout.text,
+        steps=rollout.steps,
+        answer=rollout.answer,
+        correct=rollout.correct,
+        completion_tokens=rollout.completion_tokens,
+    )
+
+
+def grade_refinement(
+    problem: Problem, kind: str, where: str, error_step: int | None, text: str, tokens: int
+) -> Candidate:
+    """A whole refined text as a graded candidate. One that the grader could not decide has `correct` None."""
+    verdict = grade(text, problem.answer)
+    return Candidate(
+        problem_id=problem.id,
+        kind=kind,
+        where=where,
+        error_step=error_step,
+        sample=0,
+        text=text,
+        steps=parse_solution(text),
+        answer=verdict.answer,
+        correct=verdict.correct if verdict.graded else None,
+        completion_tokens=tokens,
+    )
+
+
+def refine_all(
+    kind: str,
+    where: str,
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    drafts: Sequence[Rollout],
+    errors: Sequence[int | None],
+    seed: int,
+    work: Workspace,
+) -> list[Candidate]:
+    """One refinement of every draft. A local refiner that is told of no error leaves the draft as it is."""
+    requests = []
+    for problem, draft, error in zip(problems, drafts, errors, strict=True):
+        if kind != "local" or error is not None:
+            prompt = render_refinement(kind, problem.question, draft.steps, error)
+            requests.append(Request(problem.id, prompt, seed=seed))
+    samples = collect(sampler, requests, work, kind if kind != "local" else f"local ({where})")
+    refined = []
+    for problem, draft, error in zip(problems, drafts, errors, strict=True):
+        if problem.id not in samples:
+            refined.append(replace(from_rollout(draft, kind), where=where, completion_tokens=0))
+            continue
+        (sample,) = samples[problem.id]
+        text = join_steps(kept_steps(kind, draft.steps, error)) + sample.text
+        place = error if kind == "local" else None
+        refined.append(grade_refinement(problem, kind, where, place, text, sample.completion_tokens))
+    return refined
+
+
+def revise(args: ReviseArgs, work: Workspace) -> None:
+    """Write `rows` (Candidate): drafts, samples, and the refinements of every kind and place; and `problems`.
+
+    Raises:
+        ValueError: a sample's problem has no draft, or see `locate`.
+    """
+    source = work.parents["drafts"]
+    by_problem = {rollout.problem_id: rollout for rollout in reversed(source.rows(Rollout))}
+    problems = source.rows(Problem, "problems")
+    drafts = [by_problem[problem.id] for problem in problems]
+    rows = [from_rollout(draft, "draft") for draft in drafts]
+    if args.samples is not None:
+        for rollout in work.parents["samples"].rows(Rollout):
+            if rollout.problem_id not in by_problem:
+                raise ValueError(f"samples has problem {rollout.problem_id}, of which there is no draft")
+            rows.append(from_rollout(rollout, "sample"))
+    nowhere = [None] * len(drafts)
+    for kind, policy in (("global", args.global_refiner), ("control", args.control)):
+        if policy is not None:
+            sampler = load_sampler(policy, args.sampler)
+            rows += refine_all(kind, "none", sampler, problems, drafts, nowhere, args.seed, work)
+    local = load_sampler(args.local_refiner, args.sampler)
+    for where in args.where:
+        errors = locate(args, where, problems, drafts, work)
+        rows += refine_all("local", where, local, problems, drafts, errors, args.seed, work)
+    work.write_rows("problems", problems)
+    work.write_rows("rows", rows)
+
+
+REVISE = Stage("revise", 1, ReviseArgs, revise)

@@ -1,0 +1,29 @@
+"""The student that comes with the package: a small checkpoint of the embedded world, made by a committed recipe.
+
+`students/arithmetic/README.md` is its card: the recipe, what it cost and its figures.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rollouts.stages import sha256
+from rollouts.store import read_json
+
+SHIPPED = "shipped"
+FOLDER = Path(__file__).parent / "students" / "arithmetic"
+
+
+def shipped_student(start: str) -> str:
+    """The folder of a student: the shipped one for `shipped`, else `start` itself.
+
+    Raises:
+        ValueError: a file of the shipped student, or the list of them, is missing or is not what was shipped.
+    """
+    if start != SHIPPED:
+        return start
+    for name, expected in read_json(FOLDER / "hashes.json").items():
+        path = FOLDER / name
+        if not path.is_file() or sha256(path) != expected:
+            raise ValueError(f"the shipped student is damaged: {path} is missing or has changed; install anew")
+    return str(FOLDER)

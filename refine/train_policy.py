@@ -1,0 +1,153 @@
+"""The stage that trains every policy: a student on gold solutions or its own right rollouts, refiners on pairs.
+
+Student, refiners and control are all supervised fine-tuning: one trainer, different rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from refine.formats import KINDS, render_refinement
+from rollouts.artifacts import Stage, Workspace, parent
+from rollouts.problems import load_problems
+from rollouts.problems.source import ProblemArgs
+from rollouts.prompts import render_prompt, render_solution
+from rollouts.steps import split_steps
+from rollouts.types import Problem, RefinementPair, Rollout
+from training.loop import TrainArgs
+from training.models import ModelArgs
+from training.policy import Text
+
+EXAMPLES = ("solutions", "rollouts", *KINDS)
+
+
+@dataclass
+class TrainPolicyArgs:
+    """Arguments of the stage `train_policy`.
+
+    `examples` names the rows: gold `solutions` of `problems`, right `rollouts`, or the global, local or control
+    pairs of `pairs`. `policy` is what training starts from; without one, a small model (`model`) is made.
+    """
+
+    examples: list[str] = field(default_factory=lambda: ["solutions"])
+    policy: str | None = parent("train_policy", plain=True, default=None)
+    rollouts: str | None = parent("sample", default=None)
+    pairs: str | None = parent("build_pairs", default=None)
+    problems: ProblemArgs = field(default_factory=ProblemArgs)
+    model: ModelArgs = field(default_factory=ModelArgs)
+    train: TrainArgs = field(default_factory=TrainArgs)
+    max_per_problem: int = 4
+    max_length: int = 512
+    # where there is not one example, hand the starting policy on untrained: for debugging with weak policies only
+    allow_empty: bool = False
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting that does not fit the others."""
+        unknown = set(self.examples) - set(EXAMPLES)
+        if unknown or not self.examples:
+            raise ValueError(f"examples={list(self.examples)} must be some of {', '.join(EXAMPLES)}")
+        if ("rollouts" in self.examples) != (self.rollouts is not None):
+            raise ValueError(f"examples={list(self.examples)} with rollouts={self.rollouts}: give both or neither")
+        if bool(set(KINDS) & set(self.examples)) != (self.pairs is not None):
+            raise ValueError(f"examples={list(self.examples)} with pairs={self.pairs}: give both or neither")
+        if self.max_per_problem < 1 or self.max_length < 8:
+            raise ValueError(
+                f"max_per_problem must be at least 1 and max_length 8, not {self.max_per_problem}, {self.max_length}"
+            )
+
+
+def solution_texts(problems: Sequence[Problem]) -> list[Text]:
+    """Gold solutions; problems without one are left out."""
+    return [
+        Text(render_prompt(p.question), render_solution(steps))
+        for p in problems
+        if p.solution is not None and (steps := split_steps(p.solution))
+    ]
+
+
+def rollout_texts(problems: Sequence[Problem], rollouts: Sequence[Rollout], max_per_problem: int) -> list[Text]:
+    """Right rollouts without duplicates, at most so many a problem, in the order in which they were sampled: one
+    round of Expert Iteration (GLoRe sec. 4)."""
+    questions = {problem.id: problem.question for problem in problems}
+    kept: dict[str, dict[tuple[str, ...], None]] = {}
+    for rollout in rollouts:
+        own = kept.setdefault(rollout.problem_id, {})
+        if rollout.correct is True and rollout.steps and len(own) < max_per_problem:
+            own[rollout.steps] = None
+    return [
+        Text(render_prompt(questions[problem_id]), render_solution(steps))
+        for problem_id, own in kept.items()
+        for steps in own
+    ]
+
+
+def pair_texts(pairs: Sequence[RefinementPair], kinds: Sequence[str]) -> list[Text]:
+    """What refiners of these kinds read and write."""
+    return [
+        Text(render_refinement(p.kind, p.question, p.draft, p.error_step), render_solution(p.target))
+        for p in pairs
+        if p.kind in kinds
+    ]
+
+
+def collect_texts(args: TrainPolicyArgs, work: Workspace) -> tuple[list[Text], dict[str, int]]:
+    """All training texts of a run, and how many came from where."""
+    texts: list[Text] = []
+    counts = {}
+    for name in args.examples:
+        if name == "solutions":
+            found = solution_texts(load_problems(args.problems))
+        elif name == "rollouts":
+            source = work.parents["rollouts"]
+            found = rollout_texts(source.rows(Problem, "problems"), source.rows(Rollout), args.max_per_problem)
+        else:
+            found = pair_texts(work.parents["pairs"].rows(RefinementPair), [name])
+        if not found and not args.allow_empty:
+            raise ValueError(f"examples={name}: there is not one to train on (allow_empty=true goes on without)")
+        counts[f"{name}_texts"] = len(found)
+        texts.extend(found)
+    return texts, counts
+
+
+def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
+    """Fine-tune a policy and save it as a Hugging Face folder: the artifact itself is the checkpoint.
+
+    Raises:
+        ValueError: there is nothing to train on, or a model is to be made from nothing for texts whose words it would
+            not know.
+    """
+    from rollouts.policies import context_length, load_policy
+    from training.loop import fit, plan_steps
+    from training.models import make_policy, save_model
+    from training.policy import completion_loss, encode_completions
+
+    if args.policy is None and args.problems.source != "arithmetic":
+        raise ValueError(f"problems.source={args.problems.source} needs a policy to start from: policy=FOLDER")
+    texts, counts = collect_texts(args, work)
+    if args.policy is None:
+        from rollouts.vocabulary import make_tokenizer
+
+        tokenizer = make_tokenizer(args.problems.world.max_value)
+        model = make_policy(args.model, tokenizer, args.train.seed)
+    else:
+        model, tokenizer = load_policy(args.policy, "float32", args.train.device)
+    most = min(args.max_length, context_length(model) or args.max_length)
+    examples, too_long = encode_completions(tokenizer, texts, most)
+    work.count(**counts, too_long=too_long)
+    if not examples and args.allow_empty:
+        save_model(model, tokenizer, work.folder)
+        return
+    if not examples:
+        raise ValueError(
+            f"not one of {len(texts)} texts has at most {most} tokens (max_length, or the model's context)"
+        )
+    steps = len(plan_steps([len(example.ids) for example in examples], args.train))
+    with work.progress(steps, "steps", "train " + "+".join(args.examples)) as bar:
+        figures = fit(model, examples, completion_loss, args.train, tokenizer.pad_token_id, work.track, bar)
+    save_model(model, tokenizer, work.folder)
+    work.spend(int(figures["trained_tokens"]))
+    work.count(**figures)
+
+
+TRAIN_POLICY = Stage("train_policy", 1, TrainPolicyArgs, train_policy)

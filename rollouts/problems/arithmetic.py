@@ -1,0 +1,289 @@
+"""The embedded world: seeded word problems in GSM8K's format, made here, so that the truth about them is known.
+
+A problem is a set of facts (quantities given directly or relative to one another) told in shuffled sentences,
+some of them distractors, and a question. `parse_question` reads the facts back from the text, so the oracle
+(`rollouts/problems/oracle.py`) needs nothing but the question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rollouts.types import Problem
+
+if TYPE_CHECKING:
+    from rollouts.problems.source import ProblemArgs
+
+NAMES = (
+    "Ada Ali Amy Ann Ben Bob Dan Eva Finn Gus Hana Ida Ivy Jack Jon Kim Lea Leo Liv Lucy Max Mia Nina Noah Olga Omar "
+    "Paul Pia Rosa Sam Sara Tim Tom Uma Vera Will Yara Zoe"
+).split()
+ITEMS = "apples books cards coins marbles pens shells stamps".split()
+# share of problem contents in each split; a problem's split is a function of its content, never of the seed
+SPLITS = {"train": (0, 80), "validation": (80, 88), "test": (88, 100)}
+_MOST_DRAWS = 10_000  # where so many do not fit the settings, none may
+
+
+@dataclass
+class WorldArgs:
+    """Difficulty of the embedded world. Quantities stay within 1 … `max_value`.
+
+    A relation's number is 2 … `max_operand` (more, fewer) or 2 … `max_factor` (times, share); a quantity told directly
+    is at most `max_operand + 3`. A solution has `min_steps` … `max_steps` equations, of which the last may add up two
+    people whatever `operations` are; distractors are sentences that no step needs.
+    """
+
+    size: int = 20000
+    seed: int = 0
+    min_steps: int = 2
+    max_steps: int = 6
+    max_value: int = 50
+    max_operand: int = 9
+    max_factor: int = 3
+    min_distractors: int = 0
+    max_distractors: int = 2
+    operations: list[str] = field(default_factory=lambda: ["more", "fewer", "times", "share", "sum"])
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting that no world can have."""
+        if self.size < 1:
+            raise ValueError(f"world.size must be at least 1, not {self.size}")
+        if not 1 <= self.min_steps <= self.max_steps <= 12:
+            raise ValueError(f"world needs 1 <= min_steps <= max_steps <= 12, not {self.min_steps}, {self.max_steps}")
+        if not 0 <= self.min_distractors <= self.max_distractors <= 8:
+            raise ValueError(
+                f"world needs 0 <= min_distractors <= max_distractors <= 8, "
+                f"not {self.min_distractors}, {self.max_distractors}"
+            )
+        if not 2 <= self.max_operand <= self.max_value <= 999 or not 2 <= self.max_factor <= self.max_value:
+            raise ValueError(
+                f"world needs 2 <= max_operand, max_factor <= max_value <= 999, "
+                f"not {self.max_operand}, {self.max_factor}, {self.max_value}"
+            )
+        unknown = set(self.operations) - {"more", "fewer", "times", "share", "sum"}
+        if unknown or not self.operations:
+            raise ValueError(f"world.operations must be some of more, fewer, times, share, sum, not {self.operations}")
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """How one person's quantity is told: `relation` is direct, more, fewer, times, share or sum."""
+
+    name: str
+    relation: str
+    number: int | None
+    others: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The facts of one problem, by name, what is asked (one name, or several for a total), and the item counted."""
+
+    facts: dict[str, Fact]
+    asked: tuple[str, ...]
+    item: str
+
+    def values(self) -> dict[str, int]:
+        """The true quantity of every person, computed from the facts.
+
+        Raises:
+            ValueError: the facts go round in a circle, leave somebody out, or give no positive whole number.
+        """
+        known: dict[str, int] = {}
+        while len(known) < len(self.facts):
+            before = len(known)
+            for name, fact in self.facts.items():
+                if name not in known and all(other in known for other in fact.others):
+                    known[name] = _compute(fact, known)
+            if len(known) == before:
+                missing = ", ".join(name for name in self.facts if name not in known)
+                raise ValueError(f"the facts do not tell the quantity of {missing}")
+        return known
+
+    def answer(self) -> int:
+        values = self.values()
+        return sum(values[name] for name in self.asked)
+
+
+SYMBOLS = {"more": "+", "fewer": "-", "times": "*", "share": "/", "sum": "+"}
+
+
+def apply(relation: str, left: int, right: int) -> int | None:
+    """The result of one relation, or None where it is not a positive whole number."""
+    if relation in ("more", "sum"):
+        return left + right
+    if relation == "fewer":
+        return left - right if left > right else None
+    if relation == "times":
+        return left * right
+    return left // right if right and left % right == 0 else None
+
+
+def _compute(fact: Fact, known: dict[str, int]) -> int:
+    operands = [known[other] for other in fact.others] + ([] if fact.number is None else [fact.number])
+    value = operands[0] if fact.relation == "direct" else apply(fact.relation, *operands)
+    if value is None or value < 1:
+        raise ValueError(f"the quantity of {fact.name} is no positive whole number: {fact}")
+    return value
+
+
+def load(args: ProblemArgs) -> list[Problem]:
+    """Generate `args.world.size` different problems of `args.split`, the same ones for the same arguments.
+
+    Where only the first ones are asked for, no more are made: they do not depend on those that follow.
+
+    Raises:
+        ValueError: the settings are impossible, or allow too few different problems.
+    """
+    world = args.world
+    world.validate()
+    if args.split not in SPLITS:
+        raise ValueError(f"problems.split={args.split!r}: the arithmetic world has {', '.join(SPLITS)}")
+    rng = random.Random(f"arithmetic/{world.seed}/{args.split}")
+    low, high = SPLITS[args.split]
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    tries = 0
+    size = world.size
+    if args.limit is not None and args.shuffle_seed is None:
+        size = min(size, args.offset + args.limit)
+    while len(problems) < size:
+        tries += 1
+        if tries > 50 * size + 10_000:
+            raise ValueError(f"problems.world allows only {len(problems)} different problems of the {size} asked")
+        facts, order = _draw_facts(world, rng)
+        question, content = render_question(facts, rng)
+        if content in seen or not low <= _bucket(content) < high:
+            continue
+        seen.add(content)
+        solution = render_solution(facts, order)
+        answer = str(facts.answer())
+        identity = f"arithmetic/{args.split}/{len(problems)}"
+        problems.append(Problem(identity, question, answer, solution, "arithmetic", args.split))
+    return problems
+
+
+def _bucket(content: str) -> int:
+    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big") % 100
+
+
+def _draw_facts(args: WorldArgs, rng: random.Random) -> tuple[World, list[str]]:
+    """Draw a world, and the names in the order in which the gold solution computes them.
+
+    Raises:
+        ValueError: no world within the settings was found.
+    """
+    for _ in range(_MOST_DRAWS):
+        steps = rng.randint(args.min_steps, args.max_steps)
+        total = steps >= 2 and rng.random() < 0.3
+        names = rng.sample(NAMES, steps + 1 + args.max_distractors + 2)
+        facts = {names[0]: Fact(names[0], "direct", _draw_direct(args, rng), ())}
+        values = {names[0]: facts[names[0]].number}
+        order: list[str] = []
+        unused = [names[0]]  # people whose quantity nobody needs yet: each must be used for every step to matter
+        for name in names[1 : steps + (0 if total else 1)]:
+            fact, value = _draw_relation(args, name, unused, values, rng)
+            if fact is None:
+                break
+            facts[name], values[name] = fact, value
+            unused = [other for other in unused if other not in fact.others] + [name]
+            order.append(name)
+        if len(order) < steps - (1 if total else 0):
+            continue
+        last = order[-1]
+        asked = (last, rng.choice([n for n in facts if n != last])) if total else (last,)
+        if sum(values[n] for n in asked) > args.max_value:
+            continue
+        world = World(facts, asked, rng.choice(ITEMS))
+        for name in names[steps + 1 : steps + 1 + rng.randint(args.min_distractors, args.max_distractors)]:
+            fact, value = _draw_distractor(args, name, values, rng)
+            facts[name], values[name] = fact, value
+        return world, order
+    raise ValueError(f"problems.world: none of {_MOST_DRAWS} drawn problems keeps to {args}")
+
+
+def _draw_direct(args: WorldArgs, rng: random.Random) -> int:
+    return rng.randint(2, min(args.max_operand + 3, args.max_value))
+
+
+def _draw_relation(
+    args: WorldArgs, name: str, unused: list[str], values: dict[str, int], rng: random.Random
+) -> tuple[Fact | None, int | None]:
+    for _ in range(20):
+        relation = rng.choice(args.operations)
+        other = unused[-1]
+        if relation == "sum":
+            others = [n for n in values if n != other]
+            if not others:
+                continue
+            pair = (other, rng.choice(others))
+            value = values[pair[0]] + values[pair[1]]
+            fact = Fact(name, "sum", None, pair)
+        else:
+            number = rng.randint(2, args.max_operand if relation in ("more", "fewer") else args.max_factor)
+            value = apply(relation, values[other], number)
+            fact = Fact(name, relation, number, (other,))
+        if value is not None and 1 <= value <= args.max_value:
+            return fact, value
+    return None, None
+
+
+def _draw_distractor(args: WorldArgs, name: str, values: dict[str, int], rng: random.Random) -> tuple[Fact, int]:
+    """A person nobody asks about: told directly, or relative to somebody who matters."""
+    relations = [operation for operation in args.operations if operation != "sum"]
+    if relations and rng.random() < 0.6:
+        for _ in range(10):
+            other = rng.choice(list(values))
+            relation = rng.choice(relations)
+            number = rng.randint(2, args.max_operand if relation in ("more", "fewer") else args.max_factor)
+            value = apply(relation, values[other], number)
+            if value is not None and 1 <= value <= args.max_value:
+                return Fact(name, relation, number, (other,)), value
+    number = _draw_direct(args, rng)
+    return Fact(name, "direct", number, ()), number
+
+
+TEMPLATES = {
+    "direct": "{name} has {number} {item}.",
+    "more": "{name} has {number} more {item} than {a}.",
+    "fewer": "{name} has {number} fewer {item} than {a}.",
+    "times": "{name} has {number} times as many {item} as {a}.",
+    "share": "{name} has as many {item} as {a} shared equally among {number}.",
+    "sum": "{name} has as many {item} as {a} and {b} together.",
+}
+
+
+def render_question(world: World, rng: random.Random) -> tuple[str, str]:
+    """The text of a problem with its sentences shuffled, and its content: the same text with them sorted."""
+    sentences = []
+    for fact in world.facts.values():
+        a, b = (*fact.others, "", "")[:2]
+        sentences.append(TEMPLATES[fact.relation].format(name=fact.name, number=fact.number, item=world.item, a=a, b=b))
+    if len(world.asked) == 1:
+        ask = f"How many {world.item} does {world.asked[0]} have?"
+    else:
+        ask = f"How many {world.item} do {world.asked[0]} and {world.asked[1]} have together?"
+    content = " ".join([*sorted(sentences), ask])
+    rng.shuffle(sentences)
+    return " ".join([*sentences, ask]), content
+
+
+def render_solution(world: World, order: list[str]) -> str:
+    """The gold solution: one line a step, `So Name has <<a+b=c>>c`, and `#### n`."""
+    values = world.values()
+    lines = []
+    for name in order:
+        fact = world.facts[name]
+        numbers = [values[other] for other in fact.others] + ([] if fact.number is None else [fact.number])
+        lines.append(render_step(SYMBOLS[fact.relation].join(map(str, numbers)), values[name], name))
+    if len(world.asked) > 1:
+        lines.append(render_step("+".join(str(values[name]) for name in world.asked), world.answer(), None))
+    return "\n".join([*lines, f"#### {world.answer()}"])
+
+
+def render_step(expression: str, result: int, name: str | None) -> str:
+    """One line of a solution, `So Ann has <<7+5=12>>12`; without a name it is the total that was asked for."""
+    return f"So {'in total' if name is None else name + ' has'} <<{expression}={result}>>{result}"

@@ -1,0 +1,70 @@
+"""GSM8K: rows of question and answer, whose text is the gold solution and whose last line is `#### n`.
+
+Read from a folder with train.jsonl and test.jsonl, or from the Hugging Face hub. The steps keep their `<<…>>` marks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rollouts.problems.source import (
+    ProblemFileError,
+    Row,
+    hold_out,
+    number_text,
+    plain_number,
+    question_key,
+    read_jsonl,
+)
+from rollouts.types import Problem
+
+if TYPE_CHECKING:
+    from rollouts.problems.source import ProblemArgs
+
+
+def load(args: ProblemArgs) -> list[Problem]:
+    """The problems of `args.split`; validation is held out of the train file, and train is the rest of it.
+
+    Raises:
+        ProblemFileError: a file is missing or malformed (loading train or validation reads the test file too, so
+            that no test question is trained on), or the hub does not have the data set.
+    """
+    test = _problems(args, "test")
+    if args.split == "test":
+        return test
+    return hold_out(_problems(args, "train"), args, {question_key(problem.question) for problem in test})
+
+
+def _problems(args: ProblemArgs, file: str) -> list[Problem]:
+    if args.hub:
+        rows = _hub_rows(args.path, file)
+    else:
+        folder = Path(args.path).expanduser()
+        if folder.exists() and not folder.is_dir():
+            raise ProblemFileError(f"{folder}: gsm8k needs the folder that holds train.jsonl and test.jsonl")
+        rows = read_jsonl(folder / f"{file}.jsonl")
+    return [_problem(row, args.split) for row in rows]
+
+
+def _problem(row: Row, split: str) -> Problem:
+    solution = row.text("answer")
+    steps, mark, last = solution.rpartition("####")
+    if not mark:
+        raise row.error(f"field 'answer' has no line '#### n': {solution[-80:]!r}")
+    value = plain_number(last)
+    if value is None:
+        raise row.error(f"field 'answer' must end in '#### n' with a number n, not {last.strip()[:80]!r}")
+    if not steps.strip():
+        raise row.error(f"field 'answer' has no solution before its '####': {solution[:80]!r}")
+    return Problem(f"gsm8k/{split}/{row.n}", row.text("question"), number_text(value), solution, "gsm8k", split)
+
+
+def _hub_rows(name: str, file: str) -> list[Row]:
+    import datasets  # slow, and not needed for files
+
+    try:
+        table = datasets.load_dataset(name, "main", split=file)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise ProblemFileError(f"{name}, split {file}: cannot be loaded from the hub: {error}") from error
+    return [Row(f"{name}, split {file}, row {n}", n, dict(fields)) for n, fields in enumerate(table)]

@@ -1,0 +1,207 @@
+"""Records to and from Parquet files, and JSON files written whole or not at all.
+
+The columns come from the record's type hints, so a file of another record is refused by name. Left out: which
+folder a file belongs to (`rollouts/artifacts.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import types
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rollouts.types import from_row, to_row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+T = TypeVar("T")
+
+
+class StoreError(ValueError):
+    """A file that cannot be read or rows that cannot be written. The message names the file, the row, the value."""
+
+
+def write_rows(path: str | Path, records: Iterable[Any], cls: type | None = None) -> int:
+    """Write records of one dataclass as a Parquet file, whole or not at all; return how many there were.
+
+    The same records give the same bytes. `cls` is needed only where `records` may be empty.
+
+    Raises:
+        StoreError: no record and no `cls`, a record of another class, or a value of the wrong type.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path, records = Path(path), list(records)
+    cls = cls or (type(records[0]) if records else None)
+    if cls is None:
+        raise StoreError(f"{path}: no rows, so their class must be given")
+    rows = []
+    for number, record in enumerate(records):
+        if type(record) is not cls:
+            raise StoreError(f"{path}, row {number}: expected {cls.__name__}, not {_shown(record)}")
+        row = to_row(record)
+        _record(cls, row, f"{path}, row {number}")
+        rows.append(row)
+    schema = schema_of(cls)
+    try:
+        table = pa.Table.from_pylist(rows, schema=schema)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        raise StoreError(_first_bad_row(path, rows, schema) or f"{path}: {error}") from error
+    aside = _aside(path)
+    try:
+        pq.write_table(table, aside, compression="zstd", write_page_checksum=True)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return len(rows)
+
+
+def read_rows(path: str | Path, cls: type[T]) -> list[T]:
+    """Read all records of a file that `write_rows` made, in order.
+
+    Raises:
+        StoreError: the file is missing, cut short or damaged, holds another record, or a value is wrong.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    if not path.is_file():
+        raise StoreError(f"{path}: there is no such file of {cls.__name__} rows")
+    try:
+        # opened here: pyarrow reads a path that looks like a URL, or a folder, in other ways
+        with path.open("rb") as file:
+            table = pq.ParquetFile(file, page_checksum_verification=True).read()
+        rows = table.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cut short, damaged, or not a Parquet file: {error}") from error
+    _check_columns(path, cls, table.schema)
+    return [_record(cls, row, f"{path}, row {number}") for number, row in enumerate(rows)]
+
+
+def schema_of(cls: type) -> pa.Schema:
+    """The Arrow schema of a record class: one column a field, null only where the hint admits None."""
+    import pyarrow as pa
+
+    fields = []
+    for name, hint in typing.get_type_hints(cls).items():
+        arrow, nullable = _arrow_type(hint)
+        fields.append(pa.field(name, arrow, nullable))
+    return pa.schema(fields, metadata={"record": cls.__name__})
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON beside `path`, then move it there, so that a reader never sees half a file.
+
+    Raises:
+        StoreError: a value that strict JSON cannot hold, such as NaN.
+    """
+    path = Path(path)
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        data = text.encode()
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be written as JSON: {error}") from error
+    aside = _aside(path)
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        StoreError: the file is missing or malformed; the message names the line.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise StoreError(f"{path}, line {error.lineno}: malformed JSON: {error.msg}") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise StoreError(f"{path}: malformed JSON: {error}") from error
+
+
+def _aside(path: Path) -> Path:
+    # the process id keeps two writers of one file apart; the last one wins
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _arrow_type(hint: Any) -> tuple[pa.DataType, bool]:
+    import pyarrow as pa
+
+    if isinstance(hint, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option is not types.NoneType]
+        if len(options) != 1:
+            raise TypeError(f"a column holds one type or None, not {hint}")
+        return _arrow_type(options[0])[0], True
+    if typing.get_origin(hint) is tuple:
+        item, nullable = _arrow_type(typing.get_args(hint)[0])
+        return pa.list_(pa.field("item", item, nullable)), False
+    plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    if hint not in plain:
+        raise TypeError(f"there is no column type for {hint}")
+    return plain[hint], False
+
+
+def _record(cls: type[T], row: dict[str, Any], where: str) -> T:
+    try:
+        record = from_row(cls, row)
+    except ValueError as error:
+        raise StoreError(f"{where}: {_shorten(str(error))}") from error
+    for name, value in row.items():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, float) and not math.isfinite(item):
+                raise StoreError(f"{where}: {cls.__name__}.{name} must be finite, not {_shown(value)}")
+    return record
+
+
+def _check_columns(path: Path, cls: type, found: pa.Schema) -> None:
+    wanted = schema_of(cls)
+    record = (found.metadata or {}).get(b"record", b"").decode(errors="replace")
+    if record and record != cls.__name__:
+        raise StoreError(f"{path}: holds {record} rows, not {cls.__name__} rows")
+    if not found.equals(wanted):
+        have = {field.name: str(field.type) for field in found}
+        want = {field.name: str(field.type) for field in wanted}
+        changed = sorted(name for name in want.keys() & have.keys() if want[name] != have[name])
+        raise StoreError(
+            f"{path}: not a file of {cls.__name__} rows: missing columns {sorted(want.keys() - have.keys())}, "
+            f"unknown {_shown(sorted(have.keys() - want.keys()))}, "
+            f"of another type {[f'{name}: {have[name]}' for name in changed]}"
+        )
+
+
+def _first_bad_row(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> str | None:
+    import pyarrow as pa
+
+    for number, row in enumerate(rows):
+        for field in schema:
+            try:
+                pa.array([row[field.name]], type=field.type)
+            except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+                return f"{path}, row {number}: {field.name} cannot be stored: {_shown(row[field.name])}: {error}"
+    return None
+
+
+def _shown(value: Any) -> str:
+    return _shorten(repr(value))
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:300]}… ({len(text)} characters)"

@@ -1,0 +1,323 @@
+"""The report of a synthetic run: keys, words, pictures, and that the same inputs give the same bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+import json
+import random
+
+import pytest
+
+from experiments.report_text import print_main_table, render_markdown, write_report
+from experiments.report_words import opening, versus
+from refine.evaluate import DIFFERENCES, SELECTORS, ReportInputs, build_report
+from rollouts.types import Candidate, Choice, Judgement, Problem
+
+NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana")
+
+
+def synthetic_inputs(problems: int = 120, seed: int = 1, resamples: int = 500, oracle: bool = True) -> ReportInputs:
+    """A made-up run whose drafts are right about half the time, and whose judges know something."""
+    rng = random.Random(seed)
+    made = [_problem(i, rng) for i in range(problems)]
+    candidates, judgements, choices, truth = [], [], [], {}
+    for problem, gold in made:
+        mine, rights = _solve(problem, gold, rng)
+        offers = {}
+        for candidate in mine:
+            key = (candidate.problem_id, candidate.kind, candidate.where, candidate.sample)
+            right = rights[key]
+            if candidate.kind in ("draft", "sample"):
+                truth[key] = right
+            for scorer, noise in (("orm", 0.22), ("sorm", 0.12)):
+                judgements.append(Judgement(*key, scorer, _scores(right, noise, scorer, rng)))
+            offers[key[1:]] = candidate, judgements[-2].probabilities[-1], judgements[-1].probabilities[-1]
+        candidates += mine
+        choices += _choose(problem, offers, rng)
+    return ReportInputs(
+        title="GLoRe on a synthetic run",
+        model="a made-up student",
+        source="arithmetic",
+        seed=seed,
+        problems=[problem for problem, _ in made],
+        candidates=candidates,
+        judgements=judgements,
+        choices=choices,
+        thresholds={"orm": 0.5, "sorm": 0.55},
+        step_truth=truth if oracle else None,
+        label_truth=(941, 1000) if oracle else None,
+        stages={
+            "train_policy": {"seconds": 181.2, "tokens": 8_123_456, "reused": False},
+            "sample": {"seconds": 60.0, "tokens": 456_789, "reused": True},
+        },
+        resamples=resamples,
+    )
+
+
+def _problem(index: int, rng: random.Random) -> tuple[Problem, list[str]]:
+    names = rng.sample(NAMES, rng.randint(4, 6))
+    value, facts, gold = rng.randint(3, 20), [], []
+    facts.append(f"{names[0]} has {value} shells.")
+    for before, name in itertools.pairwise(names):
+        more = rng.randint(2, 9)
+        facts.append(f"{name} has {more} more shells than {before}.")
+        gold.append(f"{name} has {value} + {more} = <<{value}+{more}={value + more}>>{value + more} shells.")
+        value += more
+    rng.shuffle(facts)
+    question = f"{' '.join(facts)} How many shells does {names[-1]} have?"
+    gold.append(f"#### {value}")
+    return Problem(f"p{index:04d}", question, str(value), "\n".join(gold), "arithmetic", "test"), gold
+
+
+def _attempt(gold: list[str], error: int | None, rng: random.Random) -> tuple[tuple[str, ...], list[bool]]:
+    steps = list(gold)
+    if error is not None:
+        slip = rng.randint(1, 3)
+        for at in range(error, len(steps)):
+            head, _, tail = steps[at].rpartition("=")
+            steps[at] = f"#### {int(steps[at][5:]) + slip}" if not head else f"{head}={tail[:-1]} (+{slip})."
+    return tuple(steps), [error is None or at < error for at in range(len(gold))]
+
+
+def _solve(problem: Problem, gold: list[str], rng: random.Random) -> tuple[list[Candidate], dict]:
+    made, rights = [], {}
+
+    def add(kind: str, where: str, sample: int, error: int | None, told: int | None = None) -> None:
+        steps, right = _attempt(gold, error, rng)
+        text = "\n".join(steps)
+        tokens = len(text) // 3
+        made.append(Candidate(problem.id, kind, where, told, sample, text, steps, steps[-1][5:], error is None, tokens))
+        rights[problem.id, kind, where, sample] = right
+
+    def slip(chance: float) -> int | None:
+        return rng.randrange(len(gold) - 1) if rng.random() < chance else None
+
+    draft = slip(0.5)
+    add("draft", "none", 0, draft)
+    for sample in range(3):
+        add("sample", "none", sample, slip(0.55))
+    add("global", "none", 0, slip(0.6) if draft is not None else slip(0.1))
+    add("control", "none", 0, slip(0.48))
+    for where in ("none", "orm", "sorm", "oracle"):
+        if draft is not None or where == "none":
+            add("local", where, 0, slip(0.6) if draft is not None else slip(0.1), draft)
+    return made, rights
+
+
+def _scores(right: list[bool], noise: float, scorer: str, rng: random.Random) -> tuple[float, ...]:
+    final = all(right)
+    means = [0.85 if good else 0.2 for good in right]
+    if scorer == "orm":
+        means = [0.55 + 0.3 * final * at / len(right) if good else 0.3 for at, good in enumerate(right)]
+    return tuple(round(min(1.0, max(0.0, rng.gauss(mean, noise))), 4) for mean in means)
+
+
+def _choose(problem: Problem, offers: dict, rng: random.Random) -> list[Choice]:
+    choices = []
+
+    def add(selector: str, scorer: str, where: str, keys: list) -> None:
+        keys = [key for key in keys if key in offers] or [("draft", "none", 0)]
+        if scorer == "none":
+            best = rng.choice(keys)
+            if selector == "oracle":
+                best = max(keys, key=lambda key: offers[key][0].correct)
+        else:
+            best = max(keys, key=lambda key: offers[key][1 if scorer == "orm" else 2])
+        tokens = sum(offers[key][0].completion_tokens for key in keys)
+        chosen = offers[best][0]
+        choices.append(
+            Choice(problem.id, selector, scorer, where, best[0], best[2], chosen.answer, chosen.correct, tokens)
+        )
+
+    draft, whole, control = ("draft", "none", 0), ("global", "none", 0), ("control", "none", 0)
+    samples = [("sample", "none", sample) for sample in range(3)]
+    for selector, keys in (("draft", [draft]), ("global", [whole]), ("control", [control])):
+        add(selector, "none", "none", keys)
+    add("majority_of_3", "none", "none", samples)
+    for scorer in ("orm", "sorm"):
+        add("draft_global", scorer, "none", [draft, whole])
+        add("best_of_3", scorer, "none", samples)
+        add("draft_control", scorer, "none", [draft, control])
+    for where in ("none", "orm", "sorm", "oracle"):
+        local = ("local", where, 0)
+        add("local", "none", where, [local])
+        add("random", "none", where, [draft, whole, local])
+        add("oracle", "none", where, [draft, whole, local])
+        for scorer in ("orm", "sorm"):
+            add("draft_local", scorer, where, [draft, local])
+            add("reranked", scorer, where, [draft, whole, local])
+    return choices
+
+
+@pytest.fixture(scope="module")
+def inputs() -> ReportInputs:
+    return synthetic_inputs()
+
+
+@pytest.fixture(scope="module")
+def report(inputs) -> dict:
+    return build_report(inputs)
+
+
+def only_drafts(inputs: ReportInputs) -> ReportInputs:
+    """The poorest run that still can be reported: drafts, nothing judged, nothing refined."""
+    return dataclasses.replace(
+        inputs,
+        candidates=[candidate for candidate in inputs.candidates if candidate.kind == "draft"],
+        choices=[choice for choice in inputs.choices if choice.selector == "draft"],
+        judgements=[],
+        thresholds={},
+        stages={},
+        step_truth=None,
+        label_truth=None,
+    )
+
+
+def test_every_stable_key_is_there(report):
+    for name in SELECTORS:
+        assert set(report["accuracy"][name]) == {"value", "low", "high", "n"}, name
+    for a, b in DIFFERENCES:
+        found = report["difference"][f"{a}_minus_{b}"]
+        values = [report["accuracy"][name]["value"] for name in (a, b)]
+        assert found["value"] == pytest.approx(values[0] - values[1], abs=2e-6)
+        assert found["low"] <= found["value"] <= found["high"]
+    for name in ("step_accuracy", "final_accuracy", "first_error_accuracy", "pairwise_accuracy", "auroc"):
+        for scorer in ("orm", "sorm"):
+            assert {"value", "low", "high", "n"} <= set(report[name][scorer])
+    assert report["difference"]["sorm_minus_orm_step_accuracy"]["low"] > 0
+    assert {"global", "local", "either"} <= set(report["fixed"]) and set(report["broken"]) == {"global", "local"}
+    assert report["label_accuracy"]["value"] == 0.941
+    assert report["stages"]["sample"] == {"seconds": 60.0, "tokens": 456_789, "reused": True}
+    assert set(report["ablation"]) == {"none", "orm", "sorm", "oracle"}
+    assert report["ablation"]["sorm"]["orm"]["reranked"] == report["accuracy"]["reranked"]
+    assert [row["position"] for row in report["step_accuracy_by_position"]["orm"]] == [1, 2, 3, 4, 5]
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path, inputs):
+    for name in ("one", "two"):
+        write_report(tmp_path / name, build_report(inputs), inputs)
+    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))
+    assert [str(path) for path in files] == [
+        "figures/accuracy.png",
+        "figures/example.png",
+        "figures/reliability.png",
+        "figures/step_accuracy.png",
+        "report.json",
+        "report.md",
+    ]
+    for path in files:
+        assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes(), path
+
+
+def test_the_files_say_what_the_numbers_say(tmp_path, inputs, report):
+    write_report(tmp_path, report, inputs)
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == json.loads(json.dumps(report))
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert f"| draft (greedy) | {100 * report['accuracy']['draft']['value']:.1f}% |" in text
+    assert "58% (2nd)" in text and "[BAD]" in text
+    for name in ("accuracy", "step_accuracy", "reliability", "example"):
+        assert f"(figures/{name}.png)" in text
+
+
+def test_pictures_are_wide_enough(tmp_path, inputs, report):
+    write_report(tmp_path, report, inputs)
+    for path in (tmp_path / "figures").iterdir():
+        header = path.read_bytes()[:24]
+        assert header.startswith(b"\x89PNG") and int.from_bytes(header[16:20], "big") == 1200, path
+
+
+def test_an_older_picture_does_not_stay(tmp_path, inputs, report):
+    write_report(tmp_path, report, inputs)
+    poor = only_drafts(inputs)
+    write_report(tmp_path, build_report(poor), poor)
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["accuracy.png"]
+
+
+def test_a_report_of_other_inputs_is_refused(tmp_path, inputs, report):
+    with pytest.raises(ValueError, match="on 120 problems, the inputs are 'GLoRe on a synthetic run' on 7"):
+        write_report(tmp_path, report, synthetic_inputs(7))
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_an_oracle_the_report_says_so():
+    blind = build_report(synthetic_inputs(30, oracle=False))
+    for name in ("step_accuracy", "first_error_accuracy", "step_accuracy_by_position"):
+        assert blind[name] == {"orm": None, "sorm": None}
+    assert blind["difference"]["sorm_minus_orm_step_accuracy"] is None and blind["label_accuracy"] is None
+    assert blind["final_accuracy"]["orm"]["n"] == 120
+    text = render_markdown(blind, [])
+    assert "has no oracle" in text and "not be checked" in text and "30 problems are few" in text
+
+
+def test_a_run_of_drafts_alone_is_reported(inputs):
+    poor = build_report(only_drafts(inputs))
+    assert poor["accuracy"]["draft"]["n"] == 120 and poor["accuracy"]["reranked"] is None
+    assert poor["difference"]["reranked_minus_draft"] is None and poor["fixed"]["either"] is None
+    text = render_markdown(poor, [])
+    assert "Main finding: none" in text and "Not run, hence empty: global" in text
+    print_main_table(poor, _console(io.StringIO()))
+
+
+def test_words_follow_the_interval():
+    def words(value, low, high, n=100):
+        return versus({"value": value, "low": low, "high": high, "n": n}, "it")
+
+    assert words(0.12, 0.09, 0.15) == "12.0 points above it (95% interval +9.0 to +15.0)"
+    assert words(-0.12, -0.15, -0.09) == "12.0 points below it (95% interval -15.0 to -9.0)"
+    for low, high in ((-0.01, 0.03), (0.0, 0.03), (-0.03, 0.0), (0.0, 0.0)):
+        assert "not clearly different" in words(0.01, low, high) and "includes zero" in words(0.01, low, high)
+    assert words(0.0, 0.0, 0.0) == "no different from it on these problems"
+    # a single problem has an interval without width, which proves nothing
+    assert "not clearly different" in words(1.0, 1.0, 1.0, n=1) and "only 1 problems" in words(1.0, 1.0, 1.0, n=1)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(0.02, 0.1, "helped"), (-0.1, -0.02, "did harm"), (-0.1, 0.1, "made no clear difference")],
+)
+def test_the_main_finding_follows_the_interval(report, low, high, words):
+    change = report["difference"]["reranked_minus_draft"] | {"low": low, "high": high}
+    changed = report | {"difference": report["difference"] | {"reranked_minus_draft": change}}
+    assert f"refining and reranking {words}" in opening(changed)
+
+
+def _console(stream: io.StringIO):
+    from rich.console import Console
+
+    return Console(file=stream, width=80, force_terminal=False)
+
+
+def test_the_table_fits_80_columns(report):
+    stream = io.StringIO()
+    print_main_table(report, _console(stream))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    row = next(line for line in lines if line.strip().startswith("draft + global + local, ORM picks"))
+    assert "65%" in row and f"{100 * report['accuracy']['reranked']['value']:.1f}%" in row
+
+
+def test_the_example_is_a_mended_wrong_draft(report):
+    example = report["example"]
+    assert not example["solutions"]["draft"]["correct"] and example["correct"]
+    assert example["located_error"] == example["true_error"] > 0
+    assert example["solutions"]["global"]["correct"] and example["solutions"]["local"]["correct"]
+
+
+def test_hostile_texts_break_neither_page_nor_picture(tmp_path, inputs, report):
+    nasty = "costs $5 | $x_{1}^ ``` ~~~ \x00\x1b[31m <b> " + "w" * 400 + " 漢字 \\frac{"
+    steps = [nasty, *(f"step {i} is $\\frac$" for i in range(40))]
+    solution = {"steps": steps, "answer": None, "correct": False, "sorm": [0.5] * 41, "score": None}
+    example = report["example"] | {
+        "question": nasty + "\n\n" + nasty,
+        "solutions": {"draft": solution, "global": solution | {"sorm": None, "steps": []}, "local": None},
+        "located_error": 0,
+        "true_error": 3,
+        "chosen": "draft",
+        "correct": False,
+    }
+    write_report(tmp_path, report | {"example": example}, inputs)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "````text" in text and "\x1b" not in text and "\x00" not in text
+    assert (tmp_path / "figures" / "example.png").stat().st_size > 10_000

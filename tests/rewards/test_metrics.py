@@ -1,0 +1,143 @@
+"""Measures of reward models, on cases worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rewards import metrics
+
+NAN = math.nan
+TRUTH = [[True, True, False, False], [True, True], [False, False, False]]
+GIVEN = [[0.9, 0.4, 0.3, 0.1], [0.8, 0.2], [0.7, 0.2, 0.9]]
+
+
+def test_auroc_by_hand():
+    assert metrics.auroc([True, False], [0.9, 0.1]) == 1.0
+    assert metrics.auroc([True, False], [0.1, 0.9]) == 0.0
+    assert metrics.auroc([True, False], [0.5, 0.5]) == 0.5
+    # pairs: 0.8>0.8 half, 0.8>0.2 one, 0.4>0.8 none, 0.4>0.2 one: 2.5 of 4
+    assert metrics.auroc([True, True, False, False], [0.8, 0.4, 0.8, 0.2]) == 0.625
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])), max_size=30))
+def test_auroc_is_the_share_of_ordered_pairs(items):
+    right = [score for label, score in items if label]
+    wrong = [score for label, score in items if not label]
+    wins = [(a > b) + (a == b) / 2 for a in right for b in wrong]
+    expected = pytest.approx(np.mean(wins)) if wins else None
+    assert metrics.auroc([label for label, _ in items], [score for _, score in items]) == expected
+
+
+@pytest.mark.parametrize("measure", [metrics.auroc, metrics.brier, metrics.expected_calibration_error])
+def test_bad_scores_and_labels_are_refused(measure):
+    with pytest.raises(ValueError, match="score 1 is nan"):
+        measure([True, False], [0.5, NAN])
+    with pytest.raises(ValueError, match="score 0 is inf"):
+        measure([True, False], [math.inf, 0.5])
+    with pytest.raises(ValueError, match="label 1 must be True or False, not None"):
+        measure([True, None], [0.5, 0.5])
+    with pytest.raises(ValueError, match="lengths differ: 1 and 2"):
+        measure([True], [0.5, 0.5])
+
+
+def test_nothing_to_measure_is_none():
+    assert metrics.auroc([True, True], [0.1, 0.9]) is None and metrics.auroc([], []) is None
+    assert metrics.pairwise_accuracy(["a", "b"], [True, False], [0.9, 0.1]) is None
+    assert metrics.step_accuracy([], [], 0.5) is None and metrics.step_accuracy([[True]], [[0.9]], 0.5) is None
+    assert metrics.balanced_step_accuracy([[True, True]], [[0.9, 0.1]], 0.5) is None
+    assert metrics.first_error_accuracy([], []) is None
+    assert metrics.first_error_f1([None], [None]) is None and metrics.first_error_f1([2], [2]) is None
+    assert metrics.brier([], []) is None and metrics.expected_calibration_error([], []) is None
+    assert metrics.reliability_bins([], []) == []
+    assert metrics.best_threshold([True, True], [0.9, 0.1]) == 0.5 and metrics.best_threshold([], []) == 0.5
+
+
+def test_pairwise_weighs_problems_alike():
+    ids = ["a", "a", "a", "b", "b", "c"]
+    correct = [True, False, False, True, False, True]
+    scores = [0.5, 0.5, 0.9, 0.8, 0.1, 0.3]
+    assert metrics.pairwise_by_problem(ids, correct, scores) == {"a": 0.25, "b": 1.0}
+    assert metrics.pairwise_accuracy(ids, correct, scores) == 0.625
+
+
+def test_pairwise_ignores_which_problem_is_hard():
+    # scores know the problem only: AUROC is high, within a problem nothing is known
+    ids, correct, scores = [], [], []
+    for index in range(10):
+        rights = 9 if index < 5 else 1
+        ids += [str(index)] * 10
+        correct += [True] * rights + [False] * (10 - rights)
+        scores += [0.9 if index < 5 else 0.1] * 10
+    assert metrics.auroc(correct, scores) == pytest.approx(0.9)
+    assert metrics.pairwise_accuracy(ids, correct, scores) == 0.5
+
+
+def test_step_accuracy_by_hand():
+    # intermediate: T.9 ok, T.4 no, F.3 ok | T.8 ok | F.7 no, F.2 ok; last steps: F.1 ok | T.2 no | F.9 no
+    assert metrics.step_accuracy(TRUTH, GIVEN, 0.5) == pytest.approx(4 / 6)
+    assert metrics.step_accuracy(TRUTH, GIVEN, 0.5, intermediate_only=False) == pytest.approx(5 / 9)
+    assert metrics.balanced_step_accuracy(TRUTH, GIVEN, 0.5) == pytest.approx((2 / 3 + 2 / 3) / 2)
+    assert metrics.step_accuracy_by_position(TRUTH, GIVEN, 0.5) == [
+        {"position": 1, "value": pytest.approx(2 / 3), "n": 3},
+        {"position": 2, "value": 0.5, "n": 2},
+        {"position": 3, "value": 1.0, "n": 1},
+    ]
+
+
+def test_the_threshold_itself_counts_as_right():
+    assert metrics.step_accuracy([[True, True]], [[0.5, 0.0]], 0.5) == 1.0
+
+
+def test_steps_and_probabilities_must_match():
+    with pytest.raises(ValueError, match="solution 1 has 2 steps with truths, 1 with probabilities"):
+        metrics.step_accuracy([[True], [True, False]], [[0.1], [0.2]], 0.5)
+    with pytest.raises(ValueError, match="1 solutions with truths, 0 with probabilities"):
+        metrics.step_accuracy([[True]], [], 0.5)
+    with pytest.raises(ValueError, match="score 0 is nan"):
+        metrics.best_threshold([True, False], [NAN, 0.1])
+
+
+def test_first_error_by_hand():
+    truth, predicted = [None, 2, 0, None, 1], [None, 2, 1, 3, None]
+    assert metrics.first_error_accuracy(truth, predicted) == 0.4
+    # 1 of 3 with an error, 1 of 2 without: 2 * 1/3 * 1/2 / (5/6)
+    assert metrics.first_error_f1(truth, predicted) == pytest.approx(0.4)
+    assert metrics.first_error_f1([None, 1], [0, 0]) == 0.0
+
+
+def test_calibration_by_hand():
+    labels, given = [True, False, True, True], [1.0, 0.0, 0.55, 0.45]
+    assert metrics.brier(labels, given) == pytest.approx((0.45**2 + 0.55**2) / 4)
+    rows = metrics.reliability_bins(labels, given, bins=2)
+    assert [(row["low"], row["high"], row["n"], row["observed"]) for row in rows] == [
+        (0.0, 0.5, 2, 0.5),
+        (0.5, 1.0, 2, 1.0),
+    ]
+    assert rows[0]["predicted"] == pytest.approx(0.225) and rows[1]["predicted"] == pytest.approx(0.775)
+    assert metrics.expected_calibration_error(labels, given, bins=2) == pytest.approx((0.275 + 0.225) / 2)
+    with pytest.raises(ValueError, match=r"probability 0 is 1.5, not between"):
+        metrics.brier([True], [1.5])
+
+
+def test_best_threshold_by_hand():
+    # right 0.9 0.6, wrong 0.4 0.2: anything in (0.4, 0.6] is perfect
+    assert metrics.best_threshold([True, True, False, False], [0.9, 0.6, 0.4, 0.2]) == 0.5
+    assert metrics.best_threshold([True, False], [0.3, 0.1]) == pytest.approx(0.2)
+    # scores that know nothing: all thresholds are equal, 0 says that every step is right
+    assert metrics.best_threshold([True, False], [0.7, 0.7]) == 0.0
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=25))
+def test_best_threshold_is_best(items):
+    labels, values = [label for label, _ in items], [value for _, value in items]
+    found = metrics.best_threshold(labels, values)
+    if len(set(labels)) == 1:
+        assert found == 0.5
+        return
+    tried = [metrics.balanced_step_accuracy([labels], [values], t, False) for t in [0.0, *values]]
+    assert metrics.balanced_step_accuracy([labels], [values], found, False) == pytest.approx(max(tried))

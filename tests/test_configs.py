@@ -1,0 +1,167 @@
+"""Every config on disk composes and becomes its dataclass; a misspelt key or a wrong type does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+import shlex
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.config import Job, build_job
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+PRIMARY = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "base")
+FILES = sorted(CONF.rglob("*.yaml"))
+# an option of these belongs to one command, with which its file begins; other groups go with every command
+OF_ONE_COMMAND = ("experiment", "debug", "sweep")
+
+
+def named(path: Path) -> str:
+    return path.relative_to(CONF).with_suffix("").as_posix()
+
+
+def defaults(name: str) -> list[str | dict[str, str | None]]:
+    return yaml.safe_load((CONF / f"{name}.yaml").read_text()).get("defaults", [])
+
+
+def groups(name: str) -> dict[str, str]:
+    """The groups of a primary config: how an override names each, and its folder."""
+    found = {}
+    for entry in defaults(name):
+        if isinstance(entry, dict):
+            (group,) = entry
+            if not group.startswith("override "):
+                group = group.removeprefix("optional ").removeprefix("/")
+                found[group] = group.split("@")[0]
+    return found
+
+
+def options(group: str) -> list[str]:
+    folder = CONF / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def choices() -> Iterator[tuple[str, list[str]]]:
+    """Every command that a primary config begins with, and its first one with every option of every group."""
+    for name in PRIMARY:
+        shown = [overrides for known, overrides in commands(CONF / f"{name}.yaml") if known == name] or [[]]
+        yield from ((name, overrides) for overrides in shown)
+        for group, folder in groups(name).items():
+            if folder not in OF_ONE_COMMAND:
+                for option in options(folder):
+                    needed = [f"{group}.{key}=placeholder" for key in asked_for(CONF / folder / f"{option}.yaml")]
+                    yield name, [*shown[0], f"{group}={option}", *needed]
+
+
+def asked_for(path: Path) -> list[str]:
+    """The keys of a group's option that only the command line can fill in."""
+    return [key for key, value in (yaml.safe_load(path.read_text()) or {}).items() if value == "???"]
+
+
+def commands(path: Path) -> list[tuple[str, list[str]]]:
+    """The commands in the comment that a config begins with; of a sweep's choices the first."""
+    header = re.match(r"(?:#.*\n)*", path.read_text()).group().replace("\\\n#", "")
+    found = []
+    for name, rest in re.findall(r"python -m experiments\.(\w+)((?: +[\w.@+~=/\-\[\]{},:'\"$]+)*)", header):
+        words = shlex.split(rest)
+        many = bool({"-m", "--multirun"} & set(words))
+        overrides = [word for word in words if "=" in word]
+        found.append((name, [word.split(",")[0] if many else word for word in overrides]))
+    return found
+
+
+def composed(name: str, overrides: list[str]) -> DictConfig:
+    with initialize_config_module("conf", version_base="1.3"):
+        return compose(name, overrides)
+
+
+def schemas(name: str) -> tuple[type, type]:
+    """The schema of a command, and the dataclass of its own arguments."""
+    importlib.import_module(f"experiments.{name}")  # registers the schema
+    node = ConfigStore.instance().load(f"{name}_schema.yaml").node
+    _with_defaults, schema, args, *_ = OmegaConf.get_type(node).__mro__
+    return schema, args
+
+
+def converted(name: str, overrides: list[str]) -> Job:
+    schema, args = schemas(name)
+    job = build_job(schema, args, composed(name, overrides), Path("unused"))
+    assert type(job.args) is args
+    return job
+
+
+@pytest.mark.parametrize(("name", "overrides"), list(choices()), ids=str)
+def test_composes_and_converts(name: str, overrides: list[str]) -> None:
+    assert converted(name, overrides).run.name == name
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if named(path).startswith(OF_ONE_COMMAND)], ids=named)
+def test_begins_with_the_command_that_runs_it(path: Path) -> None:
+    group, option = named(path).split("/", 1)
+    found = commands(path)
+    assert any(f"{group}={option}" in one or f"+{group}={option}" in one for _, one in found), found
+    for name, overrides in found:
+        converted(name, overrides)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda path: path.stem)
+def test_every_command_has_a_config(path: Path) -> None:
+    if re.search(r"^main = ", path.read_text(), re.MULTILINE):
+        assert path.stem in PRIMARY
+
+
+@pytest.mark.parametrize("name", PRIMARY)
+def test_order_of_defaults(name: str) -> None:
+    """The schema comes first, and an experiment after the file's own values, which it is there to change."""
+    entries = [next(iter(entry)).split("@")[0] if isinstance(entry, dict) else entry for entry in defaults(name)]
+    assert entries[0] == f"{name}_schema" and "_self_" in entries
+    for late in set(entries) & set(OF_ONE_COMMAND):
+        assert entries.index(late) > entries.index("_self_"), f"{late} must come after _self_"
+
+
+@pytest.mark.parametrize("name", PRIMARY)
+def test_misspelt_keys_and_wrong_types_are_refused(name: str) -> None:
+    hints = typing.get_type_hints(schemas(name)[0])
+    wrong = ["run.nmae=x", "run.threads=many", "tracking.mode=paper", "tracking=papr", "no_such_group=x"]
+    wrong += [f"{field}=many" for field, hint in hints.items() if hint in (int, float, bool)]
+    wrong += [f"{field}.no_such_key=1" for field, hint in hints.items() if dataclasses.is_dataclass(hint)]
+    with initialize_config_module("conf", version_base="1.3"):
+        compose(name)
+        for override in wrong:
+            with pytest.raises((HydraException, OmegaConfBaseException)):
+                compose(name, [override])
+
+
+@pytest.mark.skipif(not PRIMARY, reason="no command has a config")
+def test_every_group_is_used() -> None:
+    used = {group for name in PRIMARY for group in groups(name).values()} | {"hydra", "sweep"}
+    assert {named(path).rpartition("/")[0] for path in FILES} - {""} <= used | {
+        f"{group}/{option.rpartition('/')[0]}" for group in used for option in options(group)
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_a_config_runs_no_code_and_reads_no_environment(path: Path) -> None:
+    text = path.read_text()
+    assert text.startswith("#"), "a config begins with a comment that says what it is"
+    assert "_target_" not in text and "oc.env" not in text and "${now:" not in text
+
+
+def test_run_folders_have_no_time_stamp() -> None:
+    base = yaml.safe_load((CONF / "base.yaml").read_text())["hydra"]
+    assert base["run"]["dir"].startswith("runs/${run.name}/${run_folder:") and base["output_subdir"] is None
+    for name in PRIMARY:
+        schemas(name)
+        assert "base" in ConfigStore.instance().load(f"{name}_schema.yaml").node.defaults

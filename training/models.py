@@ -1,0 +1,151 @@
+"""Making, saving and opening what is trained: small policies from a config, reward models from a policy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rollouts.policies import (
+    HEADS,
+    check_finite,
+    check_folder,
+    check_weights,
+    load_tokenizer,
+    naming,
+    pick_device,
+    pick_dtype,
+)
+from rollouts.store import read_json, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+REWARD_FILE = "reward.json"
+
+
+@dataclass
+class ModelArgs:
+    """The shape of a Llama made from nothing; used only where no policy is given to start from."""
+
+    hidden_size: int = 128
+    layers: int = 3
+    heads: int = 4
+    feed_forward: int = 384
+    context: int = 512
+    # 1 / sqrt(hidden_size), about; at the library's 0.02 so narrow a model learns twice as slowly
+    initializer_range: float = 0.08
+
+    def validate(self) -> None:
+        """Raise ValueError where no model has this shape."""
+        if min(self.hidden_size, self.layers, self.heads, self.feed_forward, self.context) < 1:
+            raise ValueError(f"every size of model must be at least 1, not {self}")
+        if self.hidden_size % self.heads or (self.hidden_size // self.heads) % 2:
+            raise ValueError(f"hidden_size {self.hidden_size} does not give {self.heads} heads of an even size")
+
+
+def make_policy(args: ModelArgs, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+    """A causal LM with random weights for this tokenizer, the same for the same seed."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=args.hidden_size,
+        intermediate_size=args.feed_forward,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.heads,
+        num_key_value_heads=args.heads,
+        max_position_embeddings=args.context,
+        initializer_range=args.initializer_range,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Save a normal Hugging Face folder: config, safetensors, tokenizer.
+
+    Raises:
+        ValueError: a weight is not finite.
+    """
+    check_finite(model, str(folder))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def make_reward_model(policy: str, device: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A policy's body with a new scalar head (token classification, one label, no dropout), in float32.
+
+    The head starts at zero, so that every probability starts at one half. Where `policy` is a reward model already,
+    its head is kept: training goes on.
+
+    Raises:
+        ValueError: the folder lacks something, a weight is missing or not finite, or there is no such head for this
+            kind of model.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForTokenClassification
+
+    tokenizer = load_tokenizer(policy)
+    with naming(policy, "body for a reward model"):
+        config = AutoConfig.from_pretrained(policy, num_labels=1)
+        config.classifier_dropout = 0.0  # 0.1 where it is not named; most configs do not know the argument
+        model, loading = AutoModelForTokenClassification.from_pretrained(
+            policy, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    missing = set(loading["missing_keys"])
+    head = {name for name, _ in model.named_parameters() if name.startswith(HEADS)}
+    if not head or missing not in (head, set()) or loading["mismatched_keys"]:
+        raise ValueError(
+            f"policy {policy} does not fill a reward model: missing {sorted(missing - head)[:5]}, "
+            f"mismatched {list(loading['mismatched_keys'])[:5]}"
+        )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name in missing:
+                weight.zero_()
+    check_weights(model, tokenizer, policy)
+    return model.to(pick_device(device)), tokenizer
+
+
+def save_reward_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, kind: str, threshold: float
+) -> None:
+    """Save a reward model with what is needed to read it: its kind (orm or sorm) and its threshold."""
+    save_model(model, tokenizer, folder)
+    write_json(folder / REWARD_FILE, {"kind": kind, "threshold": threshold})
+
+
+def load_reward_model(
+    path: str, dtype: str = "auto", device: str = "auto"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, dict]:
+    """Open a reward model in evaluation mode, with its {kind, threshold}.
+
+    Raises:
+        ValueError: the folder is not one of `save_reward_model`, its head or other weights are missing, or a weight
+            is not finite.
+    """
+    from transformers import AutoModelForTokenClassification
+
+    facts_file = Path(path) / REWARD_FILE
+    if not facts_file.is_file():
+        raise ValueError(f"{path} is no reward model: it has no {REWARD_FILE}")
+    check_folder(path)
+    facts = read_json(facts_file)
+    known = isinstance(facts, dict) and facts.get("kind") in ("orm", "sorm")
+    if not known or not isinstance(facts.get("threshold"), float) or not math.isfinite(facts["threshold"]):
+        raise ValueError(f"{facts_file} must name a kind (orm or sorm) and a threshold, not {facts}")
+    tokenizer, place = load_tokenizer(path), pick_device(device)
+    kind = pick_dtype(dtype, place)
+    with naming(path, "reward model"):
+        model, loading = AutoModelForTokenClassification.from_pretrained(path, dtype=kind, output_loading_info=True)
+    if loading["missing_keys"] or loading["mismatched_keys"] or model.config.num_labels != 1:
+        raise ValueError(f"reward model {path} lacks weights: {sorted(loading['missing_keys'])[:5]}")
+    check_weights(model, tokenizer, path)
+    return model.to(place).eval(), tokenizer, facts

@@ -13,12 +13,12 @@ from typing import Any
 
 from experiments.config import Job
 from experiments.pipeline import PENDING, Node, Processes, run_pipeline
-from experiments.report import REPORT, ReportArgs
+from experiments.report import REPORT, WITH_ORACLE, ReportArgs
 from experiments.stage import command
 from refine.pairs import BUILD_PAIRS, PairArgs
 from refine.rerank import RERANK, RerankArgs
 from refine.revise import REVISE, ReviseArgs
-from refine.shipped import SHIPPED, shipped_student
+from refine.shipped import SHIPPED, find_start
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
 from rewards.stepwise import LABEL_STEPS, LabelArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
@@ -91,7 +91,8 @@ class GloreArgs:
     title: str = "GLoRe"
     headline_scorer: str = "orm"
     headline_where: str = "sorm"
-    sorm_from_orm: bool = False
+    # what both reward models start from: `student`, `shipped_longer` (the shipped student, trained on), or a folder
+    reward_start: str = "student"
     seed: int = 0
     parallel: int = 1
 
@@ -116,7 +117,7 @@ def _problems(args: GloreArgs, split: str, offset: int, limit: int) -> ProblemAr
 def student_nodes(args: GloreArgs) -> tuple[list[Node], dict[str, str]]:
     """The stages that make the student, the last of them named `student`; and the paths given from outside."""
     student = args.student
-    given = {} if student.start == "scratch" else {"start": shipped_student(student.start)}
+    given = {} if student.start == "scratch" else {"start": find_start(student.start)}
     trained: list[Node] = []
     if student.fine_tune:
         problems = _problems(args, "train", 0, student.sft_problems)
@@ -149,6 +150,10 @@ def glore_nodes(args: GloreArgs) -> tuple[list[Node], dict[str, str]]:
     """Every stage of the pipeline, in an order in which they can run, and the paths given from outside."""
     nodes, given = student_nodes(args)
     made = [node.name for node in nodes]
+    reward_start = "student"
+    if args.reward_start != "student":
+        reward_start = "reward_start"
+        given = given | {"reward_start": find_start(args.reward_start)}
     train = _problems(args, "train", args.train_offset, args.train_problems)
     test = _problems(args, "test", 0, args.test_problems)
 
@@ -161,16 +166,19 @@ def glore_nodes(args: GloreArgs) -> tuple[list[Node], dict[str, str]]:
 
     add("rollouts", SAMPLE, replace(args.rollouts, problems=train), policy="student")
     add("labels", LABEL_STEPS, args.labels, rollouts="rollouts", policy="student")
-    add("orm", TRAIN_REWARD, args.orm, policy="student", rollouts="rollouts")
+    add("orm", TRAIN_REWARD, args.orm, policy=reward_start, rollouts="rollouts")
     add("drafts", SAMPLE, replace(args.drafts, problems=test), policy="student")
     add("samples", SAMPLE, replace(args.samples, problems=test), policy="student")
     add("pairs", BUILD_PAIRS, args.pairs, rollouts="rollouts", labels="labels")
-    add("sorm", TRAIN_REWARD, args.sorm, policy="orm" if args.sorm_from_orm else "student", labels="labels")
+    add("sorm", TRAIN_REWARD, args.sorm, policy=reward_start, labels="labels")
     for kind in ("global", "local", "control"):
         add(f"{kind}_refiner", TRAIN_POLICY, replace(args.refiner, examples=[kind], problems=args.problems),
             policy="student", pairs="pairs")  # fmt: skip
-    add("revise", REVISE, args.revise, drafts="drafts", samples="samples", global_refiner="global_refiner",
-        local_refiner="local_refiner", control="control_refiner", orm="orm", sorm="sorm")  # fmt: skip
+    # only the embedded world has an oracle that could say where the error is
+    where = [name for name in args.revise.where if name != "oracle" or args.problems.source == WITH_ORACLE]
+    add("revise", REVISE, replace(args.revise, where=where), drafts="drafts", samples="samples",
+        global_refiner="global_refiner", local_refiner="local_refiner", control="control_refiner",
+        orm="orm", sorm="sorm")  # fmt: skip
     add("rerank", RERANK, args.rerank, candidates="revise", orm="orm", sorm="sorm")
     nodes.append(_report_node(args, made))
     return nodes, given
@@ -184,6 +192,7 @@ def _report_node(args: GloreArgs, made: list[str]) -> Node:
             orm=paths["orm"],
             sorm=paths["sorm"],
             labels=paths["labels"],
+            trained_on=paths["rollouts"],
             stages=[paths[name] for name in made],
             names=list(made),
             title=args.title,

@@ -12,6 +12,7 @@ from experiments.stage import stage_command
 from refine.evaluate import ReportInputs, build_report
 from rollouts.artifacts import Artifact, Stage, Workspace, parent
 from rollouts.problems.oracle import can_still_reach, judge_steps
+from rollouts.problems.source import question_key
 from rollouts.store import read_json
 from rollouts.types import Candidate, Choice, Judgement, Problem, StepLabels
 
@@ -22,7 +23,7 @@ WITH_ORACLE = "arithmetic"  # the source whose problems the oracle understands
 class ReportArgs:
     """Arguments of the stage `report`. `stages` are the artifacts whose seconds and tokens are listed, `names` theirs.
 
-    The headline is the arm that `scorer` ranks and `where` locates.
+    `trained_on` are rollouts whose problems must not be among those tested. The headline is the arm that `scorer` ranks and `where` locates.
     """
 
     rerank: str = parent("rerank")
@@ -30,6 +31,7 @@ class ReportArgs:
     orm: str = parent("train_reward")
     sorm: str = parent("train_reward")
     labels: str | None = parent("label_steps", default=None)
+    trained_on: str | None = parent("sample", default=None)
     stages: list[str] = parent(plain=True, default=[])
     names: list[str] = field(default_factory=list)
     title: str = "GLoRe"
@@ -60,12 +62,26 @@ def judge_labels(problems: dict[str, Problem], labels: Sequence[StepLabels]) -> 
     return right, given
 
 
+def check_apart(trained_on: Sequence[Problem], tested_on: Sequence[Problem]) -> None:
+    """See that no problem that was tested on was trained on, by its text.
+
+    Raises:
+        ValueError: there is one; the message names it.
+    """
+    trained = {question_key(problem.question): problem.id for problem in trained_on}
+    for problem in tested_on:
+        if other := trained.get(question_key(problem.question)):
+            raise ValueError(f"test problem {problem.id} was trained on, as {other}: the report would not be honest")
+
+
 def write_glore_report(args: ReportArgs, work: Workspace) -> None:
     """Write report.md, report.json and figures/."""
     from experiments.report_text import write_report
 
     problems = work.parents["candidates"].rows(Problem, "problems")
     candidates = work.parents["candidates"].rows(Candidate)
+    if args.trained_on is not None:
+        check_apart(work.parents["trained_on"].rows(Problem, "problems"), problems)
     by_id = {problem.id: problem for problem in problems}
     step_truth = label_truth = None
     if all(problem.source == WITH_ORACLE for problem in problems):

@@ -93,9 +93,7 @@ def from_rollout(rollout: Rollout, kind: str) -> Candidate:
     )
 
 
-def grade_refinement(
-    problem: Problem, kind: str, where: str, error_step: int | None, text: str, tokens: int
-) -> Candidate:
+def candidate(problem: Problem, kind: str, where: str, error_step: int | None, text: str, tokens: int) -> Candidate:
     """A whole refined text as a graded candidate. One that the grader could not decide has `correct` None."""
     verdict = grade(text, problem.answer)
     return Candidate(
@@ -137,7 +135,7 @@ def refine_all(
         (sample,) = samples[problem.id]
         text = join_steps(kept_steps(kind, draft.steps, error)) + sample.text
         place = error if kind == "local" else None
-        refined.append(grade_refinement(problem, kind, where, place, text, sample.completion_tokens))
+        refined.append(candidate(problem, kind, where, place, text, sample.completion_tokens))
     return refined
 
 

@@ -43,8 +43,11 @@ class Encoded:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
-    """Ids of what a policy reads, with the tokenizer's own start token and without its end token."""
-    ids = tokenizer(prompt)["input_ids"]
+    """Ids of what a policy reads, with the tokenizer's own start token and without its end token.
+
+    No special tokens are read out of the text: a question that holds `</s>` does not end there.
+    """
+    ids = tokenizer(prompt, split_special_tokens=True)["input_ids"]
     while ids and tokenizer.eos_token_id is not None and ids[-1] == tokenizer.eos_token_id:
         ids = ids[:-1]
     return ids
@@ -52,7 +55,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
 
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """Ids of what follows a prompt: no special tokens are added, and none are read out of the text."""
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 def encode_steps(
@@ -71,7 +74,9 @@ def encode_steps(
         if not step.strip() or "\n" in step:
             raise ValueError(f"a step must be one line that is not blank, not {step!r}")
     head = encode_prompt(tokenizer, prompt)
-    encoding = tokenizer(join_steps(steps), add_special_tokens=False, return_offsets_mapping=True)
+    encoding = tokenizer(
+        join_steps(steps), add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
     offsets = encoding["offset_mapping"]
     ends, token, stop = [], -1, 0
     for step in steps:

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 PAD, END, UNKNOWN = "<pad>", "<eos>", "<unk>"
 MARKS = ("[BAD]", "[REFINE]")  # `refine/formats.py` says what they mean
 
-# a word keeps the space before it, and the one after it where a number follows, so that a number is the same token in
-# a question ("has 7 pens") and in an equation ("<<7+5=12>>"), and joining the tokens gives the text back
-_SPLIT = r"\n| ?<<|>>|#### ?|\[[A-Z]+\]|\d+| ?[A-Za-z]+ (?=\d)| ?[A-Za-z]+|[^\n]"
+# A word keeps the space before it, and the one after it where a number follows, so that a number is the same token in
+# a question ("has 7 pens") and in an equation ("<<7+5=12>>"), and joining the tokens gives the text back. A person
+# with what they have ("Ann has") is one token, which stands beside the number that belongs to it: so small a model
+# copies from neighbours long before it learns to look further.
+_SPLIT = r"\n| ?<<|>>|#### ?|\[[A-Z]+\]|\d+| ?[A-Z][a-z]+ has(?: (?=\d))?| ?[A-Za-z]+ (?=\d)| ?[A-Za-z]+|[^\n]"
 
 
 def make_tokenizer(max_value: int) -> PreTrainedTokenizerFast:
@@ -41,10 +43,10 @@ def make_tokenizer(max_value: int) -> PreTrainedTokenizerFast:
 
 def _texts() -> list[str]:
     """Texts that hold every word of the world in every place where it can stand."""
-    texts = ["Q: How many", "So in total <<1+2=3>>3\n#### 3\n", "<<8/4-2*1=0>>0", "([REFINE])"]
+    texts = ["Q: How many", "In total have, <<1+2=3>>3\n#### 3\n", "<<8/4-2*1=0>>0", "([REFINE])"]
     for item in ITEMS:
         texts.append(f"Q: {item}. How many {item} does Ann have? How many {item} do Ann and Bob have together?\n")
         for template in TEMPLATES.values():
             texts.append("Q: " + template.format(name="Ann", number=1, item=item, a="Bob", b="Ben"))
-    texts.extend(f"Q: {name} has 1 than {name}.\nSo {name} has <<" for name in NAMES)
+    texts.extend(f"Q: {name} has 1 than {name}.\nAs {name} has as" for name in NAMES)
     return texts

@@ -256,12 +256,15 @@ TEMPLATES = {
 }
 
 
+def render_fact(fact: Fact, item: str) -> str:
+    """One sentence of a question."""
+    a, b = (*fact.others, "", "")[:2]
+    return TEMPLATES[fact.relation].format(name=fact.name, number=fact.number, item=item, a=a, b=b)
+
+
 def render_question(world: World, rng: random.Random) -> tuple[str, str]:
     """The text of a problem with its sentences shuffled, and its content: the same text with them sorted."""
-    sentences = []
-    for fact in world.facts.values():
-        a, b = (*fact.others, "", "")[:2]
-        sentences.append(TEMPLATES[fact.relation].format(name=fact.name, number=fact.number, item=world.item, a=a, b=b))
+    sentences = [render_fact(fact, world.item) for fact in world.facts.values()]
     if len(world.asked) == 1:
         ask = f"How many {world.item} does {world.asked[0]} have?"
     else:
@@ -272,18 +275,20 @@ def render_question(world: World, rng: random.Random) -> tuple[str, str]:
 
 
 def render_solution(world: World, order: list[str]) -> str:
-    """The gold solution: one line a step, `So Name has <<a+b=c>>c`, and `#### n`."""
+    """The gold solution: one line a step, which restates the fact it uses, and `#### n`."""
     values = world.values()
     lines = []
     for name in order:
         fact = world.facts[name]
         numbers = [values[other] for other in fact.others] + ([] if fact.number is None else [fact.number])
-        lines.append(render_step(SYMBOLS[fact.relation].join(map(str, numbers)), values[name], name))
+        expression = SYMBOLS[fact.relation].join(map(str, numbers))
+        lines.append(render_step(f"As {render_fact(fact, world.item)[:-1]}", expression, values[name]))
     if len(world.asked) > 1:
-        lines.append(render_step("+".join(str(values[name]) for name in world.asked), world.answer(), None))
+        expression = "+".join(str(values[name]) for name in world.asked)
+        lines.append(render_step(f"In total {' and '.join(world.asked)} have", expression, world.answer()))
     return "\n".join([*lines, f"#### {world.answer()}"])
 
 
-def render_step(expression: str, result: int, name: str | None) -> str:
-    """One line of a solution, `So Ann has <<7+5=12>>12`; without a name it is the total that was asked for."""
-    return f"So {'in total' if name is None else name + ' has'} <<{expression}={result}>>{result}"
+def render_step(lead: str, expression: str, result: int) -> str:
+    """One line of a solution, such as `As Ann has 5 more pens than Tom, <<7+5=12>>12`."""
+    return f"{lead}, <<{expression}={result}>>{result}"

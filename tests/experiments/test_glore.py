@@ -9,6 +9,7 @@ import pytest
 
 from experiments.glore import GloreArgs, StudentArgs, glore_nodes
 from experiments.pipeline import Node, run_here, run_pipeline
+from experiments.report import check_apart
 from refine.formats import render_refinement
 from rollouts.artifacts import open_artifact
 from rollouts.problems import ProblemArgs, load_problems
@@ -190,6 +191,14 @@ def test_changed_arguments_change_only_what_depends_on_them(policy, made):
     again = run_pipeline(*nodes_with_script(args, policy), run_here(str(root)), 1)
     changed = {name for name in made if again[name] != made[name]}
     assert changed == {"sorm", "revise", "rerank", "report"}
+
+
+def test_a_test_problem_that_was_trained_on_is_refused():
+    train = load_problems(replace(WORLD, limit=3))
+    leaked = dataclasses.replace(train[1], id="arithmetic/test/9", question=train[1].question.upper())
+    check_apart(train, load_problems(replace(WORLD, split="test", limit=3)))
+    with pytest.raises(ValueError, match=r"arithmetic/test/9 was trained on, as arithmetic/train/1"):
+        check_apart(train, [leaked])
 
 
 def test_defaults_are_plain_values():

@@ -1,0 +1,197 @@
+"""Choosing: every rule with ties and scores that are no numbers, every selector by hand, and the stage."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+
+import pytest
+
+from refine.rerank import RERANK, SELECTORS, RerankArgs, choose, cost, identity, select
+from refine.revise import REVISE, ReviseArgs
+from rewards.train import TRAIN_REWARD, TrainRewardArgs
+from rollouts.artifacts import Stage, make
+from rollouts.sampling import SampleArgs
+from rollouts.types import Candidate, Choice, Judgement
+from tests.tiny import problem, save_reward
+
+
+def candidate(kind="draft", answer: str | None = "12", correct=True, where="none", sample=0, tokens=10, name="p"):
+    steps = () if answer is None else ("<<7+5=12>>12", f"#### {answer}")
+    return Candidate(name, kind, where, None, sample, "\n".join(steps), steps, answer, correct, tokens)
+
+
+DRAFT, GLOBAL, LOCAL = candidate("draft", "1", False), candidate("global", "2"), candidate("local", "3", None, "sorm")
+THREE = [DRAFT, GLOBAL, LOCAL]
+NAN, LOW = math.nan, -math.inf
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([0.1, 0.9, 0.5], 1),
+        ([0.5, 0.5, 0.5], 0),  # a tie keeps the draft
+        ([0.1, 0.5, 0.5], 1),
+        ([NAN, 0.0, 0.0], 1),
+        ([0.1, NAN, 0.2], 2),
+        ([NAN, NAN, NAN], 0),
+        ([LOW, LOW, 0.0], 2),
+        ([LOW, NAN, LOW], 0),
+    ],
+)
+def test_best(scores, best):
+    assert select(THREE, scores, "best") is THREE[best]
+
+
+@pytest.mark.parametrize(
+    ("answers", "chosen"),
+    [
+        (["1", "2", "2"], 1),
+        (["1", "2", "3"], 0),
+        (["2", "1", "1", "2"], 0),
+        ([None, None, "5"], 2),
+        ([None, None], 0),
+        (["7", "1,800", "1800.0"], 1),  # one number, written in two ways
+        (["3", "0", "0.0"], 1),
+        (["x", "y", "y"], 1),
+    ],
+)
+def test_majority(answers, chosen):
+    candidates = [candidate("sample", answer, sample=i) for i, answer in enumerate(answers)]
+    assert select(candidates, [NAN] * len(answers), "majority") is candidates[chosen]
+
+
+def test_oracle_takes_a_right_one_if_any():
+    assert select(THREE, [0.9, 0.1, 0.9], "oracle") is GLOBAL
+    assert select([DRAFT, LOCAL], [0.1, 0.9], "oracle") is DRAFT  # ungraded is not right
+
+
+def test_random_is_a_function_of_the_problem_and_even():
+    names = [f"p{i}" for i in range(3000)]
+    chosen = []
+    for name in names:
+        own = [dataclasses.replace(c, problem_id=name) for c in THREE]
+        chosen.append(select(own, [0.1, 0.2, 0.3], "random").kind)
+        assert chosen[-1] == select(own, [0.3, 0.2, 0.1], "random").kind
+    assert all(900 < count < 1100 for count in Counter(chosen).values()) and len(set(chosen)) == 3
+
+
+@pytest.mark.parametrize(
+    ("candidates", "scores", "rule", "message"),
+    [
+        ([], [], "best", "0 candidates"),
+        (THREE, [0.1], "best", "3 candidates with 1 scores"),
+        (THREE, [0.1] * 3, "worst", "'worst'.*best, majority, random, oracle"),
+    ],
+)
+def test_nothing_to_select_from(candidates, scores, rule, message):
+    with pytest.raises(ValueError, match=message):
+        select(candidates, scores, rule)
+
+
+SAMPLES = [candidate("sample", answer, answer == "12", sample=i) for i, answer in enumerate(["4", "12", "4", "12"])]
+CONTROL = candidate("control", "6", False, tokens=7)
+OTHER_LOCAL = candidate("local", "12", True, "orm", tokens=99)
+
+
+def test_every_selector_by_hand():
+    everything = [DRAFT, *reversed(SAMPLES), GLOBAL, CONTROL, LOCAL, OTHER_LOCAL]
+    finals = {identity(c): 0.5 for c in everything}
+    finals |= {identity(GLOBAL): 0.6, identity(LOCAL): 0.7, identity(SAMPLES[1]): 0.8, identity(SAMPLES[3]): 0.9}
+    found = {c.selector: c for c in choose(everything, finals, "orm", "sorm", 3)}
+    assert found.keys() == SELECTORS.keys()
+    assert {name: c.kind for name, c in found.items() if name != "random"} == {
+        "draft": "draft", "global": "global", "local": "local", "draft_global": "global", "draft_local": "local",
+        "reranked": "local", "best_of_3": "sample", "majority_of_3": "sample", "oracle": "global",
+        "control": "control", "draft_control": "draft",
+    }  # fmt: skip
+    # the best of the first three, though the fourth scores higher; the majority of three is another answer
+    assert (found["best_of_3"].sample, found["best_of_3"].answer) == (1, "12")
+    assert (found["majority_of_3"].answer, found["majority_of_3"].correct) == ("4", False)
+    assert {name for name, c in found.items() if c.scorer == "orm"} == {
+        "draft_global", "draft_local", "reranked", "best_of_3", "draft_control"
+    }  # fmt: skip
+    assert all(c.where == "sorm" and c.problem_id == "p" for c in found.values())
+    assert found["reranked"].correct is False  # what could not be graded is not right
+    # tokens of all that had to be sampled: a refiner has read the draft
+    assert {name: c.completion_tokens for name, c in found.items()} == {
+        "draft": 10, "global": 20, "local": 20, "draft_global": 20, "draft_local": 20, "reranked": 30, "best_of_3": 30,
+        "majority_of_3": 30, "random": 30, "oracle": 30, "control": 7, "draft_control": 17,
+    }  # fmt: skip
+
+
+def test_the_place_decides_which_local_refinement_is_offered():
+    finals = {identity(c): 0.5 for c in (DRAFT, LOCAL, OTHER_LOCAL)}
+    (choice,) = [c for c in choose([DRAFT, LOCAL, OTHER_LOCAL], finals, "orm", "orm", 3) if c.selector == "local"]
+    assert (choice.answer, choice.where, choice.correct, choice.completion_tokens) == ("12", "orm", True, 109)
+    names = {c.selector for c in choose([DRAFT, LOCAL], finals, "orm", "none", 3)}
+    assert names == {"draft"}
+
+
+def test_fewer_samples_than_asked_are_refused():
+    finals = {identity(c): 0.5 for c in SAMPLES}
+    with pytest.raises(ValueError, match=r"best of 5 samples.*problem p has only 4"):
+        choose(SAMPLES, finals, "orm", "none", 5)
+
+
+def test_the_cost_of_a_refinement_without_its_draft_on_offer():
+    assert cost([GLOBAL], [DRAFT]) == 20 and cost([DRAFT, GLOBAL], [DRAFT]) == 20
+    assert cost([CONTROL], [DRAFT]) == 7 and cost([GLOBAL], []) == 10
+
+
+@pytest.fixture
+def made(tmp_path) -> dict[str, str]:
+    def write_candidates(_args, work) -> None:
+        work.write_rows("problems", [problem("p"), problem("q")])
+        rows = [
+            dataclasses.replace(c, problem_id=name) for name in "pq" for c in [*THREE, CONTROL, OTHER_LOCAL, *SAMPLES]
+        ]
+        rows.append(candidate("local", None, False, "oracle", name="p"))  # a text without a step
+        rows.append(candidate("local", "12", True, "oracle", name="q"))
+        work.write_rows("rows", rows)
+
+    (tmp_path / "x").mkdir()
+    nowhere = str(tmp_path / "x")
+    drafts, _ = make(
+        Stage("sample", 1, SampleArgs, lambda _args, work: work.count(rows=0)), SampleArgs(policy=nowhere), tmp_path
+    )
+    args = ReviseArgs(drafts=str(drafts.path), global_refiner=nowhere, local_refiner=nowhere, where=["none"])
+    found = {"candidates": str(make(dataclasses.replace(REVISE, run=write_candidates), args, tmp_path)[0].path)}
+    for kind in ("orm", "sorm"):
+        source = {"rollouts": str(drafts.path)} if kind == "orm" else {"labels": None}
+        stage = dataclasses.replace(TRAIN_REWARD, run=lambda _args, work, kind=kind: save_reward(work.folder, kind))
+        reward = TrainRewardArgs(kind=kind, policy=nowhere, **source)
+        found[kind] = str(make(stage, reward, tmp_path)[0].path)
+    return found
+
+
+def test_the_stage_judges_everything_and_chooses_by_every_selector(made, tmp_path):
+    artifact, _ = make(RERANK, RerankArgs(**made, device="cpu"), tmp_path)
+    judgements, choices = artifact.rows(Judgement, "judgements"), artifact.rows(Choice)
+    assert len(judgements) == 2 * (2 * 9 + 2) and all(0 < p < 1 for j in judgements for p in j.probabilities)
+    assert sum(not j.probabilities for j in judgements) == 2  # one candidate without a step, two scorers
+    assert len(choices) == 2 * 2 * 3 * len(SELECTORS)
+    assert {c.where for c in choices} == {"orm", "sorm", "oracle"}
+    finals = {(j.scorer, *identity(j)): j.probabilities[-1] for j in judgements if j.probabilities}
+    for choice in choices:
+        if choice.selector == "reranked" and choice.scorer != "none":
+            offered = [(choice.problem_id, "draft", "none", 0), (choice.problem_id, "global", "none", 0)]
+            offered.append((choice.problem_id, "local", choice.where, 0))
+            best = max(offered, key=lambda key: finals.get((choice.scorer, *key), LOW))
+            assert best[1] == choice.kind
+    assert artifact.manifest["tokens"] > 0
+    # a text without steps is never the best
+    assert not [
+        c
+        for c in choices
+        if c.where == "oracle" and c.problem_id == "p" and c.selector == "reranked" and c.kind == "local"
+    ]
+
+
+def test_reward_models_in_each_others_place_are_refused(made, tmp_path):
+    args = RerankArgs(made["candidates"], orm=made["sorm"], sorm=made["orm"], device="cpu")
+    with pytest.raises(ValueError, match=r"orm=.* is a reward model of kind sorm"):
+        make(RERANK, args, tmp_path)
+    with pytest.raises(ValueError, match="not 0"):
+        RerankArgs("c", "o", "s", samples=0).validate()

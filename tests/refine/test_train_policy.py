@@ -1,0 +1,177 @@
+"""The stage that trains policies: which texts of which rows, and the checkpoint that it leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from refine.pairs import BUILD_PAIRS, PairArgs
+from refine.train_policy import (
+    TRAIN_POLICY,
+    TrainPolicyArgs,
+    pair_texts,
+    rollout_texts,
+    solution_texts,
+)
+from rollouts.artifacts import ArtifactError, Stage, make
+from rollouts.policies import load_policy
+from rollouts.problems.source import ProblemArgs
+from rollouts.sampling import SampleArgs
+from rollouts.types import RefinementPair
+from tests.tiny import problem, rollout, save_policy
+from training.loop import TrainArgs
+from training.models import ModelArgs
+from training.policy import Text
+
+SMALL = ModelArgs(hidden_size=32, layers=1, heads=2, feed_forward=64, context=256)
+FAST = TrainArgs(device="cpu", tokens_per_step=1500, tokens_per_batch=1500, learning_rate=1e-2, max_steps=4)
+FEW = ProblemArgs(limit=40)
+PAIRS = [
+    RefinementPair("global/1", "p", "global", "Why?", ("a",), None, ("b", "#### 1")),
+    RefinementPair("control/1", "p", "control", "Why?", (), None, ("b", "#### 1")),
+    RefinementPair("local/1", "p", "local", "Why?", ("a", "c"), 1, ("d", "#### 1")),
+]
+
+
+def args_of(**changes) -> TrainPolicyArgs:
+    return TrainPolicyArgs(**({"problems": FEW, "model": SMALL, "train": FAST} | changes))
+
+
+def test_gold_solutions_become_lines():
+    rows = [
+        dataclasses.replace(problem("a", "One?"), solution=" <<1+0=1>>1 \n\n#### 1"),
+        problem("b", "Two?"),
+        dataclasses.replace(problem("c", "Three?"), solution=" \n "),
+    ]
+    assert solution_texts(rows) == [Text("Q: One?\n", "<<1+0=1>>1\n#### 1\n")]
+
+
+def test_right_rollouts_once_each_and_so_many_a_problem():
+    rows = [
+        rollout(["a"], False, 0),
+        rollout(["b"], True, 1),
+        rollout(["b"], True, 2),
+        rollout([], True, 3),
+        rollout(["c"], True, 4),
+        rollout(["d"], None, 5),
+        rollout(["e"], True, 6),
+        rollout(["b"], True, 0, "q"),
+    ]
+    problems = [problem("p", "One?"), problem("q", "Two?")]
+    found = rollout_texts(problems, rows, 2)
+    assert found == [Text("Q: One?\n", "b\n"), Text("Q: One?\n", "c\n"), Text("Q: Two?\n", "b\n")]
+    assert len(rollout_texts(problems, rows, 9)) == 4
+
+
+def test_pairs_of_the_kinds_asked_for():
+    assert pair_texts(PAIRS, ["global"]) == [Text("Q: Why?\na\n[REFINE]\n", "b\n#### 1\n")]
+    assert pair_texts(PAIRS, ["control"]) == [Text("Q: Why?\n[REFINE]\n", "b\n#### 1\n")]
+    assert pair_texts(PAIRS, ["local"]) == [Text("Q: Why?\na\n[BAD]c\n[REFINE]\n", "d\n#### 1\n")]
+    assert pair_texts(PAIRS, []) == []
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    root = tmp_path_factory.mktemp("train_policy")
+    args = args_of(train=dataclasses.replace(FAST, epochs=20, max_steps=40))
+    return make(TRAIN_POLICY, args, root)[0]
+
+
+def test_a_student_from_nothing_learns_and_loads(student):
+    model, tokenizer = load_policy(str(student.path), device="cpu")
+    counts = student.manifest["counts"]
+    assert counts["solutions_texts"] == counts["examples"] == 40 and counts["too_long"] == 0
+    assert counts["steps"] == 40
+    assert student.manifest["tokens"] == counts["trained_tokens"] > 0
+    assert counts["loss"] < 3.5  # that of a guess among some 140 words is 4.9
+    assert model.config.hidden_size == 32 and len(tokenizer) == model.config.vocab_size
+
+
+def test_the_same_arguments_give_the_same_weights(tmp_path):
+    first, second = (make(TRAIN_POLICY, args_of(), tmp_path / name)[0] for name in "ab")
+    assert first.manifest["files"] == second.manifest["files"]
+
+
+@pytest.fixture
+def parents(tmp_path) -> dict[str, str]:
+    def write_rollouts(_args, work) -> None:
+        work.write_rows("problems", [problem()])
+        work.write_rows("rows", [rollout(["<<7+5=12>>12", "#### 12"], True), rollout(["#### 1"], False, 1)])
+
+    def write_pairs(_args, work) -> None:
+        work.write_rows("rows", PAIRS[:2])
+
+    (tmp_path / "policy").mkdir()
+    args = SampleArgs(policy=str(tmp_path / "policy"))
+    rollouts, _ = make(Stage("sample", 1, SampleArgs, write_rollouts), args, tmp_path)
+    pairs, _ = make(dataclasses.replace(BUILD_PAIRS, run=write_pairs), PairArgs(rollouts=str(rollouts.path)), tmp_path)
+    return {"rollouts": str(rollouts.path), "pairs": str(pairs.path)}
+
+
+def test_a_policy_goes_on_from_another_with_rows_of_every_kind(student, parents, tmp_path):
+    args = args_of(examples=["rollouts", "global", "control"], policy=str(student.path), **parents)
+    artifact, _ = make(TRAIN_POLICY, args, tmp_path)
+    counts = artifact.manifest["counts"]
+    assert [counts[f"{name}_texts"] for name in args.examples] == [1, 1, 1]
+    before, after = (load_policy(str(path), device="cpu")[0] for path in (student.path, artifact.path))
+    assert not torch.equal(before.model.norm.weight, after.model.norm.weight)
+    assert artifact.manifest["parents"]["policy"]["key"] == student.key
+
+
+def test_rows_of_which_there_are_none(student, parents, tmp_path):
+    args = args_of(examples=["local"], policy=str(student.path), pairs=parents["pairs"])
+    with pytest.raises(ValueError, match="examples=local: there is not one"):
+        make(TRAIN_POLICY, args, tmp_path)
+    handed_on, _ = make(TRAIN_POLICY, dataclasses.replace(args, allow_empty=True), tmp_path)
+    before, after = (load_policy(str(path), device="cpu")[0] for path in (student.path, handed_on.path))
+    assert all(torch.equal(weight, after.state_dict()[name]) for name, weight in before.state_dict().items())
+    assert handed_on.manifest["tokens"] == 0
+
+
+def test_texts_that_are_all_too_long(tmp_path):
+    with pytest.raises(ValueError, match="not one of 40 texts has at most 9 tokens"):
+        make(TRAIN_POLICY, args_of(max_length=9), tmp_path)
+    with pytest.raises(ValueError, match="at most 8 tokens"):  # nor does a model read beyond its context
+        make(TRAIN_POLICY, args_of(model=dataclasses.replace(SMALL, context=8)), tmp_path)
+    assert not list(tmp_path.glob("train_policy/*/"))
+
+
+def test_other_words_need_a_policy_to_start_from(tmp_path):
+    file = tmp_path / "problems.jsonl"
+    file.write_text('{"question": "What is one and one?", "answer": "2", "solution": "1+1=2\\n#### 2"}\n')
+    args = args_of(problems=ProblemArgs(source="jsonl", path=str(file), split_shares=[1.0, 0.0, 0.0]))
+    with pytest.raises(ValueError, match="source=jsonl needs a policy"):
+        make(TRAIN_POLICY, args, tmp_path)
+
+
+def test_a_parent_of_another_stage_is_refused(student, parents, tmp_path):
+    with pytest.raises(ArtifactError, match=r"pairs: .*made by stage sample.*build_pairs"):
+        make(TRAIN_POLICY, args_of(examples=["global"], pairs=parents["rollouts"]), tmp_path)
+    with pytest.raises(ArtifactError, match=r"policy: .*made by stage sample.*train_policy"):
+        make(TRAIN_POLICY, args_of(policy=parents["rollouts"]), tmp_path)
+    bare = save_policy(tmp_path / "bare")
+    (tmp_path / "bare" / "tokenizer.json").unlink()
+    (tmp_path / "bare" / "tokenizer_config.json").unlink()
+    with pytest.raises(ValueError, match=f"policy folder {bare} has no tokenizer"):
+        make(TRAIN_POLICY, args_of(policy=bare), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"examples": []}, r"examples=\[\]"),
+        ({"examples": ["solution"]}, "'solution'"),
+        ({"examples": ["rollouts"]}, "rollouts=None"),
+        ({"rollouts": "x"}, "rollouts=x"),
+        ({"examples": ["local"]}, "pairs=None"),
+        ({"pairs": "x"}, "pairs=x"),
+        ({"max_per_problem": 0}, "not 0"),
+        ({"max_length": 3}, "not 4, 3"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        args_of(**changes).validate()
+    args_of().validate()

@@ -1,0 +1,78 @@
+"""Label placement by exact ids: every label stands at the last token of its step, and nowhere else."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from rewards.examples import LabelledSolution, encode_labels, encode_solutions
+from rewards.outcome import label_outcomes
+from rewards.stepwise import to_solutions
+from rollouts.types import StepLabels
+from tests.tiny import PROMPT_TOKENS, QUESTION, ids, rollout, tokenizer
+
+STEPS = ("<<7+5=12>>12", "<<12-5=7>>7", "#### 7")
+# by hand; the prompt's 23 tokens come before
+TOKENS = [
+    *("<<", "7", "+", "5", "=", "12", ">>", "12", "\n"),  # 23 … 31
+    *("<<", "12", "-", "5", "=", "7", ">>", "7", "\n"),  # 32 … 40
+    *("#### ", "7", "\n"),  # 41 … 43
+]
+ENDS = [31, 40, 43]
+
+
+def encode(solution: LabelledSolution, max_length: int = 512):
+    return encode_labels(tokenizer(), QUESTION, solution, max_length)
+
+
+@pytest.mark.parametrize("correct", [True, False])
+def test_the_orm_on_all_steps(correct):
+    (solution,) = label_outcomes([rollout(STEPS, correct)], "all_steps")
+    example = encode(solution)
+    assert example.ids == ids(*PROMPT_TOKENS, *TOKENS)
+    assert (example.positions, example.targets) == (ENDS, [float(correct)] * 3)
+
+
+def test_the_orm_on_the_last_step():
+    (solution,) = label_outcomes([rollout(STEPS, True)], "last")
+    example = encode(solution)
+    assert example.ids == ids(*PROMPT_TOKENS, *TOKENS)
+    assert (example.positions, example.targets) == ([43], [1.0])
+
+
+def test_the_sorm_on_labelled_steps():
+    row = StepLabels("p#0", "p", STEPS, False, (True, None, False), (3, 0, 0), (8, 0, 0), None, ())
+    (solution,) = to_solutions([row])
+    example = encode(solution)
+    assert example.ids == ids(*PROMPT_TOKENS, *TOKENS)
+    assert (example.positions, example.targets) == ([31, 43], [1.0, 0.0])
+
+
+def test_soft_labels_stay_soft():
+    assert encode(LabelledSolution("p", STEPS, (0.99, 0.0, 1.0))).targets == [0.99, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(("max_length", "kept"), [(44, 3), (43, 2), (41, 2), (40, 1), (32, 1), (31, 0)])
+def test_labels_beyond_the_length_are_lost(max_length, kept):
+    example = encode(LabelledSolution("p", STEPS, (1.0, 1.0, 0.0)), max_length)
+    assert example.positions == ENDS[:kept] and len(example.ids) == min(44, max_length)
+    assert example.targets == [1.0, 1.0, 0.0][:kept]
+
+
+def test_lost_labels_are_counted_and_empty_examples_dropped():
+    solutions = [
+        LabelledSolution("p", STEPS, (1.0, None, 0.0)),
+        LabelledSolution("p", STEPS[:1], (1.0,)),
+        LabelledSolution("p", STEPS, (None, None, 1.0)),
+    ]
+    examples, lost = encode_solutions(tokenizer(), {"p": QUESTION}, solutions, 40)
+    assert [example.positions for example in examples] == [[31], [31]] and lost == 2
+    assert encode_solutions(tokenizer(), {"p": QUESTION}, solutions, 44)[1] == 0
+    assert encode_solutions(tokenizer(), {}, [], 44) == ([], 0)
+
+
+@pytest.mark.parametrize("labels", [(1.0, 1.0), (1.0, 1.0, 2.0), (1.0, -0.1, None), (math.nan, None, None)])
+def test_labels_that_do_not_fit_are_refused_wherever_they_stand(labels):
+    with pytest.raises(ValueError, match=r"p\b"):
+        encode(LabelledSolution("p", STEPS, labels), max_length=10)

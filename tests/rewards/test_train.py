@@ -1,0 +1,221 @@
+"""The stage that trains reward models: held out by problem, thresholds, the shuffled control, and that it learns."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rewards.examples import LabelledSolution
+from rewards.score import load_scorer
+from rewards.stepwise import LABEL_STEPS, LabelArgs, label_right
+from rewards.train import (
+    TRAIN_REWARD,
+    TrainRewardArgs,
+    build_solutions,
+    shuffle_labels,
+    split_problems,
+    validate_scores,
+)
+from rollouts.artifacts import ArtifactError, Stage, Untracked, Workspace, make, open_artifact
+from rollouts.sampling import SampleArgs
+from rollouts.types import StepLabels
+from tests.tiny import problem, rollout, save_policy
+from training.loop import TrainArgs, TrainingError
+
+PROBLEMS = [problem(f"p{i}", question=f"Ann has {i} pens. How many pens does Ann have?") for i in range(30)]
+FAST = TrainArgs(device="cpu", tokens_per_step=1500, tokens_per_batch=1500, learning_rate=1e-2, epochs=12)
+
+
+def rollouts_of(i: int, per_problem: int = 6) -> list:
+    """Solutions of problem i: right where the second step takes 1 away, wrong where it adds 1."""
+    found = []
+    for sample in range(per_problem):
+        right = sample % 2 == 0
+        steps = [f"<<{i}+2={i + 2}>>{i + 2}", "<<9-1=8>>8" if right else "<<9+1=10>>10", f"#### {sample}"]
+        found.append(rollout(steps, right, sample, PROBLEMS[i].id))
+    return found
+
+
+def labels_of(row) -> StepLabels:
+    if row.correct:
+        return label_right(row)
+    return StepLabels(row.id, row.problem_id, row.steps, False, (True, False, False), (1, 0, 0), (2, 2, 0), None, ())
+
+
+def write_rollouts(_args, work) -> None:
+    work.write_rows("problems", PROBLEMS)
+    work.write_rows("rows", [row for i in range(len(PROBLEMS)) for row in rollouts_of(i)])
+
+
+def write_labels(_args, work) -> None:
+    work.write_rows("problems", PROBLEMS)
+    work.write_rows("rows", [labels_of(row) for i in range(len(PROBLEMS)) for row in rollouts_of(i)])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("train_reward")
+    policy = save_policy(root / "policy", layers=2)
+    rollouts, _ = make(Stage("sample", 1, SampleArgs, write_rollouts), SampleArgs(policy=policy), root)
+    args = LabelArgs(rollouts=str(rollouts.path), policy=policy)
+    labels, _ = make(dataclasses.replace(LABEL_STEPS, run=write_labels), args, root)
+    return {"root": str(root), "policy": policy, "rollouts": str(rollouts.path), "labels": str(labels.path)}
+
+
+def args_of(made, kind: str, **changes) -> TrainRewardArgs:
+    source = {"rollouts": made["rollouts"]} if kind == "orm" else {"labels": made["labels"]}
+    given_ = {"kind": kind, "policy": made["policy"], "validation_share": 0.2, "train": FAST} | source
+    return TrainRewardArgs(**(given_ | changes))
+
+
+@given(st.lists(st.text("abcdef", max_size=2)), st.floats(0.01, 0.99), st.integers(0, 3))
+def test_a_share_of_the_problems_is_held_out(ids, share, seed):
+    unique = set(ids)
+    if len(unique) < 2:
+        with pytest.raises(ValueError, match=f"not {len(unique)}"):
+            split_problems(ids, share, seed)
+        return
+    held = split_problems(ids, share, seed)
+    assert held < unique and len(held) == min(len(unique) - 1, max(1, round(share * len(unique))))
+    assert held == split_problems(sorted(unique, reverse=True), share, seed)
+
+
+@pytest.mark.parametrize("kind", ["orm", "sorm"])
+def test_no_problem_is_in_both_parts_and_training_is_balanced(made, tmp_path, kind):
+    args = args_of(made, kind)
+    field = "rollouts" if kind == "orm" else "labels"
+    work = Workspace(tmp_path, {field: open_artifact(made[field])}, Untracked())
+    train, validation = build_solutions(args, work)
+    ours, theirs = ({s.problem_id for s in part} for part in (train, validation))
+    assert not ours & theirs and len(theirs) == 6 and ours | theirs == {p.id for p in PROBLEMS}
+    counts = Counter((i, label) for s in train for i, label in enumerate(s.labels))
+    if kind == "orm":
+        assert all(counts[i, 1.0] == counts[i, 0.0] == 24 * 3 for i in range(3))
+        assert len(validation) == 36 and all(None not in s.labels for s in validation)
+        last, _ = build_solutions(dataclasses.replace(args, positions="last"), work)
+        assert {s.labels[:2] for s in last} == {(None, None)}
+    else:
+        assert counts[0, 1.0] == counts[0, 0.0] == 0  # the first step is never wrong: nothing to balance it with
+        assert counts[1, 1.0] == counts[1, 0.0] == counts[2, 0.0] == 24 * 3
+        free, _ = build_solutions(dataclasses.replace(args, balance_lengths=False), work)
+        assert sum(s.labels[0] == 1.0 for s in free) == 24 * 6
+
+
+def test_shuffling_moves_labels_and_keeps_their_number_and_places():
+    rng = random.Random(0)
+    solutions = [
+        LabelledSolution("p", ("x",) * 4, tuple(rng.choice([None, 0.0, 1.0]) for _ in range(4))) for _ in range(50)
+    ]
+    shuffled = shuffle_labels(solutions, 0)
+    assert shuffled == shuffle_labels(solutions, 0) != solutions
+    for one, other in zip(solutions, shuffled, strict=True):
+        assert [label is None for label in one.labels] == [label is None for label in other.labels]
+        assert (one.problem_id, one.steps) == (other.problem_id, other.steps)
+    assert Counter(label for s in solutions for label in s.labels) == Counter(l for s in shuffled for l in s.labels)  # noqa: E741
+
+
+def test_figures_by_hand():
+    solutions = [
+        LabelledSolution("p", ("a", "b", "c"), (1.0, 1.0, 1.0)),
+        LabelledSolution("p", ("a", "b", "c"), (1.0, 0.0, 0.0)),
+        LabelledSolution("q", ("a", "b"), (None, 0.0)),
+    ]
+    scores = [[0.9, 0.8, 0.7], [0.6, 0.4, 0.75], [0.3, 0.1]]
+    found = validate_scores("orm", solutions, scores)
+    # intermediate steps only: 0.9, 0.8 and 0.6 are right, 0.4 is wrong
+    assert found["threshold"] == pytest.approx(0.5)
+    assert found["accuracy"] == pytest.approx(6 / 7)  # of all steps with a label
+    assert found["pairwise_accuracy"] == 0.0 and found["final_auroc"] == pytest.approx(1 / 2)
+    assert "pairwise_accuracy" not in validate_scores("sorm", solutions, scores)
+
+
+def test_the_threshold_does_not_look_at_last_steps():
+    """Also where the last step has no label, and the one before it is an intermediate step."""
+    solutions = [LabelledSolution("p", ("a", "b"), (1.0, None)), LabelledSolution("p", ("a", "b"), (0.0, None))]
+    assert validate_scores("sorm", solutions, [[0.8, 0.1], [0.6, 0.1]])["threshold"] == pytest.approx(0.7)
+    lone = [LabelledSolution("p", ("a",), (1.0,)), LabelledSolution("p", ("a",), (0.0,))]
+    assert validate_scores("sorm", lone, [[0.9], [0.8]])["threshold"] == 0.5
+
+
+@pytest.fixture(scope="module")
+def orm(made):
+    return make(TRAIN_REWARD, args_of(made, "orm"), made["root"])[0]
+
+
+def test_an_orm_learns_what_tells_right_from_wrong(made, orm):
+    counts = orm.manifest["counts"]
+    assert counts["validation_final_auroc"] > 0.95 and counts["validation_pairwise_accuracy"] > 0.95
+    assert counts["labels"] == 24 * 6 * 3 and counts["labels_lost"] == 0
+    assert orm.manifest["tokens"] == counts["trained_tokens"] > 0
+    scorer = load_scorer(orm.path, device="cpu")
+    assert scorer.kind == "orm" and scorer.threshold == counts["validation_threshold"]
+    right, wrong = scorer.score([PROBLEMS[3]] * 2, [row.steps for row in rollouts_of(3)[:2]])
+    assert right[1] > scorer.threshold > wrong[1]
+    assert right[0] == pytest.approx(wrong[0], abs=1e-6)  # the steps so far are the same, and so is the score
+
+
+def test_a_sorm_may_go_on_from_an_orm(made, orm):
+    args = args_of(made, "sorm", policy=str(orm.path), train=dataclasses.replace(FAST, epochs=4))
+    sorm, _ = make(TRAIN_REWARD, args, made["root"])
+    assert load_scorer(sorm.path, device="cpu").kind == "sorm"
+    assert sorm.manifest["counts"]["validation_auroc"] > 0.9
+    assert sorm.manifest["parents"]["policy"]["key"] == orm.key
+
+
+def test_shuffled_labels_teach_nothing(made, orm):
+    control, _ = make(TRAIN_REWARD, args_of(made, "orm", shuffled_labels=True), made["root"])
+    # how good its order is by chance says nothing; how far its probabilities are from the truth does
+    assert control.manifest["counts"]["validation_brier"] > 0.2 > 2 * orm.manifest["counts"]["validation_brier"]
+
+
+def test_the_same_arguments_give_the_same_weights(made, tmp_path):
+    args = args_of(made, "sorm", train=dataclasses.replace(FAST, max_steps=3))
+    first, second = (make(TRAIN_REWARD, args, tmp_path / name)[0] for name in "ab")
+    assert first.manifest["files"] == second.manifest["files"] and first.key == second.key
+
+
+def test_labels_beyond_max_length_are_counted(made, tmp_path):
+    args = args_of(made, "orm", max_length=24, train=dataclasses.replace(FAST, max_steps=2))
+    counts = make(TRAIN_REWARD, args, tmp_path)[0].manifest["counts"]
+    assert counts["labels_lost"] > 0 and counts["labels"] + counts["labels_lost"] == 24 * 6 * 3
+
+
+def test_nothing_to_train_on(made, tmp_path):
+    args = args_of(made, "orm", max_length=8)
+    with pytest.raises(TrainingError, match="no example"):
+        make(TRAIN_REWARD, args, tmp_path)
+    empty, _ = make(TRAIN_REWARD, dataclasses.replace(args, allow_empty=True), tmp_path)
+    assert empty.manifest["counts"]["labels"] == 0 and empty.manifest["tokens"] == 0
+    scores = load_scorer(empty.path, device="cpu").score(PROBLEMS[:1], ["#### 3"])
+    assert scores == [[0.5]]
+
+
+def test_an_artifact_of_another_stage_is_refused(made, tmp_path):
+    args = dataclasses.replace(args_of(made, "orm"), rollouts=made["labels"])
+    with pytest.raises(ArtifactError, match=r"rollouts: .*label_steps.*wanted is an artifact of stage sample"):
+        make(TRAIN_REWARD, args, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "prm"}, "'prm'"),
+        ({"positions": "first"}, "'first'"),
+        ({"balance": "step"}, "'step'"),
+        ({"rollouts": None}, "rollouts=None"),
+        ({"labels": "x"}, "labels=x"),
+        ({"kind": "sorm"}, "kind=sorm"),
+        ({"validation_share": 0.0}, "not 0.0"),
+        ({"validation_share": 1.0}, "not 1.0"),
+        ({"max_length": 3}, "not 3"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TrainRewardArgs(**({"policy": "p", "rollouts": "r"} | changes)).validate()
+    TrainRewardArgs(policy="p", rollouts="r").validate()

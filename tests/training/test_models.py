@@ -1,0 +1,190 @@
+"""Making, saving and opening models: the same seed, there and back, and what is refused by name."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, PreTrainedModel, Qwen2Config
+
+from tests.tiny import make_model, save_policy, save_reward, tokenizer
+from training.models import (
+    REWARD_FILE,
+    ModelArgs,
+    load_reward_model,
+    make_reward_model,
+    save_model,
+    save_reward_model,
+)
+
+WORDS = len(tokenizer())
+SHAPE = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "eos_token_id": 1}
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory) -> str:
+    return save_policy(tmp_path_factory.mktemp("models") / "policy")
+
+
+@pytest.fixture(scope="module")
+def reward(tmp_path_factory) -> Path:
+    return Path(save_reward(tmp_path_factory.mktemp("models") / "reward", "sorm", threshold=0.25))
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits
+
+
+def test_a_policy_is_a_function_of_its_seed():
+    a, b, c = (make_model(seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(weight, b[name]) for name, weight in a.items())
+    assert not torch.equal(a["model.embed_tokens.weight"], c["model.embed_tokens.weight"])
+
+
+def test_a_policy_has_the_shape_and_tokens_asked_for():
+    model = make_model(layers=2, context=64, hidden=16)
+    config = model.config
+    assert (config.num_hidden_layers, config.hidden_size, config.max_position_embeddings) == (2, 16, 64)
+    assert config.vocab_size == len(tokenizer()) and (config.pad_token_id, config.eos_token_id) == (0, 1)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.generation_config.eos_token_id == 1
+
+
+@pytest.mark.parametrize("bad", [{"layers": 0}, {"hidden_size": 30, "heads": 4}, {"hidden_size": 12, "heads": 4}])
+def test_a_shape_that_no_model_has_is_refused(bad):
+    with pytest.raises(ValueError, match=str(next(iter(bad.values())))):
+        ModelArgs(**bad).validate()
+    ModelArgs().validate()
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    model = make_model()
+    with torch.no_grad():
+        model.model.norm.weight[3] = math.nan
+    with pytest.raises(ValueError, match=r"spoilt: weight model\.norm\.weight is not finite"):
+        save_model(model, tokenizer(), tmp_path / "spoilt")
+    assert not (tmp_path / "spoilt").exists()
+
+
+def test_a_new_reward_model_is_the_policy_with_an_undecided_head(policy):
+    model, words = make_reward_model(policy, "cpu")
+    assert logits(model).shape == (1, 4, 1) and not logits(model).any()
+    body = make_model().model.state_dict()
+    assert all(torch.equal(weight, body[name]) for name, weight in model.model.state_dict().items())
+    assert model.config.num_labels == 1 and model.dtype == torch.float32
+    assert len(words) == len(tokenizer())
+    model.train()
+    with torch.no_grad():
+        model.score.weight.fill_(1.0)
+    assert torch.equal(logits(model), logits(model))  # no dropout before the head
+
+
+def test_a_reward_model_that_is_trained_further_keeps_its_head(reward):
+    opened, _, _ = load_reward_model(str(reward), device="cpu")
+    further, _ = make_reward_model(str(reward), "cpu")
+    assert opened.score.weight.any()
+    assert all(torch.equal(weight, opened.state_dict()[name]) for name, weight in further.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Qwen2Config(**SHAPE, intermediate_size=48, num_key_value_heads=1),
+        GPT2Config(vocab_size=WORDS, n_embd=32, n_layer=1, n_head=2, n_positions=64),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_other_families_get_the_same_head(tmp_path, config):
+    save_model(AutoModelForCausalLM.from_config(config), tokenizer(), tmp_path / "policy")
+    model, words = make_reward_model(str(tmp_path / "policy"), "cpu")
+    assert not logits(model).any()
+    model.train()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.startswith(("score.", "classifier.")):
+                weight.fill_(0.5)
+    save_reward_model(model, words, tmp_path / "reward", "orm", 0.5)
+    again, _, _ = load_reward_model(str(tmp_path / "reward"), device="cpu")
+    assert torch.equal(logits(again), logits(model.eval()))
+
+
+def test_a_family_without_such_a_head_is_refused_in_one_line(tmp_path):
+    config = Gemma3TextConfig(**SHAPE, intermediate_size=48, num_key_value_heads=1, head_dim=16)
+    save_model(AutoModelForCausalLM.from_config(config), tokenizer(), tmp_path / "gemma")
+    with pytest.raises(ValueError, match=r"gemma has no body for a reward model that loads: .*Gemma3") as caught:
+        make_reward_model(str(tmp_path / "gemma"), "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_reward_model_comes_back_as_it_was(policy, tmp_path):
+    model, words = make_reward_model(policy, "cpu")
+    with torch.no_grad():
+        model.score.weight.normal_()
+    save_reward_model(model, words, tmp_path / "reward", "orm", 0.375)
+    again, _, facts = load_reward_model(str(tmp_path / "reward"), device="cpu")
+    assert facts == {"kind": "orm", "threshold": 0.375} and not again.training
+    assert torch.equal(logits(again), logits(model.eval()))
+
+
+def spoil(folder: Path, name: str, value: torch.Tensor | None) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights.pop(name)
+    if value is not None:
+        weights[name] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def facts(folder: Path, value: object) -> None:
+    (folder / REWARD_FILE).write_text(json.dumps(value))
+
+
+HEAD = torch.full((1, 32), math.nan)
+DAMAGES = {
+    "no facts": (lambda path: (path / REWARD_FILE).unlink(), "no reward model: it has no reward.json"),
+    "torn facts": (lambda path: (path / REWARD_FILE).write_text("{"), r"reward.json, line 1"),
+    "other facts": (lambda path: facts(path, ["orm"]), r"must name a kind .*\['orm'\]"),
+    "unknown kind": (lambda path: facts(path, {"kind": "prm", "threshold": 0.5}), "must name a kind .*prm"),
+    "no threshold": (lambda path: facts(path, {"kind": "orm"}), "must name a kind"),
+    "NaN threshold": (lambda path: facts(path, {"kind": "orm", "threshold": math.nan}), "threshold, not .*nan"),
+    "missing head": (lambda path: spoil(path, "score.weight", None), r"lacks weights: \['score.weight'\]"),
+    "NaN head": (lambda path: spoil(path, "score.weight", HEAD), "score.weight is not finite"),
+    "wide head": (lambda path: spoil(path, "score.weight", torch.zeros(2, 32)), "no reward model that loads"),
+    "no tokenizer": (
+        lambda path: [(path / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")],
+        "no tokenizer",
+    ),
+    "torn weights": (
+        lambda path: (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-9]),
+        "no reward model that loads",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_reward_model_is_refused_in_one_line(reward, tmp_path, name):
+    damage, message = DAMAGES[name]
+    shutil.copytree(reward, tmp_path / "bad")
+    damage(tmp_path / "bad")
+    with pytest.raises(ValueError, match=message) as caught:
+        load_reward_model(str(tmp_path / "bad"), device="cpu")
+    assert str(tmp_path / "bad") in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_policy_is_no_reward_model(policy, tmp_path):
+    with pytest.raises(ValueError, match=rf"{policy} is no reward model"):
+        load_reward_model(policy, device="cpu")
+    with pytest.raises(ValueError, match="gone is no reward model"):
+        load_reward_model(str(tmp_path / "gone"), device="cpu")
+
+
+def test_a_body_that_is_no_number_makes_no_reward_model(policy, tmp_path):
+    shutil.copytree(policy, tmp_path / "bad")
+    spoil(tmp_path / "bad", "model.norm.weight", torch.full((32,), math.inf))
+    with pytest.raises(ValueError, match=r"bad: weight model\.norm\.weight is not finite"):
+        make_reward_model(str(tmp_path / "bad"), "cpu")

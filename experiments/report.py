@@ -1,4 +1,4 @@
-"""The stage that writes the report from choices, candidates, scores and labels; the oracle is asked where there is one."""
+"""The stage that writes the report from choices, candidates, scores and labels, and the oracle where there is one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ WITH_ORACLE = "arithmetic"  # the source whose problems the oracle understands
 class ReportArgs:
     """Arguments of the stage `report`. `stages` are the artifacts whose seconds and tokens are listed, `names` theirs.
 
-    `trained_on` are rollouts whose problems must not be among those tested. The headline is the arm that `scorer` ranks and `where` locates.
+    `trained_on` are rollouts whose problems must not be among those tested. The headline is the arm that `scorer`
+    ranks and `where` locates.
     """
 
     rerank: str = parent("rerank")

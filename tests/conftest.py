@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 for name, value in {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -12,3 +14,9 @@ for name, value in {
     "WANDB_SILENT": "true",
 }.items():
     os.environ.setdefault(name, value)
+
+
+@pytest.fixture(autouse=True)
+def no_wandb_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A W&B run in one test leaves its service's address behind, which the next test's processes would try."""
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)

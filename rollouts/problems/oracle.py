@@ -200,9 +200,9 @@ def _cut_facts(text: str) -> tuple[list[tuple[Fact, str]], str]:
     """The facts that a text states, with the items they count, and the text with only their names left of them."""
     facts: list[tuple[Fact, str]] = []
     for relation, pattern in _FACTS.items():
-        for found in pattern.finditer(text):
-            facts.append(_to_fact(relation, found))
-        text = pattern.sub(r"\g<name>", text)
+        if told := list(pattern.finditer(text)):
+            facts += [_to_fact(relation, found) for found in told]
+            text = pattern.sub(r"\g<name>", text)
     return facts, text
 
 

@@ -64,7 +64,7 @@ def test_a_shuffled_choice_is_one_from_all():
 
 def test_splits_share_no_problem():
     """By content: other seeds, sizes and difficulties, in a world so small that the seeds do meet each other."""
-    small = {"min_steps": 1, "max_steps": 1, "max_distractors": 0, "max_operand": 2, "operations": ["more", "times"]}
+    small = {"min_steps": 1, "max_steps": 1, "max_distractors": 0, "max_operand": 2, "operations": ["more"]}
     worlds = [(700, small | {"seed": 1}), (400, small | {"seed": 2}), (400, small | {"seed": 2, "max_operand": 3})]
     worlds += [(200, {}), (100, {"seed": 9, "max_steps": 3})]
     seen: dict[str, list[set]] = {split: [] for split in SPLITS}
@@ -72,7 +72,7 @@ def test_splits_share_no_problem():
         for limit, world in worlds:
             seen[split].append(contents(load(split, limit, **world)))
             assert len(seen[split][-1]) == limit  # none twice
-        assert seen[split][0] & seen[split][1] and seen[split][0] & seen[split][2]
+        assert seen[split][0] & seen[split][1]
     train, validation, test = (set().union(*seen[split]) for split in SPLITS)
     assert not train & validation and not train & test and not validation & test
 

@@ -369,7 +369,7 @@ def write(steps: list[Step], world: World, rng: random.Random) -> list[str]:
     return [rng.choice(list(writings(step, world))) for step in steps]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(world_args(), SEEDS)
 def test_one_mistake_is_found_where_it_is(args: WorldArgs, seed: int):
     rng = random.Random(seed)
@@ -388,7 +388,7 @@ def test_one_mistake_is_found_where_it_is(args: WorldArgs, seed: int):
             assert first_error(problem, steps) == place, (problem.question, steps)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(world_args(), SEEDS)
 def test_one_mistake_in_the_gold_text_is_found(args: WorldArgs, seed: int):
     """The same on the lines as they are generated: another number, sign or name in one of them."""
@@ -415,7 +415,7 @@ def test_one_mistake_in_the_gold_text_is_found(args: WorldArgs, seed: int):
                 assert first_error(problem, changed) == place, (problem.question, changed)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(world_args(), SEEDS)
 def test_harmless_changes_are_harmless(args: WorldArgs, seed: int):
     """Steps in any order, left out, repeated, with distractors worked out, facts told again, and merged."""
@@ -500,7 +500,7 @@ def reaches(world: World, claims: list[tuple[str | None, int | float]]) -> bool:
     return not math.isnan(total)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(world_args(), SEEDS)
 def test_reaching_agrees_with_working_it_out(args: WorldArgs, seed: int):
     rng = random.Random(seed)

@@ -30,11 +30,9 @@ def tokens(text: str) -> list[str]:
 
 
 def test_a_number_is_the_same_token_wherever_it_stands():
-    assert tokens("Q: Ann has 7 pens. Bob has 12 more pens than Ann.\n") == [
-        *("Q", ":", " Ann", " has ", "7", " pens", ".", " Bob", " has ", "12", " more", " pens", " than", " Ann", "."),
-        "\n",
-    ]
-    assert tokens("as Ann shared equally among 3.")[-3:] == [" among ", "3", "."]
+    text = "Q: Ann has 7 pens. Bob has 12 more pens than Ann. Tom has as many pens as Ann shared equally among 3.\n"
+    assert "".join(tokens(text)) == text
+    assert [token for token in tokens(text) if any(map(str.isdigit, token))] == ["7", "12", "3"]
     for text in ("7+12=19>>19", "(7+12)*2", "7-12/3"):
         assert "".join(tokens(text)) == text and {"7", "12"} <= set(tokens(text))
     assert tokens("#### 19\n") == ["#### ", "19", "\n"]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 QUESTION = "Ann has 7 pens. Bob has 5 more pens than Ann. How many pens does Bob have?"
 # the tokens of the prompt that asks QUESTION, by hand
 PROMPT_TOKENS = [
-    *("Q", ":", " Ann", " has ", "7", " pens", ".", " Bob", " has ", "5", " more", " pens", " than", " Ann", "."),
+    *("Q", ":", " Ann has ", "7", " pens", ".", " Bob has ", "5", " more", " pens", " than", " Ann", "."),
     *(" How", " many", " pens", " does", " Bob", " have", "?", "\n"),
 ]
 

@@ -32,8 +32,8 @@ class WorldArgs:
     """Difficulty of the embedded world. Quantities stay within 1 … `max_value`.
 
     A relation's number is 2 … `max_operand` (more, fewer) or 2 … `max_factor` (times, share); a quantity told directly
-    is at most `max_operand + 3`. A solution has `min_steps` … `max_steps` equations, of which the last may add up two
-    people whatever `operations` are; distractors are sentences that no step needs.
+    is at most `max_operand + 3`. A solution has `min_steps` … `max_steps` equations; in a share `totals` of the problems
+    the last one adds up two people, whatever `operations` are. Distractors are sentences that no step needs.
     """
 
     size: int = 20000
@@ -45,6 +45,7 @@ class WorldArgs:
     max_factor: int = 3
     min_distractors: int = 0
     max_distractors: int = 2
+    totals: float = 0.3
     operations: list[str] = field(default_factory=lambda: ["more", "fewer", "times", "share", "sum"])
 
     def validate(self) -> None:
@@ -63,6 +64,8 @@ class WorldArgs:
                 f"world needs 2 <= max_operand, max_factor <= max_value <= 999, "
                 f"not {self.max_operand}, {self.max_factor}, {self.max_value}"
             )
+        if not 0 <= self.totals <= 1:
+            raise ValueError(f"world.totals must be a share from 0 to 1, not {self.totals}")
         unknown = set(self.operations) - {"more", "fewer", "times", "share", "sum"}
         if unknown or not self.operations:
             raise ValueError(f"world.operations must be some of more, fewer, times, share, sum, not {self.operations}")
@@ -178,7 +181,7 @@ def _draw_facts(args: WorldArgs, rng: random.Random) -> tuple[World, list[str]]:
     """
     for _ in range(_MOST_DRAWS):
         steps = rng.randint(args.min_steps, args.max_steps)
-        total = steps >= 2 and rng.random() < 0.3
+        total = steps >= 2 and rng.random() < args.totals
         names = rng.sample(NAMES, steps + 1 + args.max_distractors + 2)
         facts = {names[0]: Fact(names[0], "direct", _draw_direct(args, rng), ())}
         values = {names[0]: facts[names[0]].number}

@@ -85,5 +85,5 @@ def test_marks_are_tokens_and_the_draft_is_never_trained():
     draft = ["<<", "7", "+", "5", "=", "13", ">>", "13", "\n", "[BAD]", "#### ", "13", "\n", "[REFINE]", "\n"]
     written = ["#### ", "12", "\n", "<eos>"]
     assert example.ids == ids(*PROMPT_TOKENS, *draft, *written)
-    assert example.positions == [37, 38, 39, 40]  # 23 of the question and 15 of the draft come before
+    assert example.positions == [35, 36, 37, 38]  # 21 of the question and 15 of the draft come before
     assert example.targets == ids(*written)

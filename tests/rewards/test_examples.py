@@ -13,13 +13,13 @@ from rollouts.types import StepLabels
 from tests.tiny import PROMPT_TOKENS, QUESTION, ids, rollout, tokenizer
 
 STEPS = ("<<7+5=12>>12", "<<12-5=7>>7", "#### 7")
-# by hand; the prompt's 23 tokens come before
+# by hand; the prompt's 21 tokens come before
 TOKENS = [
-    *("<<", "7", "+", "5", "=", "12", ">>", "12", "\n"),  # 23 … 31
-    *("<<", "12", "-", "5", "=", "7", ">>", "7", "\n"),  # 32 … 40
-    *("#### ", "7", "\n"),  # 41 … 43
+    *("<<", "7", "+", "5", "=", "12", ">>", "12", "\n"),  # 21 … 29
+    *("<<", "12", "-", "5", "=", "7", ">>", "7", "\n"),  # 30 … 38
+    *("#### ", "7", "\n"),  # 39 … 41
 ]
-ENDS = [31, 40, 43]
+ENDS = [29, 38, 41]
 
 
 def encode(solution: LabelledSolution, max_length: int = 512):
@@ -38,7 +38,7 @@ def test_the_orm_on_the_last_step():
     (solution,) = label_outcomes([rollout(STEPS, True)], "last")
     example = encode(solution)
     assert example.ids == ids(*PROMPT_TOKENS, *TOKENS)
-    assert (example.positions, example.targets) == ([43], [1.0])
+    assert (example.positions, example.targets) == ([41], [1.0])
 
 
 def test_the_sorm_on_labelled_steps():
@@ -46,17 +46,35 @@ def test_the_sorm_on_labelled_steps():
     (solution,) = to_solutions([row])
     example = encode(solution)
     assert example.ids == ids(*PROMPT_TOKENS, *TOKENS)
-    assert (example.positions, example.targets) == ([31, 43], [1.0, 0.0])
+    assert (example.positions, example.targets) == ([29, 41], [1.0, 0.0])
+
+
+def test_steps_that_restate_their_fact():
+    steps = (
+        "As Bob has 5 more pens than Ann, <<7+5=12>>12",
+        "As Tom has as many pens as Ann and Bob together, <<7+12=19>>19",
+        "#### 19",
+    )
+    written = [
+        *("As", " Bob has ", "5", " more", " pens", " than", " Ann", ","),  # 21 … 28
+        *(" <<", "7", "+", "5", "=", "12", ">>", "12", "\n"),  # 29 … 37
+        *("As", " Tom has", " as", " many", " pens", " as", " Ann", " and", " Bob", " together", ","),  # 38 … 48
+        *(" <<", "7", "+", "12", "=", "19", ">>", "19", "\n"),  # 49 … 57
+        *("#### ", "19", "\n"),  # 58 … 60
+    ]
+    example = encode(LabelledSolution("p", steps, (1.0, 0.0, 0.0)))
+    assert example.ids == ids(*PROMPT_TOKENS, *written)
+    assert (example.positions, example.targets) == ([37, 57, 60], [1.0, 0.0, 0.0])
 
 
 def test_soft_labels_stay_soft():
     assert encode(LabelledSolution("p", STEPS, (0.99, 0.0, 1.0))).targets == [0.99, 0.0, 1.0]
 
 
-@pytest.mark.parametrize(("max_length", "kept"), [(44, 3), (43, 2), (41, 2), (40, 1), (32, 1), (31, 0)])
+@pytest.mark.parametrize(("max_length", "kept"), [(42, 3), (41, 2), (39, 2), (38, 1), (30, 1), (29, 0)])
 def test_labels_beyond_the_length_are_lost(max_length, kept):
     example = encode(LabelledSolution("p", STEPS, (1.0, 1.0, 0.0)), max_length)
-    assert example.positions == ENDS[:kept] and len(example.ids) == min(44, max_length)
+    assert example.positions == ENDS[:kept] and len(example.ids) == min(42, max_length)
     assert example.targets == [1.0, 1.0, 0.0][:kept]
 
 
@@ -66,10 +84,10 @@ def test_lost_labels_are_counted_and_empty_examples_dropped():
         LabelledSolution("p", STEPS[:1], (1.0,)),
         LabelledSolution("p", STEPS, (None, None, 1.0)),
     ]
-    examples, lost = encode_solutions(tokenizer(), {"p": QUESTION}, solutions, 40)
-    assert [example.positions for example in examples] == [[31], [31]] and lost == 2
-    assert encode_solutions(tokenizer(), {"p": QUESTION}, solutions, 44)[1] == 0
-    assert encode_solutions(tokenizer(), {}, [], 44) == ([], 0)
+    examples, lost = encode_solutions(tokenizer(), {"p": QUESTION}, solutions, 38)
+    assert [example.positions for example in examples] == [[29], [29]] and lost == 2
+    assert encode_solutions(tokenizer(), {"p": QUESTION}, solutions, 42)[1] == 0
+    assert encode_solutions(tokenizer(), {}, [], 42) == ([], 0)
 
 
 @pytest.mark.parametrize("labels", [(1.0, 1.0), (1.0, 1.0, 2.0), (1.0, -0.1, None), (math.nan, None, None)])

@@ -166,11 +166,11 @@ def test_a_bad_prompt_is_named_before_anything_is_sampled(request_, message):
 def test_a_prompt_that_just_fits_is_sampled_to_the_end():
     sampler = sampler_of(temperature=0.0)
     sampler.ends = {-1}
-    sampler.limit = 8 + 24
+    sampler.limit = 7 + 24
     (sample,) = sampler.sample([Request("a", PROMPTS[0])])
-    assert (sample.prompt_tokens, sample.completion_tokens, sample.finish_reason) == (8, 24, "length")
+    assert (sample.prompt_tokens, sample.completion_tokens, sample.finish_reason) == (7, 24, "length")
     sampler.limit -= 1
-    with pytest.raises(ValueError, match="more than the model's context of 31"):
+    with pytest.raises(ValueError, match="more than the model's context of 30"):
         next(sampler.sample([Request("a", PROMPTS[0])]))
 
 

@@ -17,9 +17,9 @@ def test_the_completion_and_its_end_are_trained_and_the_prompt_never():
     example = encode_completion(tokenizer(), TEXT)
     written = ["<<", "7", "+", "5", "=", "12", ">>", "12", "\n", "#### ", "12", "\n", "<eos>"]
     assert example.ids == ids(*PROMPT_TOKENS, *written)
-    # position 22 is the prompt's line feed: it predicts the completion's first token
-    assert len(PROMPT_TOKENS) == 23
-    assert example.positions == [22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34]
+    # position 20 is the prompt's line feed: it predicts the completion's first token
+    assert len(PROMPT_TOKENS) == 21
+    assert example.positions == [20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32]
     assert example.targets == ids(*written)
 
 

@@ -118,7 +118,7 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
             not know.
     """
     from rollouts.policies import context_length, load_policy
-    from training.loop import fit, plan_steps
+    from training.loop import count_steps, fit
     from training.models import make_policy, save_model
     from training.policy import completion_loss, encode_completions
 
@@ -142,7 +142,7 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
         raise ValueError(
             f"not one of {len(texts)} texts has at most {most} tokens (max_length, or the model's context)"
         )
-    steps = len(plan_steps([len(example.ids) for example in examples], args.train))
+    steps = count_steps([len(example.ids) for example in examples], args.train)
     with work.progress(steps, "steps", "train " + "+".join(args.examples)) as bar:
         figures = fit(model, examples, completion_loss, args.train, tokenizer.pad_token_id, work.track, bar)
     save_model(model, tokenizer, work.folder)

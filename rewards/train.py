@@ -137,7 +137,7 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     """Train a reward model and save it as a Hugging Face token-classification folder: the artifact itself."""
     from rewards.model import reward_loss
     from rewards.score import Scorer
-    from training.loop import fit, plan_steps
+    from training.loop import count_steps, fit
     from training.models import make_reward_model, save_reward_model
 
     source = work.parents["rollouts" if args.kind == "orm" else "labels"]
@@ -149,7 +149,7 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     model, tokenizer = make_reward_model(args.policy, args.train.device)
     most = min(args.max_length, context_length(model) or args.max_length)
     examples, lost = encode_solutions(tokenizer, questions, train, most)
-    steps = len(plan_steps([len(example.ids) for example in examples], args.train))
+    steps = count_steps([len(example.ids) for example in examples], args.train)
     latest: dict[str, float] = {}
 
     def evaluate(trained: PreTrainedModel) -> dict[str, float]:

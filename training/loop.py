@@ -31,6 +31,8 @@ class TrainArgs:
 
     epochs: float = 1.0
     max_steps: int | None = None
+    # stop there with the learning rate of the whole run, as if it had been cut off: a checkpoint from midway
+    stop_after: int | None = None
     tokens_per_step: int = 4096
     tokens_per_batch: int = 4096
     learning_rate: float = 1e-3
@@ -50,8 +52,9 @@ class TrainArgs:
             raise ValueError(f"learning_rate must be finite and positive, not {self.learning_rate}")
         if not (math.isfinite(self.epochs) and self.epochs > 0):
             raise ValueError(f"epochs must be finite and positive, not {self.epochs}")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"max_steps must be at least 1, not {self.max_steps}")
+        for name in ("max_steps", "stop_after"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.tokens_per_step < 1 or self.tokens_per_batch < 1:
             raise ValueError(
                 f"tokens_per_step and tokens_per_batch must be at least 1, not {self.tokens_per_step}, "
@@ -105,6 +108,12 @@ def plan_steps(lengths: Sequence[int], args: TrainArgs) -> list[list[int]]:
     return steps[: args.max_steps]
 
 
+def count_steps(lengths: Sequence[int], args: TrainArgs) -> int:
+    """How many optimiser steps a run makes."""
+    planned = len(plan_steps(lengths, args))
+    return planned if args.stop_after is None else min(planned, args.stop_after)
+
+
 def step_seed(seed: int, step: int, process: int) -> int:
     """The seed of one step's random numbers (dropout) on one process, the same whatever ran before (63 bits)."""
     digest = hashlib.sha256(f"{seed}/{step}/{process}".encode()).digest()
@@ -155,10 +164,11 @@ def fit(
         model.gradient_checkpointing_enable()
     wrapped, optimizer = accelerator.prepare(model, make_optimizer(model, args))
     plan = plan_steps([len(examples[i].ids) for i in kept], args)
-    evaluate_at = {round((i + 1) * len(plan) / evaluations) - 1 for i in range(evaluations)} if evaluate else set()
+    last = len(plan) if args.stop_after is None else min(len(plan), args.stop_after)
+    evaluate_at = {round((i + 1) * last / evaluations) - 1 for i in range(evaluations)} if evaluate else set()
     started, tokens, running = time.monotonic(), 0, 0.0
     wrapped.train()
-    for number, step in enumerate(plan):
+    for number, step in enumerate(plan[:last]):
         chosen = [kept[i] for i in step]
         rate = args.learning_rate * learning_rate_share(number, len(plan), args.warmup, args.final_share)
         for group in optimizer.param_groups:
@@ -172,14 +182,14 @@ def fit(
         tokens += sum(len(examples[i].ids) for i in chosen)
         running = value if number == 0 else 0.95 * running + 0.05 * value
         bar.advance(1)
-        if number % max(1, len(plan) // 50) == 0 or number + 1 == len(plan):
+        if number % max(1, last // 50) == 0 or number + 1 == last:
             log.log(number + 1, loss=running, learning_rate=rate, tokens=tokens)
         if number in evaluate_at:
             wrapped.eval()
             log.log(number + 1, **evaluate(accelerator.unwrap_model(wrapped)))
             wrapped.train()
     model.eval()
-    figures = {"steps": len(plan), "examples": len(kept), "trained_tokens": tokens, "loss": running}
+    figures = {"steps": last, "examples": len(kept), "trained_tokens": tokens, "loss": running}
     return figures | {"train_seconds": time.monotonic() - started}
 
 

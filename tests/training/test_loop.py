@@ -17,6 +17,7 @@ from training.loop import (
     TrainArgs,
     TrainingError,
     _step,
+    count_steps,
     fit,
     learning_rate_share,
     plan_micro,
@@ -240,3 +241,15 @@ def test_two_processes_train_as_one():
     assert tokenizer() is not None
     expected = weights(train(examples, **steps)[0])
     debug_launcher(_train_on_two, (expected, examples, steps), num_processes=2)
+
+
+def test_stopping_midway_is_the_run_cut_off():
+    """`stop_after` keeps the learning rates of the whole run."""
+    examples, whole_log, cut_log = examples_of(40), Log(), Log()
+    _, whole = train(examples, log=whole_log)
+    _, cut = train(examples, log=cut_log, stop_after=4)
+    assert cut["steps"] == 4 < whole["steps"]
+    assert cut_log.rows == [row for row in whole_log.rows if row["step"] <= 4]
+    lengths = [len(example.ids) for example in examples]
+    assert count_steps(lengths, args_of(stop_after=4)) == 4
+    assert count_steps(lengths, args_of(stop_after=999)) == count_steps(lengths, args_of()) == whole["steps"]

@@ -91,7 +91,7 @@ class GloreArgs:
     title: str = "GLoRe"
     headline_scorer: str = "orm"
     headline_where: str = "sorm"
-    # what both reward models start from: `student`, `shipped_longer` (the shipped student, trained on), or a folder
+    # what both reward models start from: `student`, or the folder of another causal LM
     reward_start: str = "student"
     seed: int = 0
     parallel: int = 1

@@ -12,7 +12,7 @@ from rollouts.stages import sha256
 
 SHIPPED = "shipped"
 FOLDER = Path(__file__).parent / "students"
-CHECKPOINTS = {SHIPPED: "student", "shipped_longer": "longer"}
+CHECKPOINTS = {SHIPPED: "student"}
 
 
 def find_start(start: str) -> str:

@@ -32,8 +32,8 @@ class WorldArgs:
     """Difficulty of the embedded world. Quantities stay within 1 … `max_value`.
 
     A relation's number is 2 … `max_operand` (more, fewer) or 2 … `max_factor` (times, share); a quantity told directly
-    is at most `max_operand + 3`. A solution has `min_steps` … `max_steps` equations; in a share `totals` of problems the
-    last one adds up two people, whatever `operations` are. Distractors are sentences that no step needs.
+    is at most `max_operand + 3`. A solution has `min_steps` … `max_steps` equations. A share `totals` of problems asks
+    for two people together, whatever `operations` are. Distractors are sentences that no step needs.
     """
 
     size: int = 20000

@@ -8,8 +8,11 @@ some of them distractors, and a question. `parse_question` reads the facts back 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import operator
 import random
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from rollouts.types import Problem
@@ -46,6 +49,8 @@ class WorldArgs:
     min_distractors: int = 0
     max_distractors: int = 2
     totals: float = 0.3
+    # False refuses problems whose answer also follows from other facts or another order: see `has_shortcut`
+    shortcuts: bool = True
     operations: list[str] = field(default_factory=lambda: ["more", "fewer", "times", "share", "sum"])
 
     def validate(self) -> None:
@@ -114,6 +119,9 @@ class World:
 SYMBOLS = {"more": "+", "fewer": "-", "times": "*", "share": "/", "sum": "+"}
 
 
+_CALCULATE = {"more": operator.add, "fewer": operator.sub, "times": operator.mul, "share": operator.truediv}
+
+
 def apply(relation: str, left: int, right: int) -> int | None:
     """The result of one relation, or None where it is not a positive whole number."""
     if relation in ("more", "sum"):
@@ -155,9 +163,11 @@ def load(args: ProblemArgs) -> list[Problem]:
         size = min(size, args.offset + args.limit)
     while len(problems) < size:
         tries += 1
-        if tries > 50 * size + 10_000:
+        if tries > (50 if world.shortcuts else 2000) * size + 10_000:
             raise ValueError(f"problems.world allows only {len(problems)} different problems of the {size} asked")
         facts, order = _draw_facts(world, rng)
+        if not world.shortcuts and has_shortcut(facts, order):
+            continue
         question, content = render_question(facts, rng)
         if content in seen or not low <= _bucket(content) < high:
             continue
@@ -206,6 +216,28 @@ def _draw_facts(args: WorldArgs, rng: random.Random) -> tuple[World, list[str]]:
             facts[name], values[name] = fact, value
         return world, order
     raise ValueError(f"problems.world: none of {_MOST_DRAWS} drawn problems keeps to {args}")
+
+
+def has_shortcut(world: World, order: list[str]) -> bool:
+    """Whether the gold chain's last quantity also comes out when its facts are applied in another order, or with a
+    distractor's in place of one of them, be it by way of numbers that nobody can have.
+
+    From such problems a policy learns to apply all the numbers it sees, without looking up who depends on whom, and
+    outcomes say little about steps. A chain with a sum of two people is not looked at: a sum has no number to apply.
+    """
+    told = [name for name, fact in world.facts.items() if len(fact.others) == 1]
+    if set(order) - set(told):
+        return False
+    values = world.values()
+    start, right = Fraction(values[world.facts[order[0]].others[0]]), values[order[-1]]
+    for names in itertools.permutations(told, len(order)):
+        value = start
+        for name in names:
+            fact = world.facts[name]
+            value = _CALCULATE[fact.relation](value, fact.number)
+        if value == right and list(names) != order:
+            return True
+    return False
 
 
 def _draw_direct(args: WorldArgs, rng: random.Random) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import re
 from collections import Counter
 
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 
 from rollouts.answers import grade
 from rollouts.problems import load_problems
-from rollouts.problems.arithmetic import ITEMS, NAMES, SPLITS, Fact, World, WorldArgs
+from rollouts.problems.arithmetic import ITEMS, NAMES, SPLITS, Fact, World, WorldArgs, has_shortcut
 from rollouts.problems.oracle import parse_question
 from rollouts.problems.source import ProblemArgs
 from rollouts.steps import split_steps
@@ -242,3 +244,35 @@ def test_facts_that_do_not_fit_together(facts, message):
     world = World({fact[0]: Fact(*fact) for fact in facts}, ("Ann",), "pens")
     with pytest.raises(ValueError, match=message):
         world.values()
+
+
+def test_without_shortcuts_no_other_order_gives_the_answer():
+    """Two more/fewer steps in a row can be swapped; with the setting off no problem has such a chain."""
+    world = WorldArgs(min_steps=2, max_steps=4, max_distractors=1, totals=0.0, operations=["more", "fewer", "times"])
+    swapped = dataclasses.replace(world, size=200)
+    assert any(_swappable(problem) for problem in load_problems(ProblemArgs(world=swapped)))
+    strict = dataclasses.replace(world, size=200, shortcuts=False)
+    problems = load_problems(ProblemArgs(world=strict))
+    assert len(problems) == 200
+    assert not any(_swappable(problem) for problem in problems)
+
+
+def _swappable(problem) -> bool:
+    """Whether two neighbouring steps both add or subtract: their order does not matter, by hand."""
+    signs = [re.search(r"<<\d+([-+*/])", step)[1] for step in problem.solution.splitlines()[:-1]]
+    return any(a in "+-" and b in "+-" for a, b in itertools.pairwise(signs))
+
+
+def test_a_shortcut_is_found_by_hand():
+    def world(*facts):
+        return World({fact.name: fact for fact in facts}, (facts[-1].name,), "pens")
+
+    start = Fact("Ann", "direct", 7, ())
+    assert has_shortcut(
+        world(start, Fact("Ben", "more", 5, ("Ann",)), Fact("Bob", "fewer", 3, ("Ben",))), ["Ben", "Bob"]
+    )
+    doubled = [start, Fact("Ben", "more", 5, ("Ann",)), Fact("Bob", "times", 2, ("Ben",))]
+    assert not has_shortcut(world(*doubled), ["Ben", "Bob"])  # (7+5)*2, but 7*2+5
+    same, other = Fact("Dan", "more", 5, ("Ann",)), Fact("Dan", "more", 10, ("Ann",))
+    assert has_shortcut(world(same, *doubled), ["Ben", "Bob"])  # Dan's 5 in place of Ben's
+    assert has_shortcut(world(other, *doubled), ["Ben", "Bob"])  # 7*2+10 is 24 as well

@@ -41,7 +41,8 @@ FIRST := train.tokens_per_step=2048 train.tokens_per_batch=2048 train.learning_r
 SECOND := train.tokens_per_step=4096 train.tokens_per_batch=4096 train.learning_rate=6e-4 train.warmup=0.02 train.beta2=0.99
 
 students: $(VENV)/.installed
-	$(BIN)/python -m experiments.train_policy run.name=student_1 $(WORLD) problems.world.size=110000 $(FIRST)
+	$(BIN)/python -m experiments.train_policy run.name=student_1 $(WORLD) problems.world.size=110000 \
+		problems.world.totals=0.3 $(FIRST)
 	$(BIN)/python -m experiments.train_policy run.name=student_2 $(WORLD) problems.world.size=160000 problems.world.seed=1 \
 		problems.world.totals=0.1 $(SECOND) policy=$$($(BIN)/python -c \
 		'import json; print(json.load(open("runs/student_1/result.json"))["path"])')

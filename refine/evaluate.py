@@ -17,24 +17,15 @@ from refine.example import choose_example
 from refine.intervals import RESAMPLES, Estimate, mcnemar, ratio, ratio_difference, resample, wilson
 from refine.judges import judge_report
 from refine.repairs import WHERES, repair_report
+from refine.rerank import SELECTORS as OFFERS
 from rollouts.types import Candidate, Choice, Judgement, Problem
 
 Key = tuple[str, str, str, int]  # problem_id, kind, where, sample: names a candidate
 
 # selector → (needs local refinements, asks a reward model)
 SELECTORS = {
-    "draft": (False, False),
-    "global": (False, False),
-    "local": (True, False),
-    "draft_global": (False, True),
-    "draft_local": (True, True),
-    "reranked": (True, True),
-    "best_of_3": (False, True),
-    "majority_of_3": (False, False),
-    "random": (True, False),
-    "oracle": (True, False),
-    "control": (False, False),
-    "draft_control": (False, True),
+    name: ("local" in kinds, rule == "best" and (len(kinds) > 1 or "sample" in kinds))
+    for name, (kinds, rule) in OFFERS.items()
 }
 DIFFERENCES = (
     ("reranked", "draft"),

@@ -1,31 +1,29 @@
-"""The checkpoints that come with the package: small policies of the embedded world, made by a committed recipe.
+"""The student that comes with the package: a small policy of the embedded world, made by a committed recipe.
 
-`students/README.md` is their card: the recipe, what it cost and their figures.
+`students/README.md` is its card: the recipe, what it cost and its figures.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from rollouts.stages import sha256
+from rollouts.store import read_json
 
 SHIPPED = "shipped"
 FOLDER = Path(__file__).parent / "students"
-CHECKPOINTS = {SHIPPED: "student"}
 
 
 def find_start(start: str) -> str:
-    """The folder to start from: one that comes with the package, by its name, else `start` itself.
+    """The folder to start from: the student that comes with the package for `shipped`, else `start` itself.
 
     Raises:
-        ValueError: a file of the shipped checkpoint is missing or is not the one that was shipped.
+        ValueError: a file of the shipped student, or the list of them, is missing or is not what was shipped.
     """
-    if start not in CHECKPOINTS:
+    if start != SHIPPED:
         return start
-    folder = FOLDER / CHECKPOINTS[start]
-    for name, expected in json.loads((FOLDER / "hashes.json").read_text(encoding="utf-8"))[folder.name].items():
-        path = folder / name
+    for name, expected in read_json(FOLDER / "hashes.json").items():
+        path = FOLDER / "student" / name
         if not path.is_file() or sha256(path) != expected:
-            raise ValueError(f"the shipped checkpoint is damaged: {path} is missing or has changed; install anew")
-    return str(folder)
+            raise ValueError(f"the shipped student is damaged: {path} is missing or has changed; install anew")
+    return str(FOLDER / "student")

@@ -201,5 +201,13 @@ def test_a_test_problem_that_was_trained_on_is_refused():
         check_apart(train, [leaked])
 
 
+def test_reward_models_can_start_from_another_model(policy, made):
+    root = Path(made["rollouts"]).parent.parent
+    args = replace(arguments(policy), reward_start=made["control_refiner"])
+    again = run_pipeline(*nodes_with_script(args, policy), run_here(str(root)), 1)
+    changed = {name for name in made if again[name] != made[name]}
+    assert changed == {"orm", "sorm", "revise", "rerank", "report"}
+
+
 def test_defaults_are_plain_values():
     assert dataclasses.asdict(GloreArgs())["rollouts"]["n"] == 8

@@ -39,6 +39,13 @@ def test_a_number_is_the_same_token_wherever_it_stands():
     assert tokens(f"{BAD}\n{REFINE}\n") == [BAD, "\n", REFINE, "\n"]
 
 
+def test_a_person_with_what_they_have_is_one_token():
+    assert tokens("Q: Ann has 7 pens. Tom has as many pens as Ann shared equally among 3.\n") == [
+        *("Q", ":", " Ann has ", "7", " pens", ".", " Tom has", " as", " many", " pens", " as", " Ann"),
+        *(" shared", " equally", " among ", "3", ".", "\n"),
+    ]
+
+
 def test_the_marks_are_those_of_the_refiners():
     assert set(MARKS) == {BAD, REFINE}
 

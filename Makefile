@@ -44,5 +44,5 @@ students: $(VENV)/.installed
 	$(BIN)/python -m experiments.train_policy run.name=student_1 $(WORLD) problems.world.size=110000 \
 		problems.world.totals=0.3 $(FIRST)
 	$(BIN)/python -m experiments.train_policy run.name=student_2 $(WORLD) problems.world.size=160000 problems.world.seed=1 \
-		problems.world.totals=0.1 $(SECOND) policy=$$($(BIN)/python -c \
-		'import json; print(json.load(open("runs/student_1/result.json"))["path"])')
+		problems.world.totals=0.1 $(SECOND) policy=$$($(BIN)/python -c 'import glob, json, os; \
+		print(json.load(open(max(glob.glob("runs/student_1/*/result.json"), key=os.path.getmtime)))["path"])')

@@ -8,11 +8,9 @@ some of them distractors, and a question. `parse_question` reads the facts back 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import operator
 import random
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from rollouts.types import Problem
@@ -36,7 +34,9 @@ class WorldArgs:
 
     A relation's number is 2 … `max_operand` (more, fewer) or 2 … `max_factor` (times, share); a quantity told directly
     is at most `max_operand + 3`. A solution has `min_steps` … `max_steps` equations. A share `totals` of problems asks
-    for two people together, whatever `operations` are. Distractors are sentences that no step needs.
+    for two people together, whatever `operations` are. Distractors are sentences that no step needs; with
+    `side_branches` they may build on anybody, without on the person asked about and on one another only, so that every
+    step but the right one is false when it is made, instead of true and useless. `people` is how many names there are.
     """
 
     size: int = 20000
@@ -48,6 +48,8 @@ class WorldArgs:
     max_factor: int = 3
     min_distractors: int = 0
     max_distractors: int = 2
+    side_branches: bool = True
+    people: int = len(NAMES)
     totals: float = 0.3
     # False refuses problems whose answer also follows from other facts or another order: see `has_shortcut`
     shortcuts: bool = True
@@ -64,6 +66,9 @@ class WorldArgs:
                 f"world needs 0 <= min_distractors <= max_distractors <= 8, "
                 f"not {self.min_distractors}, {self.max_distractors}"
             )
+        needed = self.max_steps + self.max_distractors + 3  # two more than take part, so that names vary
+        if not needed <= self.people <= len(NAMES):
+            raise ValueError(f"world.people must be {needed} (for these settings) to {len(NAMES)}, not {self.people}")
         if not 2 <= self.max_operand <= self.max_value <= 999 or not 2 <= self.max_factor <= self.max_value:
             raise ValueError(
                 f"world needs 2 <= max_operand, max_factor <= max_value <= 999, "
@@ -119,6 +124,8 @@ class World:
 SYMBOLS = {"more": "+", "fewer": "-", "times": "*", "share": "/", "sum": "+"}
 
 
+_NEARLY = 1e-6  # quotients are floats
+_COMMUTE = ({"more", "fewer"}, {"times", "share"})
 _CALCULATE = {"more": operator.add, "fewer": operator.sub, "times": operator.mul, "share": operator.truediv}
 
 
@@ -161,17 +168,20 @@ def load(args: ProblemArgs) -> list[Problem]:
     size = world.size
     if args.limit is not None and args.shuffle_seed is None:
         size = min(size, args.offset + args.limit)
+    steps: int | None = None
     while len(problems) < size:
         tries += 1
         if tries > (50 if world.shortcuts else 2000) * size + 10_000:
             raise ValueError(f"problems.world allows only {len(problems)} different problems of the {size} asked")
-        facts, order = _draw_facts(world, rng)
+        facts, order = _draw_facts(world, steps, rng)
         if not world.shortcuts and has_shortcut(facts, order):
+            steps = len(order) + len(facts.asked) - 1  # try again as long, or long problems would be rare
             continue
         question, content = render_question(facts, rng)
         if content in seen or not low <= _bucket(content) < high:
             continue
         seen.add(content)
+        steps = None
         solution = render_solution(facts, order)
         answer = str(facts.answer())
         identity = f"arithmetic/{args.split}/{len(problems)}"
@@ -183,22 +193,23 @@ def _bucket(content: str) -> int:
     return int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big") % 100
 
 
-def _draw_facts(args: WorldArgs, rng: random.Random) -> tuple[World, list[str]]:
-    """Draw a world, and the names in the order in which the gold solution computes them.
+def _draw_facts(args: WorldArgs, given: int | None, rng: random.Random) -> tuple[World, list[str]]:
+    """Draw a world of `given` steps, or of any number, and the names in the gold solution's order.
 
     Raises:
         ValueError: no world within the settings was found.
     """
     for _ in range(_MOST_DRAWS):
-        steps = rng.randint(args.min_steps, args.max_steps)
+        steps = rng.randint(args.min_steps, args.max_steps) if given is None else given
         total = steps >= 2 and rng.random() < args.totals
-        names = rng.sample(NAMES, steps + 1 + args.max_distractors + 2)
+        names = rng.sample(NAMES[: args.people], steps + 1 + args.max_distractors + 2)
         facts = {names[0]: Fact(names[0], "direct", _draw_direct(args, rng), ())}
         values = {names[0]: facts[names[0]].number}
         order: list[str] = []
         unused = [names[0]]  # people whose quantity nobody needs yet: each must be used for every step to matter
         for name in names[1 : steps + (0 if total else 1)]:
-            fact, value = _draw_relation(args, name, unused, values, rng)
+            before = facts[unused[-1]].relation if not args.shortcuts else None
+            fact, value = _draw_relation(args, name, unused, values, before, rng)
             if fact is None:
                 break
             facts[name], values[name] = fact, value
@@ -211,9 +222,9 @@ def _draw_facts(args: WorldArgs, rng: random.Random) -> tuple[World, list[str]]:
         if sum(values[n] for n in asked) > args.max_value:
             continue
         world = World(facts, asked, rng.choice(ITEMS))
+        reachable = values if args.side_branches else {name: values[name] for name in asked}
         for name in names[steps + 1 : steps + 1 + rng.randint(args.min_distractors, args.max_distractors)]:
-            fact, value = _draw_distractor(args, name, values, rng)
-            facts[name], values[name] = fact, value
+            facts[name], reachable[name] = _draw_distractor(args, name, reachable, rng)
         return world, order
     raise ValueError(f"problems.world: none of {_MOST_DRAWS} drawn problems keeps to {args}")
 
@@ -229,15 +240,19 @@ def has_shortcut(world: World, order: list[str]) -> bool:
     if set(order) - set(told):
         return False
     values = world.values()
-    start, right = Fraction(values[world.facts[order[0]].others[0]]), values[order[-1]]
-    for names in itertools.permutations(told, len(order)):
-        value = start
-        for name in names:
+    right = values[order[-1]]
+
+    def search(value: float, names: list[str], left: list[str]) -> bool:
+        if len(names) == len(order):
+            return abs(value - right) < _NEARLY and names != order
+        for name in left:
             fact = world.facts[name]
-            value = _CALCULATE[fact.relation](value, fact.number)
-        if value == right and list(names) != order:
-            return True
-    return False
+            after = _CALCULATE[fact.relation](value, fact.number)
+            if search(after, [*names, name], [other for other in left if other != name]):
+                return True
+        return False
+
+    return search(values[world.facts[order[0]].others[0]], [], told)
 
 
 def _draw_direct(args: WorldArgs, rng: random.Random) -> int:
@@ -245,10 +260,19 @@ def _draw_direct(args: WorldArgs, rng: random.Random) -> int:
 
 
 def _draw_relation(
-    args: WorldArgs, name: str, unused: list[str], values: dict[str, int], rng: random.Random
+    args: WorldArgs,
+    name: str,
+    unused: list[str],
+    values: dict[str, int],
+    before: str | None,
+    rng: random.Random,
 ) -> tuple[Fact | None, int | None]:
+    """A fact about `name` that builds on whoever is last in `unused`, and the quantity; not one that commutes with the
+    relation `before`, since that could only be a shortcut."""
     for _ in range(20):
         relation = rng.choice(args.operations)
+        if any({relation, before} <= alike for alike in _COMMUTE):
+            continue
         other = unused[-1]
         if relation == "sum":
             others = [n for n in values if n != other]

@@ -68,7 +68,7 @@ def test_splits_share_no_problem():
     """By content: other seeds, sizes and difficulties, in a world so small that the seeds do meet each other."""
     small = {"min_steps": 1, "max_steps": 1, "max_distractors": 0, "max_operand": 2, "operations": ["more"]}
     worlds = [(700, small | {"seed": 1}), (400, small | {"seed": 2}), (400, small | {"seed": 2, "max_operand": 3})]
-    worlds += [(200, {}), (100, {"seed": 9, "max_steps": 3})]
+    worlds += [(200, {}), (100, {"seed": 9, "max_steps": 3}), (100, {"seed": 3, "side_branches": False})]
     seen: dict[str, list[set]] = {split: [] for split in SPLITS}
     for split in SPLITS:
         for limit, world in worlds:
@@ -193,6 +193,8 @@ def test_small_values_are_kept_to():
         ({"min_distractors": -1}, "not -1, 2"),
         ({"min_distractors": 3}, "not 3, 2"),
         ({"max_distractors": 9}, "max_distractors <= 8, not 0, 9"),
+        ({"people": 10}, "world.people must be 11 .* to 38, not 10"),
+        ({"people": 39}, "world.people must be 11 .* to 38, not 39"),
         ({"max_operand": 1}, "not 1, 3, 50"),
         ({"max_operand": 51}, "not 51, 3, 50"),
         ({"max_factor": 1}, "not 9, 1, 50"),
@@ -261,6 +263,31 @@ def _swappable(problem) -> bool:
     """Whether two neighbouring steps both add or subtract: their order does not matter, by hand."""
     signs = [re.search(r"<<\d+([-+*/])", step)[1] for step in problem.solution.splitlines()[:-1]]
     return any(a in "+-" and b in "+-" for a, b in itertools.pairwise(signs))
+
+
+def test_without_shortcuts_long_problems_stay_as_frequent():
+    settings = {"min_steps": 1, "max_steps": 4, "totals": 0.0, "operations": ["more", "fewer", "times", "share"]}
+    steps = [len(split_steps(p.solution)) - 1 for p in load(limit=400, shortcuts=False, **settings)]
+    assert all(60 <= steps.count(number) <= 140 for number in range(1, 5))
+
+
+def test_without_side_branches_only_the_right_person_comes_next():
+    """Nobody outside the chain builds on somebody before its end; with them, some do."""
+    settings = {"min_steps": 2, "max_steps": 4, "min_distractors": 2, "max_distractors": 3, "totals": 0.0}
+
+    def beside(problem: Problem) -> int:
+        world = parse_question(problem.question)
+        needed = ancestors(world, world.asked)
+        outside = [fact for name, fact in world.facts.items() if name not in needed]
+        return sum(other in needed and other not in world.asked for fact in outside for other in fact.others)
+
+    assert not any(map(beside, load(limit=300, side_branches=False, **settings)))
+    assert any(map(beside, load(limit=300, **settings)))
+
+
+def test_a_world_of_few_people():
+    problems = load(limit=300, people=11)
+    assert {name for p in problems for name in parse_question(p.question).facts} == set(NAMES[:11])
 
 
 def test_a_shortcut_is_found_by_hand():

@@ -17,6 +17,7 @@ from training.models import (
     REWARD_FILE,
     ModelArgs,
     load_reward_model,
+    make_policy,
     make_reward_model,
     save_model,
     save_reward_model,
@@ -56,11 +57,21 @@ def test_a_policy_has_the_shape_and_tokens_asked_for():
     assert model.generation_config.eos_token_id == 1
 
 
-@pytest.mark.parametrize("bad", [{"layers": 0}, {"hidden_size": 30, "heads": 4}, {"hidden_size": 12, "heads": 4}])
+@pytest.mark.parametrize(
+    "bad", [{"layers": 0}, {"hidden_size": 30, "heads": 4}, {"hidden_size": 12, "heads": 4}, {"attention_scale": -1.0}]
+)
 def test_a_shape_that_no_model_has_is_refused(bad):
     with pytest.raises(ValueError, match=str(next(iter(bad.values())))):
         ModelArgs(**bad).validate()
     ModelArgs().validate()
+
+
+def test_queries_and_keys_start_larger_and_nothing_else_does():
+    plain = make_policy(ModelArgs(32, 3, 2, 64, attention_scale=1.0), tokenizer(), 0).state_dict()
+    sharp = make_policy(ModelArgs(32, 3, 2, 64, attention_scale=3.0), tokenizer(), 0).state_dict()
+    for name, weight in plain.items():
+        asked = "q_proj" in name or "k_proj" in name
+        assert torch.equal(sharp[name], weight * (3.0 if asked else 1.0))
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path):

@@ -36,8 +36,8 @@ class ModelArgs:
     context: int = 512
     # the library's 0.02 is for wide models; so narrow a one learns twice as slowly with it
     initializer_range: float = 0.05
-    # queries and keys start so many times larger: attention that is a little sharp at first (2 or 3) more often learns
-    # to look things up, and much too sharp (5) never does
+    # queries and keys start so many times larger, so that attention is a little sharp at first; experiments/log has
+    # what was seen with 2, 3 (some runs learn to look numbers up at once) and 5 (nothing learnt in 2M tokens)
     attention_scale: float = 1.0
 
     def validate(self) -> None:

@@ -35,8 +35,8 @@ class WorldArgs:
     A relation's number is 2 … `max_operand` (more, fewer) or 2 … `max_factor` (times, share); a quantity told directly
     is at most `max_operand + 3`. A solution has `min_steps` … `max_steps` equations. A share `totals` of problems asks
     for two people together, whatever `operations` are. Distractors are sentences that no step needs; with
-    `side_branches` they may build on anybody, without on the person asked about and on one another only, so that every
-    step but the right one is false when it is made, instead of true and useless. `people` is how many names there are.
+    `side_branches` they may build on anybody, without on the person asked about and on one another only, so that nobody
+    else follows from a person of the chain. `people` is how many names there are.
     """
 
     size: int = 20000

@@ -271,7 +271,7 @@ def test_without_shortcuts_long_problems_stay_as_frequent():
     assert all(60 <= steps.count(number) <= 140 for number in range(1, 5))
 
 
-def test_without_side_branches_only_the_right_person_comes_next():
+def test_without_side_branches_no_distractor_leaves_the_chain_midway():
     """Nobody outside the chain builds on somebody before its end; with them, some do."""
     settings = {"min_steps": 2, "max_steps": 4, "min_distractors": 2, "max_distractors": 3, "totals": 0.0}
 

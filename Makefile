@@ -34,15 +34,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-# the checkpoint in refine/students, made anew in two runs (its README says how long they took)
-WORLD := problems.world.min_steps=1 problems.world.max_steps=4 problems.world.max_distractors=1 \
-	'problems.world.operations=[more,fewer,times,share]'
-FIRST := train.tokens_per_step=2048 train.tokens_per_batch=2048 train.learning_rate=1.5e-3 train.warmup=0.02 train.stop_after=4329
-SECOND := train.tokens_per_step=4096 train.tokens_per_batch=4096 train.learning_rate=6e-4 train.warmup=0.02 train.beta2=0.99
-
+# the checkpoint in refine/students, made anew (its README says how long it took)
 students: $(VENV)/.installed
-	$(BIN)/python -m experiments.train_policy run.name=student_1 $(WORLD) problems.world.size=110000 \
-		problems.world.totals=0.3 $(FIRST)
-	$(BIN)/python -m experiments.train_policy run.name=student_2 $(WORLD) problems.world.size=160000 problems.world.seed=1 \
-		problems.world.totals=0.1 $(SECOND) policy=$$($(BIN)/python -c 'import glob, json, os; \
-		print(json.load(open(max(glob.glob("runs/student_1/*/result.json"), key=os.path.getmtime)))["path"])')
+	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.train_policy run.name=student run.threads=1 \
+		problems.world.min_steps=1 problems.world.size=18000 problems.world.seed=1 \
+		model.heads=4 'model.look_back=[1,3,5,7]' \
+		train.tokens_per_step=512 train.tokens_per_batch=512 train.learning_rate=1e-3 train.warmup=0.02

@@ -26,6 +26,7 @@ FIXED_NAMES = {
 JUDGE_MEASURES = {
     "step_accuracy": "intermediate steps judged rightly",
     "step_balanced_accuracy": "the same, right and wrong steps weighing alike",
+    "step_auroc": "AUROC over intermediate steps (no threshold)",
     "first_error_accuracy": "first error named exactly (or that there is none)",
     "first_error_located": "the same, on solutions with an error",
     "first_error_passed": "the same, on solutions without one",

@@ -1,6 +1,7 @@
 """What refiners read and write (GLoRe sec. 3.3): the question, the draft, and where it goes wrong.
 
-A global refiner writes a whole solution; a local one goes on from the last good step; a control reads no draft.
+A global refiner writes a whole solution; a local one goes on from the last good step, and its text ends with the
+steps up to there once more, so that it writes on as it would in a solution; a control reads no draft.
 The marks are plain text, so that any tokenizer can carry them; the embedded world's has a token for each.
 """
 
@@ -19,9 +20,10 @@ KINDS = ("global", "local", "control")
 def render_refinement(kind: str, question: str, draft: Sequence[str], error_step: int | None) -> str:
     """What a refiner of this kind reads.
 
-    A local one is given `error_step` (0-based): `[BAD]` stands before that step, and what it writes replaces that step
-    and all after it. A global one is not told where; a control is not shown the draft. A mark that a policy wrote into
-    its draft by itself is shown in round brackets, so that it is not taken for one of ours.
+    A local one is given `error_step` (0-based): `[BAD]` stands before that step in the draft, the steps before it
+    follow again after `[REFINE]`, and what it writes replaces that step and all after it. A global one is not told
+    where; a control is not shown the draft. A mark that a policy wrote into its draft by itself is shown in round
+    brackets, so that it is not taken for one of ours.
 
     Raises:
         ValueError: the kind is unknown, or a local refiner is given no step of the draft.
@@ -32,8 +34,10 @@ def render_refinement(kind: str, question: str, draft: Sequence[str], error_step
     if kind == "local":
         if error_step is None or not 0 <= error_step < len(shown):
             raise ValueError(f"error_step={error_step!r} is no step of a draft of {len(shown)} steps")
+        kept = kept_steps(kind, shown, error_step)
         shown[error_step] = BAD + shown[error_step]
-    return render_prompt(question) + join_steps(shown) + REFINE + "\n"
+        return render_prompt(question) + join_steps([*shown, REFINE, *kept])
+    return render_prompt(question) + join_steps([*shown, REFINE])
 
 
 def _unmarked(step: str) -> str:
@@ -51,14 +55,18 @@ def parse_refinement(text: str) -> tuple[str, tuple[str, ...], int | None]:
         ValueError: the text has another form.
     """
     lines = text.split("\n")
-    if len(lines) < 3 or lines[-2:] != [REFINE, ""]:
+    if lines.count(REFINE) != 1 or lines[0] == REFINE or lines[-1]:
         raise ValueError(f"not a text for a refiner: {text!r}")
-    question, draft = parse_prompt(lines[0] + "\n"), lines[1:-2]
+    end = lines.index(REFINE)
+    question, draft, kept = parse_prompt(lines[0] + "\n"), lines[1:end], tuple(lines[end + 1 : -1])
     marked = [i for i, line in enumerate(draft) if line.startswith(BAD)]
     if len(marked) > 1:
         raise ValueError(f"{len(marked)} steps are marked {BAD}: {text!r}")
     steps = tuple(line.removeprefix(BAD) for line in draft)
-    return question, steps, marked[0] if marked else None
+    error = marked[0] if marked else None
+    if kept != (steps[:error] if marked else ()):
+        raise ValueError(f"not a text for a refiner: other steps follow {REFINE} than stand before {BAD}: {text!r}")
+    return question, steps, error
 
 
 def kept_steps(kind: str, draft: Sequence[str], error_step: int | None) -> tuple[str, ...]:

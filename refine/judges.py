@@ -35,6 +35,7 @@ MEASURES = (
     "first_error_passed",
     "first_error_f1",
     "pairwise_accuracy_offered",
+    "step_auroc",
     "auroc",
     "calibration",
 )
@@ -200,12 +201,15 @@ def _step_measures(judged: _Judged, counts: np.ndarray) -> tuple[dict[str, Any],
     passed = _Tally.of(judged.owners, named, problems, ~wrong)
     good, bad = (_Tally.of(owners, hits, problems, kind) for kind in (labels, ~labels))
     balanced = metrics.balanced_step_accuracy(judged.truth, judged.probabilities, judged.threshold)
+    area = metrics.auroc(labels, values)
+    area_spread = auroc_replicates(counts, owners, labels, values) if area is not None else None
     f1 = metrics.first_error_f1(truth, predicted)
     spread = (good.replicates(counts) + bad.replicates(counts)) / 2
     f1_spread = metrics.harmonic_mean(located.replicates(counts), passed.replicates(counts))
     found = {
         "step_accuracy": steps.estimate(counts),
         "step_balanced_accuracy": None if balanced is None else estimate(balanced, spread, len(labels)),
+        "step_auroc": None if area is None else estimate(area, area_spread, len(labels)),
         "step_accuracy_by_position": [
             {"position": int(at)} | _Tally.of(owners, hits, problems, positions == at).estimate(counts)
             for at in np.unique(positions)

@@ -168,4 +168,4 @@ def revise(args: ReviseArgs, work: Workspace) -> None:
     work.write_rows("rows", rows)
 
 
-REVISE = Stage("revise", 1, ReviseArgs, revise)
+REVISE = Stage("revise", 2, ReviseArgs, revise)

@@ -150,4 +150,4 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
     work.count(**figures)
 
 
-TRAIN_POLICY = Stage("train_policy", 1, TrainPolicyArgs, train_policy)
+TRAIN_POLICY = Stage("train_policy", 2, TrainPolicyArgs, train_policy)

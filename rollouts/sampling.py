@@ -189,4 +189,4 @@ def count_rollouts(rollouts: Iterable[Rollout]) -> dict[str, float]:
     }
 
 
-SAMPLE = Stage("sample", 1, SampleArgs, sample_rollouts)
+SAMPLE = Stage("sample", 2, SampleArgs, sample_rollouts)

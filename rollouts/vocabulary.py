@@ -15,8 +15,12 @@ MARKS = ("[BAD]", "[REFINE]")  # `refine/formats.py` says what they mean
 # A word keeps the space before it, and the one after it where a number follows, so that a number is the same token in
 # a question ("has 7 pens") and in an equation ("<<7+5=12>>"), and joining the tokens gives the text back. A person
 # with what they have ("Ann has") is one token, which stands beside the number that belongs to it: so small a model
-# copies from neighbours long before it learns to look further.
-_SPLIT = r"\n| ?<<|>>|#### ?|\[[A-Z]+\]|\d+| ?[A-Z][a-z]+ has(?: (?=\d))?| ?[A-Za-z]+ (?=\d)| ?[A-Za-z]+|[^\n]"
+# copies from neighbours long before it learns to look further. For the same reason a name with a comma is one token:
+# the equation that follows begins with that person's quantity.
+_SPLIT = (
+    r"\n| ?<<|>>|#### ?|\[[A-Z]+\]|\d+| ?[A-Z][a-z]+ has(?: (?=\d))?"
+    r"| ?[A-Z][a-z]+,| ?[A-Za-z]+ (?=\d)| ?[A-Za-z]+|[^\n]"
+)
 
 
 def make_tokenizer(max_value: int) -> PreTrainedTokenizerFast:
@@ -48,5 +52,5 @@ def _texts() -> list[str]:
         texts.append(f"Q: {item}. How many {item} does Ann have? How many {item} do Ann and Bob have together?\n")
         for template in TEMPLATES.values():
             texts.append("Q: " + template.format(name="Ann", number=1, item=item, a="Bob", b="Ben"))
-    texts.extend(f"Q: {name} has 1 than {name}.\nAs {name} has as" for name in NAMES)
+    texts.extend(f"Q: {name} has 1 than {name}.\nAs {name} has as than {name}, <<" for name in NAMES)
     return texts

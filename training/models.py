@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 REWARD_FILE = "reward.json"
+_FASTEST = 10  # rotary frequencies that a head which looks back uses
+_MARGIN = 5.0  # by which its logit for the token looked at is above those of its neighbours
 
 
 @dataclass
@@ -34,11 +36,14 @@ class ModelArgs:
     heads: int = 2
     feed_forward: int = 384
     context: int = 512
-    # the library's 0.02 is for wide models; so narrow a one learns twice as slowly with it
+    # standard deviations of the first weights. The library's 0.02 is for wide models: so narrow a one learns twice as
+    # slowly with it. Embeddings large beside what the layers add let a token be told by itself from the first step on;
+    # without that, learning to look things up by name is a lottery (experiments/log/2026-11-22-first-weights.md)
     initializer_range: float = 0.05
-    # queries and keys start so many times larger, so that attention is a little sharp at first; experiments/log has
-    # what was seen with 2, 3 (some runs learn to look numbers up at once) and 5 (nothing learnt in 2M tokens)
-    attention_scale: float = 1.0
+    embedding_range: float = 0.15
+    branch_range: float = 0.01
+    # heads of the first layer that begin by looking so many tokens back; a head a number, the others as always
+    look_back: list[int] = field(default_factory=list)
 
     def validate(self) -> None:
         """Raise ValueError where no model has this shape."""
@@ -46,8 +51,13 @@ class ModelArgs:
             raise ValueError(f"every size of model must be at least 1, not {self}")
         if self.hidden_size % self.heads or (self.hidden_size // self.heads) % 2:
             raise ValueError(f"hidden_size {self.hidden_size} does not give {self.heads} heads of an even size")
-        if not 0 < self.attention_scale < math.inf:
-            raise ValueError(f"attention_scale must be positive and finite, not {self.attention_scale}")
+        for name in ("initializer_range", "embedding_range", "branch_range"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
+        if len(self.look_back) > self.heads or min(self.look_back, default=1) < 1:
+            raise ValueError(
+                f"look_back needs at most {self.heads} numbers (a head each) of at least 1, not {list(self.look_back)}"
+            )
 
 
 def make_policy(args: ModelArgs, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
@@ -65,6 +75,7 @@ def make_policy(args: ModelArgs, tokenizer: PreTrainedTokenizerFast, seed: int) 
         num_key_value_heads=args.heads,
         max_position_embeddings=args.context,
         initializer_range=args.initializer_range,
+        attention_bias=bool(args.look_back),
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -72,10 +83,31 @@ def make_policy(args: ModelArgs, tokenizer: PreTrainedTokenizerFast, seed: int) 
     )
     model = LlamaForCausalLM(config)
     with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(args.embedding_range / args.initializer_range)
         for layer in model.model.layers:
-            layer.self_attn.q_proj.weight.mul_(args.attention_scale)
-            layer.self_attn.k_proj.weight.mul_(args.attention_scale)
+            for branch in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                branch.weight.mul_(args.branch_range / args.initializer_range)
+        for head, distance in enumerate(args.look_back):
+            _look_back(model, head, distance)
     return model
+
+
+def _look_back(model: PreTrainedModel, head: int, distance: int) -> None:
+    """Give a head of the first layer biases with which it looks at the token `distance` before, whatever the tokens.
+
+    Rotary position embeddings turn queries and keys by an angle that grows with the position, so a query bias that is
+    the key bias turned back by `distance` positions fits best there.
+    """
+    attention, frequencies = model.model.layers[0].self_attn, model.model.rotary_emb.inv_freq.tolist()
+    half = len(frequencies)
+    turning = frequencies[:_FASTEST]  # slower ones tell neighbours apart too little
+    margin = sum(1 - math.cos(frequency) for frequency in turning)
+    size = math.sqrt(_MARGIN * math.sqrt(2 * half) / margin)
+    for i, frequency in enumerate(turning):
+        first = head * 2 * half + i
+        attention.k_proj.bias[first] = size
+        attention.q_proj.bias[first] = size * math.cos(frequency * distance)
+        attention.q_proj.bias[first + half] = -size * math.sin(frequency * distance)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

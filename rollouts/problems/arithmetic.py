@@ -23,7 +23,8 @@ NAMES = (
     "Paul Pia Rosa Sam Sara Tim Tom Uma Vera Will Yara Zoe"
 ).split()
 ITEMS = "apples books cards coins marbles pens shells stamps".split()
-# share of problem contents in each split; a problem's split is a function of its content, never of the seed
+# share of problem contents in each split; a problem's split is a function of its content (names, item and order left
+# out), never of the seed
 SPLITS = {"train": (0, 80), "validation": (80, 88), "test": (88, 100)}
 _MOST_DRAWS = 10_000  # where so many do not fit the settings, none may
 
@@ -36,7 +37,8 @@ class WorldArgs:
     is at most `max_operand + 3`. A solution has `min_steps` … `max_steps` equations. A share `totals` of problems asks
     for two people together, whatever `operations` are. Distractors are sentences that no step needs; with
     `side_branches` they may build on anybody, without on the person asked about and on one another only, so that nobody
-    else follows from a person of the chain. `people` is how many names there are.
+    else follows from a person of the chain; without `direct_distractors` none is told directly, so that there is one
+    place to start. `people` is how many names there are.
     """
 
     size: int = 20000
@@ -49,6 +51,7 @@ class WorldArgs:
     min_distractors: int = 0
     max_distractors: int = 2
     side_branches: bool = True
+    direct_distractors: bool = True
     people: int = len(NAMES)
     totals: float = 0.3
     # False refuses problems whose answer also follows from other facts or another order: see `has_shortcut`
@@ -76,6 +79,8 @@ class WorldArgs:
             )
         if not 0 <= self.totals <= 1:
             raise ValueError(f"world.totals must be a share from 0 to 1, not {self.totals}")
+        if not self.direct_distractors and self.max_distractors and not set(self.operations) - {"sum"}:
+            raise ValueError("world.direct_distractors=false needs another of world.operations than sum")
         unknown = set(self.operations) - {"more", "fewer", "times", "share", "sum"}
         if unknown or not self.operations:
             raise ValueError(f"world.operations must be some of more, fewer, times, share, sum, not {self.operations}")
@@ -178,7 +183,7 @@ def load(args: ProblemArgs) -> list[Problem]:
             steps = len(order) + len(facts.asked) - 1  # try again as long, or long problems would be rare
             continue
         question, content = render_question(facts, rng)
-        if content in seen or not low <= _bucket(content) < high:
+        if content in seen or not low <= _bucket(facts) < high:
             continue
         seen.add(content)
         steps = None
@@ -189,7 +194,17 @@ def load(args: ProblemArgs) -> list[Problem]:
     return problems
 
 
-def _bucket(content: str) -> int:
+def _bucket(world: World) -> int:
+    """0 … 99, the same for all problems that differ in their names, item or order of sentences only."""
+
+    def describe(name: str) -> str:
+        fact = world.facts[name]
+        others = sorted(map(describe, fact.others))  # the two people of a sum have no order
+        return f"{fact.relation}({','.join(others)};{fact.number})"
+
+    asked = sorted(map(describe, world.asked))
+    rest = sorted(describe(name) for name in world.facts if name not in world.asked)
+    content = f"{asked} {rest}"
     return int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big") % 100
 
 
@@ -224,8 +239,12 @@ def _draw_facts(args: WorldArgs, given: int | None, rng: random.Random) -> tuple
         world = World(facts, asked, rng.choice(ITEMS))
         reachable = values if args.side_branches else {name: values[name] for name in asked}
         for name in names[steps + 1 : steps + 1 + rng.randint(args.min_distractors, args.max_distractors)]:
-            facts[name], reachable[name] = _draw_distractor(args, name, reachable, rng)
-        return world, order
+            fact, value = _draw_distractor(args, name, reachable, rng)
+            if fact is None:
+                break
+            facts[name], reachable[name] = fact, value
+        else:
+            return world, order
     raise ValueError(f"problems.world: none of {_MOST_DRAWS} drawn problems keeps to {args}")
 
 
@@ -290,10 +309,12 @@ def _draw_relation(
     return None, None
 
 
-def _draw_distractor(args: WorldArgs, name: str, values: dict[str, int], rng: random.Random) -> tuple[Fact, int]:
-    """A person nobody asks about: told directly, or relative to somebody who matters."""
+def _draw_distractor(
+    args: WorldArgs, name: str, values: dict[str, int], rng: random.Random
+) -> tuple[Fact | None, int | None]:
+    """A person nobody asks about: told directly, or relative to somebody who matters; None where no number fits."""
     relations = [operation for operation in args.operations if operation != "sum"]
-    if relations and rng.random() < 0.6:
+    if relations and (not args.direct_distractors or rng.random() < 0.6):
         for _ in range(10):
             other = rng.choice(list(values))
             relation = rng.choice(relations)
@@ -301,6 +322,8 @@ def _draw_distractor(args: WorldArgs, name: str, values: dict[str, int], rng: ra
             value = apply(relation, values[other], number)
             if value is not None and 1 <= value <= args.max_value:
                 return Fact(name, relation, number, (other,)), value
+    if not args.direct_distractors:
+        return None, None
     number = _draw_direct(args, rng)
     return Fact(name, "direct", number, ()), number
 
@@ -334,14 +357,20 @@ def render_question(world: World, rng: random.Random) -> tuple[str, str]:
 
 
 def render_solution(world: World, order: list[str]) -> str:
-    """The gold solution: one line a step, which restates the fact it uses, and `#### n`."""
+    """The gold solution: one line a step, which restates what it builds on and the fact it uses, and `#### n`.
+
+    With the quantity restated, all that the next number depends on stands in the line itself or is one look-up away, so
+    that also a very small model can learn the steps, and can see from a line whether it is right.
+    """
     values = world.values()
     lines = []
     for name in order:
         fact = world.facts[name]
         numbers = [values[other] for other in fact.others] + ([] if fact.number is None else [fact.number])
         expression = SYMBOLS[fact.relation].join(map(str, numbers))
-        lines.append(render_step(f"As {render_fact(fact, world.item)[:-1]}", expression, values[name]))
+        told = [Fact(other, "direct", values[other], ()) for other in fact.others]
+        lead = " and ".join(render_fact(one, world.item)[:-1] for one in [*told, fact])
+        lines.append(render_step(f"As {lead}", expression, values[name]))
     if len(world.asked) > 1:
         expression = "+".join(str(values[name]) for name in world.asked)
         lines.append(render_step(f"In total {' and '.join(world.asked)} have", expression, world.answer()))
@@ -349,5 +378,5 @@ def render_solution(world: World, order: list[str]) -> str:
 
 
 def render_step(lead: str, expression: str, result: int) -> str:
-    """One line of a solution, such as `As Ann has 5 more pens than Tom, <<7+5=12>>12`."""
+    """One line of a solution, such as `As Tom has 7 pens and Ann has 5 more pens than Tom, <<7+5=12>>12`."""
     return f"{lead}, <<{expression}={result}>>{result}"

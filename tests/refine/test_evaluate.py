@@ -88,6 +88,7 @@ def test_steps_against_the_oracle(report):
     assert value(report["step_accuracy"]["sorm"]) == (0.875, 8)
     assert report["difference"]["sorm_minus_orm_step_accuracy"]["value"] == 0.375
     assert value(report["step_balanced_accuracy"]["sorm"]) == (pytest.approx((1 + 2 / 3) / 2, abs=1e-6), 8)
+    assert value(report["step_auroc"]["orm"]) == (0.733333, 8) and value(report["step_auroc"]["sorm"]) == (0.833333, 8)
     assert value(report["steps_right"]) == (0.625, 8)
     by_position = report["step_accuracy_by_position"]["sorm"]
     assert [(row["position"], *value(row)) for row in by_position] == [(1, 0.75, 4), (2, 1.0, 4)]

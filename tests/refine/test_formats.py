@@ -16,7 +16,9 @@ DRAFT = ("<<7+5=13>>13", "#### 13")
 def test_each_kind_by_hand():
     assert render_refinement("global", " Why? ", DRAFT, None) == "Q: Why?\n<<7+5=13>>13\n#### 13\n[REFINE]\n"
     assert render_refinement("local", "Why?", DRAFT, 0) == "Q: Why?\n[BAD]<<7+5=13>>13\n#### 13\n[REFINE]\n"
-    assert render_refinement("local", "Why?", DRAFT, 1) == "Q: Why?\n<<7+5=13>>13\n[BAD]#### 13\n[REFINE]\n"
+    assert (
+        render_refinement("local", "Why?", DRAFT, 1) == "Q: Why?\n<<7+5=13>>13\n[BAD]#### 13\n[REFINE]\n<<7+5=13>>13\n"
+    )
     assert render_refinement("control", "Why?", DRAFT, None) == "Q: Why?\n[REFINE]\n"
     # a global refiner is not told where the error is, nor is a control
     assert render_refinement("global", "Why?", DRAFT, 1) == render_refinement("global", "Why?", DRAFT, None)
@@ -61,8 +63,11 @@ def test_unknown_kinds_are_refused():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "Q: Why?\n", "Q: Why?\n#### 1\n", "Why?\n[REFINE]\n", "Q: x\n[BAD]1\n[BAD]2\n[REFINE]\n", "Q: x\n[REFINE]"],
-)
+    [
+        "", "Q: Why?\n", "Q: Why?\n#### 1\n", "Why?\n[REFINE]\n", "Q: x\n[BAD]1\n[BAD]2\n[REFINE]\n", "Q: x\n[REFINE]",
+        "Q: x\n1\n[BAD]2\n[REFINE]\n", "Q: x\n1\n[REFINE]\n1\n", "Q: x\n[REFINE]\n[REFINE]\n", "[REFINE]\n",
+    ],
+)  # fmt: skip
 def test_other_texts_are_refused(text):
     with pytest.raises(ValueError, match=r"not a|2 steps are marked"):
         parse_refinement(text)
@@ -83,7 +88,8 @@ def test_marks_are_tokens_and_the_draft_is_never_trained():
     assert prompt.startswith(render_prompt(QUESTION))
     example = encode_completion(tokenizer(), Text(prompt, "#### 12\n"))
     draft = ["<<", "7", "+", "5", "=", "13", ">>", "13", "\n", "[BAD]", "#### ", "13", "\n", "[REFINE]", "\n"]
+    kept = ["<<", "7", "+", "5", "=", "13", ">>", "13", "\n"]
     written = ["#### ", "12", "\n", "<eos>"]
-    assert example.ids == ids(*PROMPT_TOKENS, *draft, *written)
-    assert example.positions == [35, 36, 37, 38]  # 21 of the question and 15 of the draft come before
+    assert example.ids == ids(*PROMPT_TOKENS, *draft, *kept, *written)
+    assert example.positions == [44, 45, 46, 47]  # 21 of the question, 15 of the draft and 9 kept come before
     assert example.targets == ids(*written)

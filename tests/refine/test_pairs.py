@@ -78,7 +78,7 @@ def test_a_local_pair_marks_the_first_error_and_goes_on_from_there():
     assert pair == RefinementPair(
         "local/p#9", "p", "local", problem().question, ("a", "c", "#### 1"), 1, ("b", "#### 12")
     )
-    assert render_refinement("local", "Q", pair.draft, pair.error_step) == "Q: Q\na\n[BAD]c\n#### 1\n[REFINE]\n"
+    assert render_refinement("local", "Q", pair.draft, pair.error_step) == "Q: Q\na\n[BAD]c\n#### 1\n[REFINE]\na\n"
     assert local_pair(problem(), dataclasses.replace(row, correct=True)) is None
     assert local_pair(problem(), dataclasses.replace(row, fix_length=None, fix_steps=())) is None
 

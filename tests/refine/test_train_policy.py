@@ -68,7 +68,7 @@ def test_right_rollouts_once_each_and_so_many_a_problem():
 def test_pairs_of_the_kinds_asked_for():
     assert pair_texts(PAIRS, ["global"]) == [Text("Q: Why?\na\n[REFINE]\n", "b\n#### 1\n")]
     assert pair_texts(PAIRS, ["control"]) == [Text("Q: Why?\n[REFINE]\n", "b\n#### 1\n")]
-    assert pair_texts(PAIRS, ["local"]) == [Text("Q: Why?\na\n[BAD]c\n[REFINE]\n", "d\n#### 1\n")]
+    assert pair_texts(PAIRS, ["local"]) == [Text("Q: Why?\na\n[BAD]c\n[REFINE]\na\n", "d\n#### 1\n")]
     assert pair_texts(PAIRS, []) == []
 
 
@@ -85,7 +85,7 @@ def test_a_student_from_nothing_learns_and_loads(student):
     assert counts["solutions_texts"] == counts["examples"] == 40 and counts["too_long"] == 0
     assert counts["steps"] == 40
     assert student.manifest["tokens"] == counts["trained_tokens"] > 0
-    assert counts["loss"] < 3.5  # that of a guess among 213 words is 5.4
+    assert counts["loss"] < 4.0  # that of a guess among 251 words is 5.5
     assert model.config.hidden_size == 32 and len(tokenizer) == model.config.vocab_size
 
 

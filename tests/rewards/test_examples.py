@@ -56,15 +56,15 @@ def test_steps_that_restate_their_fact():
         "#### 19",
     )
     written = [
-        *("As", " Bob has ", "5", " more", " pens", " than", " Ann", ","),  # 21 … 28
-        *(" <<", "7", "+", "5", "=", "12", ">>", "12", "\n"),  # 29 … 37
-        *("As", " Tom has", " as", " many", " pens", " as", " Ann", " and", " Bob", " together", ","),  # 38 … 48
-        *(" <<", "7", "+", "12", "=", "19", ">>", "19", "\n"),  # 49 … 57
-        *("#### ", "19", "\n"),  # 58 … 60
+        *("As", " Bob has ", "5", " more", " pens", " than", " Ann,"),  # 21 … 27
+        *(" <<", "7", "+", "5", "=", "12", ">>", "12", "\n"),  # 28 … 36
+        *("As", " Tom has", " as", " many", " pens", " as", " Ann", " and", " Bob", " together", ","),  # 37 … 47
+        *(" <<", "7", "+", "12", "=", "19", ">>", "19", "\n"),  # 48 … 56
+        *("#### ", "19", "\n"),  # 57 … 59
     ]
     example = encode(LabelledSolution("p", steps, (1.0, 0.0, 0.0)))
     assert example.ids == ids(*PROMPT_TOKENS, *written)
-    assert (example.positions, example.targets) == ([37, 57, 60], [1.0, 0.0, 0.0])
+    assert (example.positions, example.targets) == ([36, 56, 59], [1.0, 0.0, 0.0])
 
 
 def test_soft_labels_stay_soft():

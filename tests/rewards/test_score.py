@@ -87,7 +87,7 @@ def test_the_loss_is_the_cross_entropy_of_the_labelled_steps_alone(scorer):
     batch = pad_batch(examples, 0)
     with torch.no_grad():
         found = step_logits(scorer.model, batch)
-        p = torch.sigmoid(found).double().tolist()
+        p = torch.sigmoid(found.double()).tolist()
         wanted = -math.log(p[0]) - 0.25 * math.log(p[1]) - 0.75 * math.log(1 - p[1]) - math.log(1 - p[2])
         assert reward_loss(scorer.model, batch).item() == pytest.approx(wanted, rel=1e-5)
         alone = scorer.model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits[0, [1, 3], 0]

@@ -26,12 +26,18 @@ def load(split: str = "train", limit: int | None = 200, offset: int = 0, shuffle
 
 
 def contents(problems: list[Problem]) -> set[tuple]:
-    """What is asked and told, whatever the order of the sentences and of the people in a sum."""
+    """What is asked and told, whatever the names, the item, and the order of sentences and of the people in a sum."""
     found = set()
     for problem in problems:
         world = parse_question(problem.question)
-        facts = frozenset((f.name, f.relation, f.number, frozenset(f.others)) for f in world.facts.values())
-        found.add((facts, frozenset(world.asked), world.item))
+
+        def told(name: str, world=world) -> tuple:
+            fact = world.facts[name]
+            return (fact.relation, fact.number or 0, *sorted((told(other) for other in fact.others), key=repr))
+
+        asked = sorted((told(name) for name in world.asked), key=repr)
+        rest = sorted((told(name) for name in world.facts if name not in world.asked), key=repr)
+        found.add((tuple(asked), tuple(rest)))
     return found
 
 
@@ -66,14 +72,14 @@ def test_a_shuffled_choice_is_one_from_all():
 
 def test_splits_share_no_problem():
     """By content: other seeds, sizes and difficulties, in a world so small that the seeds do meet each other."""
-    small = {"min_steps": 1, "max_steps": 1, "max_distractors": 0, "max_operand": 2, "operations": ["more"]}
-    worlds = [(700, small | {"seed": 1}), (400, small | {"seed": 2}), (400, small | {"seed": 2, "max_operand": 3})]
+    small = {"min_steps": 1, "max_steps": 2, "max_distractors": 0, "max_operand": 5, "operations": ["more"]}
+    worlds = [(700, small | {"seed": 1}), (400, small | {"seed": 2}), (400, small | {"seed": 2, "max_operand": 6})]
     worlds += [(200, {}), (100, {"seed": 9, "max_steps": 3}), (100, {"seed": 3, "side_branches": False})]
     seen: dict[str, list[set]] = {split: [] for split in SPLITS}
     for split in SPLITS:
         for limit, world in worlds:
             seen[split].append(contents(load(split, limit, **world)))
-            assert len(seen[split][-1]) == limit  # none twice
+            assert len({p.question for p in load(split, limit, **world)}) == limit  # none twice
         assert seen[split][0] & seen[split][1]
     train, validation, test = (set().union(*seen[split]) for split in SPLITS)
     assert not train & validation and not train & test and not validation & test
@@ -283,6 +289,17 @@ def test_without_side_branches_no_distractor_leaves_the_chain_midway():
 
     assert not any(map(beside, load(limit=300, side_branches=False, **settings)))
     assert any(map(beside, load(limit=300, **settings)))
+
+
+def test_without_direct_distractors_there_is_one_place_to_start():
+    settings = {"min_steps": 2, "max_steps": 4, "min_distractors": 2, "max_distractors": 3, "totals": 0.0}
+    for others in (False, True):
+        problems = load(limit=300, direct_distractors=others, **settings)
+        facts = [parse_question(problem.question).facts.values() for problem in problems]
+        direct = {sum(fact.relation == "direct" for fact in own) for own in facts}
+        assert direct == {1} if not others else direct > {1, 2}
+        steps = [len(split_steps(problem.solution)) - 1 for problem in problems]
+        assert all(1 + 2 <= len(own) - n <= 1 + 3 for own, n in zip(facts, steps, strict=True))
 
 
 def test_a_world_of_few_people():

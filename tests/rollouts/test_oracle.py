@@ -395,6 +395,7 @@ def test_one_mistake_in_the_gold_text_is_found(args: WorldArgs, seed: int):
     rng = random.Random(seed)
     for problem in some_problems(args, 8):
         world = parse_question(problem.question)
+        values = world.values()
         lines = split_steps(problem.solution)
         for place, line in enumerate(lines):
             for found in re.finditer(r"\d+|[-+*/]|[A-Z][a-z]+", line):
@@ -409,8 +410,11 @@ def test_one_mistake_in_the_gold_text_is_found(args: WorldArgs, seed: int):
                     continue
                 changed = [*lines]
                 changed[place] = line[: found.start()] + new + line[found.end() :]
-                words = sorted(re.sub(r"^As |, <<.*", "", changed[place]).split())
-                if any(words == sorted(sentence(world, name).split()) for name in world.facts):
+                lead, restated = re.sub(r"^As |, <<.*", "", changed[place]), r"([A-Z][a-z]+) has (\d+) [a-z]+ and "
+                words = sorted(re.sub(restated, "", lead).split())
+                if all(values.get(name) == int(number) for name, number in re.findall(restated, lead)) and any(
+                    words == sorted(sentence(world, name).split()) for name in world.facts
+                ):
                     continue  # as true of somebody else
                 assert first_error(problem, changed) == place, (problem.question, changed)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -58,20 +59,44 @@ def test_a_policy_has_the_shape_and_tokens_asked_for():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"layers": 0}, {"hidden_size": 30, "heads": 4}, {"hidden_size": 12, "heads": 4}, {"attention_scale": -1.0}]
+    "bad",
+    [
+        {"layers": 0},
+        {"hidden_size": 30, "heads": 4},
+        {"hidden_size": 12, "heads": 4},
+        {"branch_range": -1.0},
+        {"embedding_range": math.inf},
+        {"look_back": [1, 2, 3]},
+        {"look_back": [0]},
+    ],
 )
 def test_a_shape_that_no_model_has_is_refused(bad):
-    with pytest.raises(ValueError, match=str(next(iter(bad.values())))):
+    with pytest.raises(ValueError, match=re.escape(str(next(iter(bad.values()))))):
         ModelArgs(**bad).validate()
     ModelArgs().validate()
 
 
-def test_queries_and_keys_start_larger_and_nothing_else_does():
-    plain = make_policy(ModelArgs(32, 3, 2, 64, attention_scale=1.0), tokenizer(), 0).state_dict()
-    sharp = make_policy(ModelArgs(32, 3, 2, 64, attention_scale=3.0), tokenizer(), 0).state_dict()
+def test_embeddings_and_branches_start_at_their_own_ranges():
+    plain = make_policy(ModelArgs(32, 3, 2, 64, embedding_range=0.05, branch_range=0.05), tokenizer(), 0).state_dict()
+    own = make_policy(ModelArgs(32, 3, 2, 64, embedding_range=0.2, branch_range=0.01), tokenizer(), 0).state_dict()
     for name, weight in plain.items():
-        asked = "q_proj" in name or "k_proj" in name
-        assert torch.equal(sharp[name], weight * (3.0 if asked else 1.0))
+        factor = (
+            0.2 if "o_proj" in name or "down_proj" in name else 4.0 if "embed" in name or "lm_head" in name else 1.0
+        )
+        torch.testing.assert_close(own[name], weight * factor)
+
+
+@pytest.mark.parametrize("distances", [[1], [3, 1], [2, 7, 5]])
+def test_heads_of_the_first_layer_begin_by_looking_back(distances):
+    model = make_policy(ModelArgs(128, 2, 4, 64, look_back=distances), tokenizer(), 0)
+    model.set_attn_implementation("eager")
+    ids = torch.randint(5, len(tokenizer()), (4, 60), generator=torch.Generator().manual_seed(0))
+    looked = model(input_ids=ids, output_attentions=True).attentions
+    for head, distance in enumerate(distances):
+        assert looked[0][:, head, distance:].diagonal(0, 1, 2).mean() > 0.8
+    for head in range(len(distances), 4):
+        assert all(looked[0][:, head, back:].diagonal(0, 1, 2).mean() < 0.3 for back in range(1, 9))
+    assert all(looked[1][:, :, back:].diagonal(0, 2, 3).mean() < 0.3 for back in range(1, 9))
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path):

@@ -127,7 +127,7 @@ def _cost(artifact: Artifact) -> dict[str, float | bool]:
     }
 
 
-REPORT = Stage("report", 1, ReportArgs, write_glore_report)
+REPORT = Stage("report", 2, ReportArgs, write_glore_report)
 main = stage_command(REPORT)
 
 if __name__ == "__main__":

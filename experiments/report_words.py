@@ -22,6 +22,7 @@ FIXED_NAMES = {
     "both": "both of the two",
     "only_global": "global, but not local",
     "only_local": "local, but not global",
+    "control": "control (saw no draft)",
 }
 JUDGE_MEASURES = {
     "step_accuracy": "intermediate steps judged rightly",
@@ -161,10 +162,14 @@ def _refiners(report: dict[str, Any]) -> str:
     verdict = "so each mends drafts that the other does not"
     if not all(is_above(change) for change in more):
         verdict = "so it is not clear that each mends drafts that the other does not"
-    return (
+    told = (
         f"Of the {fixed['either']['n']:,} wrong drafts the global refiner mends {percent(fixed['global'])}, the local "
         f"{percent(fixed['local'])}, one or the other {percent(fixed['either'])}, {verdict}."
     )
+    change = report["difference"]["fixed_global_minus_control"]
+    if change is None:
+        return told
+    return f"{told} The control gets {percent(fixed['control'])} of them right: global is {versus(change, 'it')}."
 
 
 def _judges(report: dict[str, Any]) -> str:

@@ -21,7 +21,8 @@ def repair_report(
     """What the refiners do to wrong and to right drafts: fixed, broken, differences, and both by `where`.
 
     A problem without a local refinement, or with the draft in its place (no error was located), counts as neither
-    fixed nor broken by it.
+    fixed nor broken by it. The control, which saw no draft, is measured on the same drafts: what more a refiner fixes,
+    it has from reading them.
     """
     draft = _outcomes(candidates, rows, "draft", "none")
     if draft is None or np.isnan(draft).any():
@@ -41,11 +42,16 @@ def repair_report(
                 "broken": _share(counts, outcomes[name], 0, right),
             }
     whole, local = outcomes["global"], outcomes.get(where)
+    control = _outcomes(candidates, rows, "control", "none")
     either = None if whole is None or local is None else np.fmax(whole, local)
     fixed = {"global": _share(counts, whole, 1, wrong), "local": _share(counts, local, 1, wrong)}
     fixed["either"] = _share(counts, either, 1, wrong)
     broken = {"global": _share(counts, whole, 0, right), "local": _share(counts, local, 0, right)}
-    differences = dict.fromkeys(("fixed_either_minus_global", "fixed_either_minus_local"))
+    fixed["control"], broken["control"] = _share(counts, control, 1, wrong), _share(counts, control, 0, right)
+    differences = dict.fromkeys(("fixed_either_minus_global", "fixed_either_minus_local", "fixed_global_minus_control"))
+    if whole is not None and control is not None:
+        pair = ((whole == 1) * wrong, wrong), ((control == 1) * wrong, wrong)
+        differences["fixed_global_minus_control"] = ratio_difference(counts, *pair)
     fixed |= dict.fromkeys(("both", "only_global", "only_local"))
     if either is not None:
         by_global, by_local = (whole == 1) * wrong, (local == 1) * wrong

@@ -187,7 +187,11 @@ def test_every_stable_key_is_there(report):
         for scorer in ("orm", "sorm"):
             assert {"value", "low", "high", "n"} <= set(report[name][scorer])
     assert report["difference"]["sorm_minus_orm_step_accuracy"]["low"] > 0
-    assert {"global", "local", "either"} <= set(report["fixed"]) and set(report["broken"]) == {"global", "local"}
+    assert {"global", "local", "either"} <= set(report["fixed"]) and set(report["broken"]) == {
+        "global",
+        "local",
+        "control",
+    }
     assert report["label_accuracy"]["value"] == 0.941
     assert report["stages"]["sample"] == {"seconds": 60.0, "tokens": 456_789, "reused": True}
     assert set(report["ablation"]) == {"none", "orm", "sorm", "oracle"}

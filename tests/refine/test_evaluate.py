@@ -73,12 +73,21 @@ def test_accuracy_tokens_and_differences(report):
 
 
 def test_fixed_and_broken(report):
-    fixed = {name: value(found) for name, found in report["fixed"].items()}
+    assert report["fixed"]["control"] is None and report["difference"]["fixed_global_minus_control"] is None
+    fixed = {name: value(found) for name, found in report["fixed"].items() if name != "control"}
     assert fixed["global"] == fixed["local"] == fixed["only_global"] == fixed["only_local"] == (0.333333, 3)
     assert fixed["either"] == (0.666667, 3) and fixed["both"] == (0.0, 3)
     assert value(report["broken"]["global"]) == (0.0, 1) and value(report["broken"]["local"]) == (1.0, 1)
     assert report["difference"]["fixed_either_minus_global"]["value"] == 0.333333
     assert value(report["by_where"]["sorm"]["located"]) == (0.75, 4) and list(report["by_where"]) == ["sorm"]
+
+
+def test_what_more_a_refiner_fixes_than_a_control_that_saw_no_draft():
+    control = {"p0": False, "p1": True, "p2": True, "p3": False}
+    more = [Candidate(p, "control", "none", None, 0, "text", STEPS, "1", right, 10) for p, right in control.items()]
+    report = build_report(make_inputs(candidates=[*make_inputs().candidates, *more]))
+    assert value(report["fixed"]["control"]) == (0.666667, 3) and value(report["broken"]["control"]) == (1.0, 1)
+    assert value(report["difference"]["fixed_global_minus_control"])[0] == -0.333333
 
 
 def test_steps_against_the_oracle(report):

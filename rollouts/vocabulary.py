@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rollouts.problems.arithmetic import ITEMS, NAMES, TEMPLATES
+from rollouts.problems.facts import ITEMS, NAMES, TEMPLATES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from rollouts.problems.arithmetic import SYMBOLS, World, WorldArgs
+from rollouts.problems.arithmetic import WorldArgs
+from rollouts.problems.facts import SYMBOLS, World
 from rollouts.problems.oracle import parse_question
 from rollouts.problems.source import ProblemArgs
 from rollouts.types import Problem

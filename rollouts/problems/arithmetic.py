@@ -8,25 +8,21 @@ some of them distractors, and a question. `parse_question` reads the facts back 
 from __future__ import annotations
 
 import hashlib
-import operator
 import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rollouts.problems.facts import ITEMS, NAMES, SYMBOLS, Fact, World, apply, has_shortcut, render_fact
 from rollouts.types import Problem
 
 if TYPE_CHECKING:
     from rollouts.problems.source import ProblemArgs
 
-NAMES = (
-    "Ada Ali Amy Ann Ben Bob Dan Eva Finn Gus Hana Ida Ivy Jack Jon Kim Lea Leo Liv Lucy Max Mia Nina Noah Olga Omar "
-    "Paul Pia Rosa Sam Sara Tim Tom Uma Vera Will Yara Zoe"
-).split()
-ITEMS = "apples books cards coins marbles pens shells stamps".split()
 # share of problem contents in each split; a problem's split is a function of its content (names, item and order left
 # out), never of the seed
 SPLITS = {"train": (0, 80), "validation": (80, 88), "test": (88, 100)}
 _MOST_DRAWS = 10_000  # where so many do not fit the settings, none may
+_COMMUTE = ({"more", "fewer"}, {"times", "share"})
 
 
 @dataclass
@@ -84,73 +80,6 @@ class WorldArgs:
         unknown = set(self.operations) - {"more", "fewer", "times", "share", "sum"}
         if unknown or not self.operations:
             raise ValueError(f"world.operations must be some of more, fewer, times, share, sum, not {self.operations}")
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """How one person's quantity is told: `relation` is direct, more, fewer, times, share or sum."""
-
-    name: str
-    relation: str
-    number: int | None
-    others: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """The facts of one problem, by name, what is asked (one name, or several for a total), and the item counted."""
-
-    facts: dict[str, Fact]
-    asked: tuple[str, ...]
-    item: str
-
-    def values(self) -> dict[str, int]:
-        """The true quantity of every person, computed from the facts.
-
-        Raises:
-            ValueError: the facts go round in a circle, leave somebody out, or give no positive whole number.
-        """
-        known: dict[str, int] = {}
-        while len(known) < len(self.facts):
-            before = len(known)
-            for name, fact in self.facts.items():
-                if name not in known and all(other in known for other in fact.others):
-                    known[name] = _compute(fact, known)
-            if len(known) == before:
-                missing = ", ".join(name for name in self.facts if name not in known)
-                raise ValueError(f"the facts do not tell the quantity of {missing}")
-        return known
-
-    def answer(self) -> int:
-        values = self.values()
-        return sum(values[name] for name in self.asked)
-
-
-SYMBOLS = {"more": "+", "fewer": "-", "times": "*", "share": "/", "sum": "+"}
-
-
-_NEARLY = 1e-6  # quotients are floats
-_COMMUTE = ({"more", "fewer"}, {"times", "share"})
-_CALCULATE = {"more": operator.add, "fewer": operator.sub, "times": operator.mul, "share": operator.truediv}
-
-
-def apply(relation: str, left: int, right: int) -> int | None:
-    """The result of one relation, or None where it is not a positive whole number."""
-    if relation in ("more", "sum"):
-        return left + right
-    if relation == "fewer":
-        return left - right if left > right else None
-    if relation == "times":
-        return left * right
-    return left // right if right and left % right == 0 else None
-
-
-def _compute(fact: Fact, known: dict[str, int]) -> int:
-    operands = [known[other] for other in fact.others] + ([] if fact.number is None else [fact.number])
-    value = operands[0] if fact.relation == "direct" else apply(fact.relation, *operands)
-    if value is None or value < 1:
-        raise ValueError(f"the quantity of {fact.name} is no positive whole number: {fact}")
-    return value
 
 
 def load(args: ProblemArgs) -> list[Problem]:
@@ -248,32 +177,6 @@ def _draw_facts(args: WorldArgs, given: int | None, rng: random.Random) -> tuple
     raise ValueError(f"problems.world: none of {_MOST_DRAWS} drawn problems keeps to {args}")
 
 
-def has_shortcut(world: World, order: list[str]) -> bool:
-    """Whether the gold chain's last quantity also comes out when its facts are applied in another order, or with a
-    distractor's in place of one of them, be it by way of numbers that nobody can have.
-
-    From such problems a policy learns to apply all the numbers it sees, without looking up who depends on whom, and
-    outcomes say little about steps. A chain with a sum of two people is not looked at: a sum has no number to apply.
-    """
-    told = [name for name, fact in world.facts.items() if len(fact.others) == 1]
-    if set(order) - set(told):
-        return False
-    values = world.values()
-    right = values[order[-1]]
-
-    def search(value: float, names: list[str], left: list[str]) -> bool:
-        if len(names) == len(order):
-            return abs(value - right) < _NEARLY and names != order
-        for name in left:
-            fact = world.facts[name]
-            after = _CALCULATE[fact.relation](value, fact.number)
-            if search(after, [*names, name], [other for other in left if other != name]):
-                return True
-        return False
-
-    return search(values[world.facts[order[0]].others[0]], [], told)
-
-
 def _draw_direct(args: WorldArgs, rng: random.Random) -> int:
     return rng.randint(2, min(args.max_operand + 3, args.max_value))
 
@@ -326,22 +229,6 @@ def _draw_distractor(
         return None, None
     number = _draw_direct(args, rng)
     return Fact(name, "direct", number, ()), number
-
-
-TEMPLATES = {
-    "direct": "{name} has {number} {item}.",
-    "more": "{name} has {number} more {item} than {a}.",
-    "fewer": "{name} has {number} fewer {item} than {a}.",
-    "times": "{name} has {number} times as many {item} as {a}.",
-    "share": "{name} has as many {item} as {a} shared equally among {number}.",
-    "sum": "{name} has as many {item} as {a} and {b} together.",
-}
-
-
-def render_fact(fact: Fact, item: str) -> str:
-    """One sentence of a question."""
-    a, b = (*fact.others, "", "")[:2]
-    return TEMPLATES[fact.relation].format(name=fact.name, number=fact.number, item=item, a=a, b=b)
 
 
 def render_question(world: World, rng: random.Random) -> tuple[str, str]:

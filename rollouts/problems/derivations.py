@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-from rollouts.problems.arithmetic import Fact, World
+from rollouts.problems.facts import Fact, World
 
 TOTAL = ""  # stands for the name where a total is meant
 # the kind of term that a relation is, and on which side its number stands

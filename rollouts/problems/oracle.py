@@ -13,8 +13,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from rollouts.answers import extract, normalise
-from rollouts.problems.arithmetic import NAMES, TEMPLATES, Fact, World
 from rollouts.problems.derivations import TOTAL, Term, Truth, derives, find_truth, parse_expression
+from rollouts.problems.facts import NAMES, TEMPLATES, Fact, World
 from rollouts.steps import ANSWER_MARK
 from rollouts.types import Problem
 

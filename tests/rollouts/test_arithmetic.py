@@ -12,7 +12,8 @@ from hypothesis import given, settings
 
 from rollouts.answers import grade
 from rollouts.problems import load_problems
-from rollouts.problems.arithmetic import ITEMS, NAMES, SPLITS, Fact, World, WorldArgs, has_shortcut
+from rollouts.problems.arithmetic import SPLITS, WorldArgs
+from rollouts.problems.facts import ITEMS, NAMES, Fact, World, has_shortcut
 from rollouts.problems.oracle import parse_question
 from rollouts.problems.source import ProblemArgs
 from rollouts.steps import split_steps

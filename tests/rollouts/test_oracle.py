@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollouts.answers import grade
-from rollouts.problems.arithmetic import SYMBOLS, World, WorldArgs, apply
+from rollouts.problems.arithmetic import WorldArgs
 from rollouts.problems.derivations import parse_expression
+from rollouts.problems.facts import SYMBOLS, World, apply
 from rollouts.problems.oracle import can_still_reach, first_error, judge_steps, parse_question
 from rollouts.steps import split_steps
 from rollouts.types import Problem

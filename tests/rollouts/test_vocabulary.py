@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refine.formats import BAD, KINDS, REFINE, render_refinement
-from rollouts.problems.arithmetic import ITEMS, NAMES, WorldArgs
+from rollouts.problems.arithmetic import WorldArgs
+from rollouts.problems.facts import ITEMS, NAMES
 from rollouts.prompts import render_prompt, render_solution
 from rollouts.steps import split_steps
 from rollouts.vocabulary import END, MARKS, PAD, UNKNOWN, make_tokenizer

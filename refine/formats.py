@@ -55,7 +55,7 @@ def parse_refinement(text: str) -> tuple[str, tuple[str, ...], int | None]:
         ValueError: the text has another form.
     """
     lines = text.split("\n")
-    if lines.count(REFINE) != 1 or lines[0] == REFINE or lines[-1]:
+    if lines.count(REFINE) != 1 or lines[-1]:
         raise ValueError(f"not a text for a refiner: {text!r}")
     end = lines.index(REFINE)
     question, draft, kept = parse_prompt(lines[0] + "\n"), lines[1:end], tuple(lines[end + 1 : -1])
@@ -64,7 +64,7 @@ def parse_refinement(text: str) -> tuple[str, tuple[str, ...], int | None]:
         raise ValueError(f"{len(marked)} steps are marked {BAD}: {text!r}")
     steps = tuple(line.removeprefix(BAD) for line in draft)
     error = marked[0] if marked else None
-    if kept != (steps[:error] if marked else ()):
+    if kept != kept_steps("local", steps, error):
         raise ValueError(f"not a text for a refiner: other steps follow {REFINE} than stand before {BAD}: {text!r}")
     return question, steps, error
 

@@ -165,12 +165,10 @@ def _whole_measures(judged: _Judged, counts: np.ndarray) -> tuple[dict[str, Any]
     problems = counts.shape[1]
     final = _Tally.of(owners, (scores >= judged.threshold) == labels, problems)
     pairwise = _pairwise(owners, labels, scores, problems)
-    area = metrics.auroc(labels, scores)
-    spread = auroc_replicates(counts, owners, labels, scores) if area is not None else None
     found = {
         "final_accuracy": final.estimate(counts),
         "pairwise_accuracy": pairwise.estimate(counts),
-        "auroc": None if area is None else estimate(area, spread, len(labels)),
+        "auroc": _auroc(counts, owners, labels, scores),
         "reliability": metrics.reliability_bins(labels, scores),
         "calibration": {
             "brier": metrics.brier(labels, scores),
@@ -178,6 +176,11 @@ def _whole_measures(judged: _Judged, counts: np.ndarray) -> tuple[dict[str, Any]
         },
     }
     return found, {"final_accuracy": final, "pairwise_accuracy": pairwise}
+
+
+def _auroc(counts: np.ndarray, owners: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> Estimate | None:
+    area = metrics.auroc(labels, scores)
+    return None if area is None else estimate(area, auroc_replicates(counts, owners, labels, scores), len(labels))
 
 
 def _pairwise(owners: np.ndarray, labels: np.ndarray, scores: np.ndarray, problems: int) -> _Tally:
@@ -201,15 +204,13 @@ def _step_measures(judged: _Judged, counts: np.ndarray) -> tuple[dict[str, Any],
     passed = _Tally.of(judged.owners, named, problems, ~wrong)
     good, bad = (_Tally.of(owners, hits, problems, kind) for kind in (labels, ~labels))
     balanced = metrics.balanced_step_accuracy(judged.truth, judged.probabilities, judged.threshold)
-    area = metrics.auroc(labels, values)
-    area_spread = auroc_replicates(counts, owners, labels, values) if area is not None else None
     f1 = metrics.first_error_f1(truth, predicted)
     spread = (good.replicates(counts) + bad.replicates(counts)) / 2
     f1_spread = metrics.harmonic_mean(located.replicates(counts), passed.replicates(counts))
     found = {
         "step_accuracy": steps.estimate(counts),
         "step_balanced_accuracy": None if balanced is None else estimate(balanced, spread, len(labels)),
-        "step_auroc": None if area is None else estimate(area, area_spread, len(labels)),
+        "step_auroc": _auroc(counts, owners, labels, values),
         "step_accuracy_by_position": [
             {"position": int(at)} | _Tally.of(owners, hits, problems, positions == at).estimate(counts)
             for at in np.unique(positions)

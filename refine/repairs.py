@@ -50,17 +50,15 @@ def repair_report(
     fixed["control"], broken["control"] = _share(counts, control, 1, wrong), _share(counts, control, 0, right)
     differences = dict.fromkeys(("fixed_either_minus_global", "fixed_either_minus_local", "fixed_global_minus_control"))
     if whole is not None and control is not None:
-        pair = ((whole == 1) * wrong, wrong), ((control == 1) * wrong, wrong)
-        differences["fixed_global_minus_control"] = ratio_difference(counts, *pair)
+        differences["fixed_global_minus_control"] = _more(counts, whole, control, wrong)
     fixed |= dict.fromkeys(("both", "only_global", "only_local"))
     if either is not None:
         by_global, by_local = (whole == 1) * wrong, (local == 1) * wrong
         fixed["both"] = ratio(counts, by_global * by_local, wrong)
         fixed["only_global"] = ratio(counts, by_global * (1 - by_local), wrong)
         fixed["only_local"] = ratio(counts, by_local * (1 - by_global), wrong)
-        for name, hits in (("global", by_global), ("local", by_local)):
-            pair = ((either == 1) * wrong, wrong), (hits, wrong)
-            differences[f"fixed_either_minus_{name}"] = ratio_difference(counts, *pair)
+        differences["fixed_either_minus_global"] = _more(counts, either, whole, wrong)
+        differences["fixed_either_minus_local"] = _more(counts, either, local, wrong)
     return fixed, broken, differences, by_where
 
 
@@ -82,3 +80,8 @@ def _located(candidates: dict[Key, Candidate], rows: dict[str, int], where: str)
 def _share(counts: np.ndarray, outcomes: np.ndarray | None, value: int, group: np.ndarray) -> Estimate | None:
     """Of a group of drafts (1 in, 0 out), the share whose refinement came out as `value`."""
     return None if outcomes is None else ratio(counts, (outcomes == value) * group, group)
+
+
+def _more(counts: np.ndarray, first: np.ndarray, second: np.ndarray, group: np.ndarray) -> Estimate | None:
+    """Of a group of drafts, the share that came out right in `first`, minus that in `second`."""
+    return ratio_difference(counts, ((first == 1) * group, group), ((second == 1) * group, group))

@@ -7,9 +7,10 @@ they come in (`rollouts/collect.py`), and the stage that turns problems into rol
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rollouts.backends.args import OpenAIArgs, RayArgs, VLLMArgs
@@ -122,11 +123,11 @@ class Sampler(Protocol):
 
     promise: str
 
-    def sample(self, requests: Sequence[Request]) -> Iterator[Sample]:
+    def sample(self, requests: Sequence[Request]) -> Generator[Sample, None, None]:
         """Yield every sample of every request, in any order, each as it finishes.
 
         A request that can never be drawn (an empty prompt, one that leaves no room for `max_tokens`) is refused,
-        sample by sample, and does not stop the others. Closing the iterator midway frees what it holds.
+        sample by sample, and does not stop the others. Closing the generator midway frees what it holds.
         """
         ...
 
@@ -170,6 +171,11 @@ def prompt_fault(prompt: Sequence[int], max_tokens: int, limit: int | None) -> s
     if limit is not None and len(prompt) + max_tokens > limit:
         return f"{len(prompt)} prompt tokens and max_tokens={max_tokens} are more than the model's context of {limit}"
     return None
+
+
+def by_name(policy: str, args: SamplerArgs) -> bool:
+    """Whether `policy` is what a server calls its model, rather than a folder that can be read here."""
+    return args.backend == "openai" and not Path(policy).is_dir()
 
 
 def load_sampler(policy: str, args: SamplerArgs) -> Sampler:

@@ -32,6 +32,7 @@ class Rollout:
     """One graded sample of a policy. `correct` is None when the grader could not decide (a time-out).
 
     `steps` are the lines of `text` up to its final answer; tokens are counted in the policy's own tokens.
+    `finish_reason` is stop, length, or refused: it could not be sampled, its text is empty and its `correct` None.
     """
 
     id: str
@@ -46,6 +47,14 @@ class Rollout:
     prompt_tokens: int
     completion_tokens: int
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """Something that was left out while the rest went on: what it is called, and why."""
+
+    id: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ class VLLMArgs:
     max_lora_rank: int = runtime(64)
     tensor_parallel_size: int = runtime(1)
     max_num_seqs: int | None = runtime(None)
-    max_model_len: int | None = runtime(None)
+    max_model_len: int | None = None
     gpu_memory_utilization: float = runtime(0.9)
     enforce_eager: bool = runtime(False)
 
@@ -48,9 +48,7 @@ class OpenAIArgs:
     servers; one that fails is tried `attempts` times, `timeout` seconds each.
     """
 
-    base_urls: list[str] = field(
-        default_factory=lambda: ["http://127.0.0.1:8000/v1"], metadata={"runtime": True}
-    )
+    base_urls: list[str] = field(default_factory=lambda: ["http://127.0.0.1:8000/v1"], metadata={"runtime": True})
     model: str | None = None
     api: str = "completions"
     vllm: bool = False

@@ -88,9 +88,6 @@ def command(
                 _run_with_hydra(schema, args, work, config_name or name, relaunch)
         except KeyboardInterrupt:
             sys.exit(130)
-        except JobFailed as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(error.code)
 
     return main
 
@@ -197,13 +194,17 @@ def _show(result: dict[str, Any]) -> None:
 def _one_line_errors() -> Iterator[None]:
     try:
         yield
+    except JobFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.code) from error
     except (ValueError, OSError) as error:
         if os.environ.get("STEPWISE_TRACEBACK") == "1":
             traceback.print_exc()
         text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
         # a class of our own says all there is to say; another may be a mistake in the program
         hint = " (STEPWISE_TRACEBACK=1 shows where)" if type(error).__module__ == "builtins" else ""
-        print(f"error: {text}{hint}", file=sys.stderr)
+        rank = current().rank
+        print(f"{f'process {rank}: ' if rank else ''}error: {text}{hint}", file=sys.stderr)
         raise SystemExit(2) from error
 
 

@@ -75,7 +75,7 @@ def collect(
         raise ValueError("two requests have the same id")
     folder = work.unfinished / label.replace("/", "-")
     about = hashlib.sha256(repr([(cls.__name__, *map(_identity, requests))]).encode()).hexdigest()
-    known = _known(folder, about, work)
+    known, others = _known(folder, about, work)
     missing = [_missing(request, known.get(request.id, set())) for request in requests]
     left = sum(len(request.indices) for request in missing)
     if known:
@@ -83,7 +83,7 @@ def collect(
     # by the request's place in the list, so that a share is the same whatever is missing
     share = [request for i, request in enumerate(missing) if i % work.processes.count == work.processes.rank]
     with work.progress(left, "samples", label) as bar:
-        _draw(sampler, [r for r in share if r.indices], folder, about, work, bar, make_row or _itself)
+        _draw(sampler, [r for r in share if r.indices], folder, about, work, bar, others, make_row or _itself)
     rows = work.keep_open(Rows(_files(folder)))
     _check_complete(rows.samples(), counts)
     work.spend(rows.tokens())
@@ -100,15 +100,16 @@ def _identity(request: Request) -> tuple[Any, ...]:
     return tuple(getattr(request, name) for name in Request.__dataclass_fields__ if name != "wanted")
 
 
-def _known(folder: Path, about: str, work: Workspace) -> dict[str, set[int]]:
-    """The samples on disk, of whichever process; damaged rows are dropped first. All processes see the same."""
+def _known(folder: Path, about: str, work: Workspace) -> tuple[dict[str, set[int]], _Others]:
+    """The samples on disk, of whichever process, and what watches how many become more; damaged rows are dropped
+    first. All processes see the same."""
     if work.processes.first:
         for path in _files(folder):
             journal.check(path, about)
     work.processes.wait()
     rows = Rows(_files(folder))
     try:
-        return rows.samples()
+        return rows.samples(), _Others(folder, work)
     finally:
         rows.close()
         work.processes.wait()  # nobody writes while another still looks
@@ -129,11 +130,11 @@ def _draw(
     about: str,
     work: Workspace,
     bar: Progress,
+    others: _Others,
     make_row: Callable[[Request, Sample], Any],
 ) -> None:
     """Draw this process's share and wait for the others'."""
     waited = {request.id: (request, set(request.indices)) for request in requests}
-    others = _Others(folder, work, bar)
     with _journal(folder / f"{work.processes.rank}.sqlite", about) as kept:
         stream = sampler.sample(requests)
         try:
@@ -145,7 +146,7 @@ def _draw(
                 row = to_row(make_row(request, sample))
                 kept.add(sample.request_id, sample.index, sample.completion_tokens, sample.reason, row)
                 bar.advance(1)
-                others.look()
+                others.look(bar)
         finally:
             stream.close()
     for request, open_ in waited.values():
@@ -153,7 +154,7 @@ def _draw(
             given = len(request.indices) - len(open_)
             raise RuntimeError(f"the sampler gave {given} of {len(request.indices)} samples of {request.id}")
     work.processes.wait()
-    others.look(now=True)
+    others.look(bar, now=True)
 
 
 @contextmanager
@@ -168,18 +169,18 @@ def _journal(path: Path, about: str) -> Iterator[Journal]:
 class _Others:
     """What the other processes have kept since the start, for the one progress bar of the first."""
 
-    def __init__(self, folder: Path, work: Workspace, bar: Progress) -> None:
+    def __init__(self, folder: Path, work: Workspace) -> None:
         ranks = range(1, work.processes.count) if work.processes.first else ()
         self._paths = [folder / f"{rank}.sqlite" for rank in ranks]
-        self._bar, self._seen, self._looked = bar, self._count(), time.monotonic()
+        self._seen, self._looked = self._count(), time.monotonic()
 
     def _count(self) -> int:
         return sum(journal.count(path) for path in self._paths if path.exists())
 
-    def look(self, now: bool = False) -> None:
+    def look(self, bar: Progress, now: bool = False) -> None:
         if self._paths and (now or time.monotonic() - self._looked >= _LOOK_EVERY):
             self._looked, total = time.monotonic(), self._count()
-            self._bar.advance(total - self._seen)
+            bar.advance(total - self._seen)
             self._seen = total
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import groupby
 
 from rollouts.answers import grade
 from rollouts.artifacts import Stage, Workspace, parent
-from rollouts.collect import Collected, collect
+from rollouts.collect import collect
 from rollouts.problems import load_problems
 from rollouts.problems.source import ProblemArgs
 from rollouts.prompts import parse_solution, render_prompt
@@ -75,44 +75,50 @@ def sample_rollouts(args: SampleArgs, work: Workspace) -> None:
     with closing(load_sampler(args.policy, args.sampler)) as sampler:
         found = collect(sampler, requests, work, "sample", graded, Rollout)
     work.write_rows("problems", problems)
-    work.write_rows("rows", _in_order(problems, found), Rollout)
-    work.count(**count_rollouts(_in_order(problems, found)))
+    counts = RolloutCounts()
+    work.write_rows("rows", counts.watch(found[problem.id] for problem in problems), Rollout)
+    if work.processes.first:
+        work.count(**counts.result())
 
 
-def _in_order(problems: Sequence[Problem], found: Collected[Rollout]) -> Iterator[Rollout]:
-    for problem in problems:
-        yield from found[problem.id]
+class RolloutCounts:
+    """What one wants to know of a set of rollouts: accuracy, variety, and how many problems have both outcomes."""
 
+    def __init__(self) -> None:
+        self._sums: Counter[str] = Counter()
 
-def count_rollouts(rollouts: Iterable[Rollout]) -> dict[str, float]:
-    """What one wants to know of a set of rollouts: accuracy, variety, and how many problems have both outcomes.
+    def watch(self, problems: Iterable[Sequence[Rollout]]) -> Iterator[Rollout]:
+        """The rollouts of each problem, one after the other, counted as they pass."""
+        for own in problems:
+            right = {rollout.steps for rollout in own if rollout.correct}
+            self._sums.update(
+                problems=1,
+                rollouts=len(own),
+                correct=sum(rollout.correct is True for rollout in own),
+                solved=bool(right),
+                mixed=len({rollout.correct for rollout in own} - {None}) == 2,
+                distinct=len(right),
+                ungraded=sum(rollout.correct is None for rollout in own),
+                truncated=sum(rollout.finish_reason == "length" for rollout in own),
+                refused=sum(rollout.finish_reason == REFUSED for rollout in own),
+            )
+            yield from own
 
-    The rollouts of one problem stand together. `mixed_problems` is the share of problems with right and wrong
-    rollouts; `distinct_correct` the mean number of different right solutions a problem; `ungraded`, `truncated` and
-    `refused` are counts.
-    """
-    problems = total = correct = solved = mixed = distinct = ungraded = truncated = refused = 0
-    for _, group in groupby(rollouts, key=lambda rollout: rollout.problem_id):
-        own = list(group)
-        problems, total = problems + 1, total + len(own)
-        correct += sum(r.correct is True for r in own)
-        solved += any(r.correct for r in own)
-        mixed += len({r.correct for r in own if r.correct is not None}) == 2
-        distinct += len({r.steps for r in own if r.correct})
-        ungraded += sum(r.correct is None for r in own)
-        truncated += sum(r.finish_reason == "length" for r in own)
-        refused += sum(r.finish_reason == REFUSED for r in own)
-    return {
-        "problems": problems,
-        "rollouts": total,
-        "accuracy": correct / total,
-        "solved_problems": solved / problems,
-        "mixed_problems": mixed / problems,
-        "distinct_correct": distinct / problems,
-        "ungraded": ungraded,
-        "truncated": truncated,
-        "refused": refused,
-    }
+    def result(self) -> dict[str, float]:
+        """`mixed_problems` is the share of problems with right and wrong rollouts; `distinct_correct` the mean number
+        of different right solutions a problem; `ungraded`, `truncated` and `refused` are counts."""
+        sums = self._sums
+        return {
+            "problems": sums["problems"],
+            "rollouts": sums["rollouts"],
+            "accuracy": sums["correct"] / sums["rollouts"],
+            "solved_problems": sums["solved"] / sums["problems"],
+            "mixed_problems": sums["mixed"] / sums["problems"],
+            "distinct_correct": sums["distinct"] / sums["problems"],
+            "ungraded": sums["ungraded"],
+            "truncated": sums["truncated"],
+            "refused": sums["refused"],
+        }
 
 
 SAMPLE = Stage("sample", 2, SampleArgs, sample_rollouts)

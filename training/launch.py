@@ -53,7 +53,7 @@ def must_launch(args: LaunchArgs, processes: Processes) -> bool:
 
 def launch_command(args: LaunchArgs, program: list[str]) -> list[str]:
     """The command line that starts `program` (`[python, -m, module]` or `[python, script]`) in several processes."""
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command = [sys.executable, "-m", "training.launcher"]
     if args.config_file is not None:
         command += ["--config_file", args.config_file]
     else:

@@ -10,7 +10,7 @@ import pytest
 from rollouts.artifacts import ArtifactError, make
 from rollouts.problems import ProblemArgs, load_problems
 from rollouts.prompts import render_prompt
-from rollouts.sample import SAMPLE, SampleArgs, count_rollouts, grade_sample
+from rollouts.sample import SAMPLE, RolloutCounts, SampleArgs, grade_sample
 from rollouts.sampling import Request, Sample, SamplerArgs, refuse, sample_seed
 from rollouts.types import Problem, Rollout
 from tests.tiny import problem, rollout
@@ -72,7 +72,10 @@ def test_what_is_counted_of_rollouts_by_hand():
         rollout(["1"], True, 0, "r"),
         rollout(["2"], None, 1, "r"),
     ]
-    assert count_rollouts(rollouts) == {
+    counts = RolloutCounts()
+    problems = [[one for one in rollouts if one.problem_id == name] for name in "pqr"]
+    assert list(counts.watch(problems)) == rollouts
+    assert counts.result() == {
         "problems": 3,
         "rollouts": 8,
         "accuracy": 4 / 8,

@@ -5,13 +5,17 @@ CONSTRAINED := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # so that tests need no network and two test processes share two cores
 OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1
 
-.PHONY: demo test lint format clean students
+.PHONY: demo test faults lint format clean students
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.glore run.name=demo
 
 test: lint
 	$(OFFLINE) $(BIN)/python -m pytest -n 2 -q
+
+# the long part of tests/faults: a hundred kills and more, about ten minutes
+faults: $(VENV)/.installed-dev
+	$(OFFLINE) $(BIN)/python -m pytest -q -m slow tests/faults
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

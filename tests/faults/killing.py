@@ -33,6 +33,8 @@ def write_script(folder: Path, texts: int = 40) -> str:
 class Job:
     """One `python -m experiments.sample` with these overrides, its artifacts in a folder."""
 
+    python, root = (sys.executable,), ROOT
+
     def __init__(self, folder: Path, overrides: list[str]) -> None:
         self.folder, self.overrides = folder, overrides
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import closing
@@ -61,20 +62,30 @@ class Made:
     mix: Artifact
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Made]:
+    """Four artifacts, one above the other, and the folder where the command that made them ran."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        policy, root = Path("policy"), Path("artifacts")
+        policy.mkdir()
+        (policy / "script.json").write_text(json.dumps({"*": ["one\n#### 0", "two [red]\n#### 0"]}))
+        args = SampleArgs(policy="policy", problems=ProblemArgs(limit=3), sampler=SCRIPTED, n=2)
+        sample = make(SAMPLE, args, root)[0]
+        labels = make(LABEL_STEPS, LabelArgs(rollouts=str(sample.path), policy="policy", sampler=SCRIPTED), root)[0]
+        pairs = make(BUILD_PAIRS, PairArgs(rollouts=str(sample.path), labels=str(labels.path)), root)[0]
+        above = MixArgs([str(sample.path), str(labels.path), str(pairs.path)], "gpt", served=True)
+        return folder, Made(root, policy, args, sample, labels, pairs, make(MIX, above, root)[0])
+
+
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
-    """Four artifacts, one above the other, in the folder where the command runs."""
+def made(once: tuple[Path, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    """A copy of them, in the folder where the command runs."""
+    shutil.copytree(once[0], tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    policy, root = Path("policy"), Path("artifacts")
-    policy.mkdir()
-    (policy / "script.json").write_text(json.dumps({"*": ["one\n#### 0", "two [red]\n#### 0"]}))
-    args = SampleArgs(policy="policy", problems=ProblemArgs(limit=3), sampler=SCRIPTED, n=2)
-    sample = make(SAMPLE, args, root)[0]
-    labels = make(LABEL_STEPS, LabelArgs(rollouts=str(sample.path), policy="policy", sampler=SCRIPTED), root)[0]
-    pairs = make(BUILD_PAIRS, PairArgs(rollouts=str(sample.path), labels=str(labels.path)), root)[0]
-    above = MixArgs([str(sample.path), str(labels.path), str(pairs.path)], "gpt", served=True)
-    return Made(root, policy, args, sample, labels, pairs, make(MIX, above, root)[0])
+    return once[1]
 
 
 def ask(capsys: pytest.CaptureFixture[str], *argv: object) -> str:

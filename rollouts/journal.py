@@ -179,11 +179,15 @@ def repair(path: Path) -> tuple[Path, int]:
     """
     with _padded(path) as copy:
         rows = list(_rows_of(copy))
-        with _naming(path):
+        try:
             about = _about(copy)
+        except sqlite3.Error:
+            about = None
     if about is None:
-        raise StoreError(f"{path}: nothing in it can be read; delete it to make its rows anew")
+        raise StoreError(f"{path}: what its rows belong to cannot be read; delete it to make them anew")
     aside = path.with_name(f"{path.name}.damaged")
+    while aside.exists():  # that of an earlier repair
+        aside = aside.with_name(f"{aside.name}.damaged")
     for suffix in ("", "-wal", "-shm"):
         if (file := path.with_name(path.name + suffix)).exists():
             os.replace(file, aside.with_name(aside.name + suffix))

@@ -164,10 +164,16 @@ def refuse(request: Request, reason: str, prompt_tokens: int = 0) -> Iterator[Sa
         yield Sample(request.id, index, "", REFUSED, prompt_tokens, 0, seed, reason=reason)
 
 
-def prompt_fault(prompt: Sequence[int], max_tokens: int, limit: int | None) -> str | None:
-    """Why a prompt of these token ids cannot be completed within a context of `limit` tokens; None if it can."""
+def prompt_fault(
+    prompt: Sequence[int], max_tokens: int, limit: int | None, vocabulary: int | None = None
+) -> str | None:
+    """Why a prompt of these token ids cannot be completed within a context of `limit` tokens by a model that knows the
+    ids below `vocabulary`; None if it can."""
     if not prompt:
         return "the prompt is empty"
+    unknown = None if vocabulary is None else next((token for token in prompt if not 0 <= token < vocabulary), None)
+    if unknown is not None:
+        return f"the prompt has token {unknown}, but the model knows only {vocabulary}"
     if limit is not None and len(prompt) + max_tokens > limit:
         return f"{len(prompt)} prompt tokens and max_tokens={max_tokens} are more than the model's context of {limit}"
     return None

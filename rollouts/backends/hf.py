@@ -85,7 +85,7 @@ class HFSampler:
         ends = model.generation_config.eos_token_id if model.generation_config is not None else None
         ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
         self.ends = {tokenizer.eos_token_id, *ends}
-        self.limit = context_length(model)
+        self.limit, self.vocabulary = context_length(model), model.get_input_embeddings().weight.shape[0]
 
     def sample(self, requests: Sequence[Request]) -> Iterator[Sample]:
         """Yield the samples of all requests, the longest prompts first (so that memory runs out at once or never).
@@ -98,7 +98,7 @@ class HFSampler:
         rows: list[Row] = []
         for request in (fill(request, self.args) for request in requests):
             prompt = prompt_ids(self.tokenizer, request)
-            if fault := self._fault(prompt, request.max_tokens):
+            if fault := prompt_fault(prompt, request.max_tokens, self.limit, self.vocabulary):
                 yield from refuse(request, fault, len(prompt))
                 continue
             seeds = ((index, sample_seed(request.seed, request.id, index)) for index in request.indices)
@@ -110,12 +110,6 @@ class HFSampler:
     def close(self) -> None:
         """Let go of the model."""
         self.model = None
-
-    def _fault(self, prompt: list[int], max_tokens: int) -> str | None:
-        known = self.model.get_input_embeddings().weight.shape[0]
-        if unknown := [token for token in prompt if not 0 <= token < known]:
-            return f"the prompt has token {unknown[0]}, but the model knows only {known}"
-        return prompt_fault(prompt, max_tokens, self.limit)
 
     @torch.inference_mode()
     def _sample_batch(self, rows: list[Row]) -> Iterator[Sample]:

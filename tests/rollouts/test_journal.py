@@ -163,6 +163,23 @@ def test_a_damaged_page_is_refused_and_can_be_repaired(tmp_path):
                 assert index in samples and row["text"] == f"{name[1:]}/{index} " + "é" * 300
 
 
+def test_each_repair_keeps_the_file_as_it_was(tmp_path):
+    path = filled(tmp_path / "0.sqlite", 2, 1)
+    first = path.read_bytes()
+    asides = [journal.repair(path)[0] for _ in range(3)]
+    assert len(set(asides)) == 3 and asides[0].read_bytes() == first
+    assert [kept for _, kept in map(journal.repair, asides)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("data", [b"no database at all" * 10, b""])
+def test_what_belongs_to_no_work_cannot_be_repaired(tmp_path, data):
+    path = tmp_path / "0.sqlite"
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match=r"0.sqlite: what its rows belong to cannot be read; delete it"):
+        journal.repair(path)
+    assert path.read_bytes() == data and list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize(
     "data", [b"no database at all, but long enough to be one" * 10, b"SQLite format 3\0" + b"x" * 90]
 )

@@ -112,6 +112,9 @@ def test_what_a_prompt_may_be():
     assert prompt_fault([1] * 6, 4, 10) is None and prompt_fault([1] * 900, 4, None) is None
     assert "6 prompt tokens and max_tokens=5" in prompt_fault([1] * 6, 5, 10)
     assert "empty" in prompt_fault([], 5, 10)
+    assert prompt_fault([0, 6], 1, None, 7) is None
+    assert prompt_fault([0, 7, 9], 1, None, 7) == "the prompt has token 7, but the model knows only 7"
+    assert "token -1" in prompt_fault([6, -1], 1, 10, 7)
 
 
 def test_a_policy_on_a_server_goes_by_its_name(tmp_path):

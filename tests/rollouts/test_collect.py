@@ -178,6 +178,21 @@ def test_refused_requests_are_left_out_and_named(tmp_path, caplog):
     assert work.counts == {"quarantine": 2}
 
 
+def test_a_request_that_nobody_can_read_never_reaches_the_sampler(tmp_path):
+    work, sampler = workspace(tmp_path), Backwards()
+    found = collect(sampler, [Request("a", "x"), Request("b", "\ud800", n=2), Request("c", (1.5,))], work, "test")
+    assert sampler.asked == [("a", 0)] and sampler.closed == 1
+    assert [sample.finish_reason for sample in (*found["b"], *found["c"])] == ["refused"] * 3
+    assert r"the lone surrogate '\ud800'" in found["b"][1].reason and "not (1.5,)" in found["c"][0].reason
+    work.close()
+
+
+@pytest.mark.parametrize(("name", "n"), [(5, 1), (None, 1), ("\ud800", 1), ("a", 0), ("a", -1)])
+def test_a_request_without_a_name_or_samples(tmp_path, name, n):
+    with pytest.raises(ValueError, match=f"a text as its id and n >= 1, not .* and {n}"):
+        collect(Backwards(), [Request(name, "x", n=n)], workspace(tmp_path), "test")
+
+
 def test_if_all_are_refused_it_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="test: none of the 2 requests can be sampled; a: too long"):
         collect(Backwards(refuses=("a", "b")), [Request("b", "x"), Request("a", "x")], workspace(tmp_path), "test")

@@ -85,7 +85,12 @@ def find(root: str | Path, stage: str, key: str) -> Artifact | None:
         ArtifactError: the folder is there but damaged.
     """
     folder = Path(root) / stage / key
-    return open_artifact(folder, stage, thorough=False) if folder.exists() else None
+    if not folder.exists():
+        return None
+    found = open_artifact(folder, stage, thorough=False)
+    if found.key != key:
+        raise ArtifactError(f"{folder}: holds artifact {found.key}, not the one that it is named after; move it back")
+    return found
 
 
 def open_artifact(path: str | Path, *stages: str, thorough: bool = True) -> Artifact:

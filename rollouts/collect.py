@@ -42,7 +42,10 @@ class Collected(Generic[T]):
         try:
             return [from_row(self._cls, row) for _, row in self._rows.of(request_id)]
         except ValueError as error:
-            raise StoreError(f"a row kept for {request_id}: {error}") from error
+            folder = self._rows.paths[0].parent
+            raise StoreError(
+                f"{folder}: a row kept for {request_id}: {error}; delete the folder to make its rows anew"
+            ) from error
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._counts

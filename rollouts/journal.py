@@ -87,6 +87,7 @@ class Rows:
     """All rows of some journals, read by request."""
 
     def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
         self._connections = [(path, _open(path)) for path in paths]
 
     def of(self, request: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -95,16 +96,16 @@ class Rows:
         Raises:
             StoreError: two files have the same sample, or a row cannot be read.
         """
-        found: dict[int, str] = {}
+        found: dict[int, tuple[Path, str]] = {}
         for path, connection in self._connections:
             with _naming(path):
                 query = connection.execute("SELECT sample, row FROM rows WHERE request = ?", [request])
                 for sample, text in query:
                     if sample in found:
                         raise StoreError(f"{path}: {request}#{sample} is also in another file beside it")
-                    found[sample] = text
-        for sample in sorted(found):
-            yield sample, json.loads(found[sample])
+                    found[sample] = path, text
+        for sample, (path, text) in sorted(found.items()):
+            yield sample, _parsed(path, request, sample, text)
 
     def samples(self) -> dict[str, set[int]]:
         """The numbers of the samples of every request that has any."""
@@ -178,7 +179,7 @@ def repair(path: Path) -> tuple[Path, int]:
         StoreError: it cannot even be told what work the rows belong to.
     """
     with _padded(path) as copy:
-        rows = list(_rows_of(copy))
+        rows = [(*known, _parsed(path, *known[:2], text)) for *known, text in _rows_of(copy)]
         try:
             about = _about(copy)
         except sqlite3.Error:
@@ -192,8 +193,8 @@ def repair(path: Path) -> tuple[Path, int]:
         if (file := path.with_name(path.name + suffix)).exists():
             os.replace(file, aside.with_name(aside.name + suffix))
     with closing(Journal(path, about)) as journal:
-        for request, sample, tokens, refused, text in rows:
-            journal.add(request, sample, tokens, refused, json.loads(text))
+        for *known, row in rows:
+            journal.add(*known, row)
     return aside, len(rows)
 
 
@@ -260,6 +261,13 @@ def _about(path: Path) -> str | None:
             return None  # killed before its first commit
         found = connection.execute("SELECT value FROM about WHERE name = 'requests'").fetchone()
         return found and found[0]
+
+
+def _parsed(path: Path, request: str, sample: int, text: str) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise StoreError(f"{path}, row {request}#{sample}: malformed JSON: {error}; {text[:80]!r}") from error
 
 
 def _checksum(request: str, sample: int, text: Any) -> int:

@@ -250,6 +250,6 @@ def test_a_kept_row_that_is_no_record_is_named(tmp_path, row, message):
     with closing(Journal(path, about)) as kept:
         kept.add("r0", 0, 1, None, row)
     found = collect(Backwards(), [Request("r0", "x")], work, "test")
-    with pytest.raises(StoreError, match=f"a row kept for r0: .*{message}"):
+    with pytest.raises(StoreError, match=f"kept/test: a row kept for r0: .*{message}.*; delete the folder"):
         found["r0"]
     work.close()

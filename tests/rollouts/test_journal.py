@@ -61,6 +61,20 @@ def test_the_same_sample_twice_is_an_error(tmp_path):
         list(all_of(tmp_path / "1.sqlite", tmp_path / "2.sqlite").of("r0"))
 
 
+def test_a_row_that_is_no_json_is_named_and_stops_a_repair_before_it_begins(tmp_path, monkeypatch):
+    path = tmp_path / "0.sqlite"
+    with monkeypatch.context() as patch, closing(Journal(path, "a")) as kept:
+        patch.setattr(journal.json, "dumps", lambda *_, **__: "{no")
+        kept.add("r", 4, 1, None, {})
+    journal.check(path, "a")  # its checksum is right
+    data, message = path.read_bytes(), r"0.sqlite, row r#4: malformed JSON: .*; '{no'"
+    with closing(all_of(path)) as rows, pytest.raises(StoreError, match=message):
+        list(rows.of("r"))
+    with pytest.raises(StoreError, match=message):
+        journal.repair(path)
+    assert path.read_bytes() == data and list(tmp_path.iterdir()) == [path]
+
+
 def test_text_that_cannot_be_stored_is_named(tmp_path):
     with (
         closing(Journal(tmp_path / "0.sqlite", "a")) as kept,

@@ -269,7 +269,7 @@ def _check_file(folder: Path, name: str, wanted: dict[str, Any], thorough: bool)
     if not file.is_file():
         raise ArtifactError(f"{file}: missing, though the manifest lists it; {advice}")
     if (size := file.stat().st_size) != wanted["size"]:
-        raise ArtifactError(f"{file}: {size} bytes, but the manifest says {wanted['size']}; {advice}")
+        raise ArtifactError(f"{file}: {size} bytes, but the manifest says {wanted['size']!r}; {advice}")
     if thorough and (digest := sha256(file)) != wanted["sha256"]:
         raise ArtifactError(f"{file}: changed: SHA-256 {digest}, but the manifest says {wanted['sha256']}; {advice}")
 

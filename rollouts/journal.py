@@ -151,7 +151,8 @@ def check(path: Path, about: str) -> None:
             if state != "ok":
                 raise sqlite3.DatabaseError(state)
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'rows'").fetchone():
-                return  # killed before its first commit
+                remove(path)  # killed before its first commit
+                return
             query = connection.execute(f"SELECT rowid, {_COLUMNS}, checksum FROM rows")
             bad = [(rowid, request, sample) for rowid, request, sample, _, _, text, sum_ in query
                    if sum_ != _checksum(request, sample, text)]  # fmt: skip

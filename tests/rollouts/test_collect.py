@@ -125,6 +125,16 @@ def test_each_piece_of_work_has_its_own_rows(tmp_path):
     work.close()
 
 
+def test_a_kill_before_the_first_commit_does_not_stop_the_restart(tmp_path):
+    (tmp_path / "kept" / "test").mkdir(parents=True)
+    with closing(sqlite3.connect(tmp_path / "kept" / "test" / "0.sqlite")) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    (tmp_path / "kept" / "test" / "1.sqlite").touch()
+    work = workspace(tmp_path)
+    assert of_all(collect(Backwards(), ASKED, work, "test")) == WANTED
+    work.close()
+
+
 def test_rows_of_other_requests_are_not_used(tmp_path, caplog):
     work = workspace(tmp_path)
     collect(Backwards(), ASKED, work, "test")

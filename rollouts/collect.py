@@ -39,13 +39,16 @@ class Collected(Generic[T]):
     def __getitem__(self, request_id: str) -> list[T]:
         if request_id not in self._counts:
             raise KeyError(request_id)
+        folder = self._rows.paths[0].parent
         try:
-            return [from_row(self._cls, row) for _, row in self._rows.of(request_id)]
+            found = [from_row(self._cls, row) for _, row in self._rows.of(request_id)]
         except ValueError as error:
-            folder = self._rows.paths[0].parent
             raise StoreError(
                 f"{folder}: a row kept for {request_id}: {error}; delete the folder to make its rows anew"
             ) from error
+        if len(found) != self._counts[request_id]:
+            raise StoreError(f"{folder}: has changed on disk: {len(found)} samples of {request_id}; run it again")
+        return found
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._counts

@@ -57,7 +57,8 @@ class Journal:
         """
         text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
         try:
-            self._waiting.append((request, sample, tokens, refused, text, _checksum(request, sample, text)))
+            known = (request, sample, tokens, refused, text)
+            self._waiting.append((*known, _checksum(*known)))
         except UnicodeEncodeError as error:
             raise StoreError(f"{self.path}, {request}#{sample}: cannot be stored: {error}") from error
         if len(self._waiting) >= COMMIT_ROWS or time.monotonic() - self._committed >= COMMIT_SECONDS:
@@ -94,13 +95,17 @@ class Rows:
         """(sample, row) of one request, in the order of the samples.
 
         Raises:
-            StoreError: two files have the same sample, or a row cannot be read.
+            StoreError: two files have the same sample, or a row cannot be read or has changed.
         """
         found: dict[int, tuple[Path, str]] = {}
         for path, connection in self._connections:
             with _naming(path):
-                query = connection.execute("SELECT sample, row FROM rows WHERE request = ?", [request])
-                for sample, text in query:
+                # by an index, which may be damaged without the rows being so: what it finds may be another row
+                query = connection.execute(f"SELECT {_COLUMNS}, checksum FROM rows WHERE request = ?", [request])
+                for *known, sum_ in query:
+                    _, sample, _, _, text = known
+                    if sum_ != _checksum(*known):
+                        raise StoreError(f"{path}, row {request}#{sample}: has changed on disk; run it again")
                     if sample in found:
                         raise StoreError(f"{path}: {request}#{sample} is also in another file beside it")
                     found[sample] = path, text
@@ -146,16 +151,14 @@ def check(path: Path, about: str) -> None:
             logger.warning("%s: holds rows of other requests; they are dropped", path)
             remove(path)
             return
-        with closing(sqlite3.connect(path)) as connection:
-            (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            if state != "ok":
-                raise sqlite3.DatabaseError(state)
+        if damage := fault(path):
+            raise sqlite3.DatabaseError(damage)
+        with closing(_open(path, "rw")) as connection:
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'rows'").fetchone():
                 remove(path)  # killed before its first commit
                 return
-            query = connection.execute(f"SELECT rowid, {_COLUMNS}, checksum FROM rows")
-            bad = [(rowid, request, sample) for rowid, request, sample, _, _, text, sum_ in query
-                   if sum_ != _checksum(request, sample, text)]  # fmt: skip
+            query = connection.execute(f"SELECT rowid, {_COLUMNS}, checksum FROM rows NOT INDEXED")
+            bad = [(rowid, *known[:2]) for rowid, *known, sum_ in query if sum_ != _checksum(*known)]
             for rowid, request, sample in bad:
                 logger.warning("%s: row %s#%s has changed on disk; it is dropped and made anew", path, request, sample)
                 connection.execute("DELETE FROM rows WHERE rowid = ?", [rowid])
@@ -168,6 +171,13 @@ def check(path: Path, about: str) -> None:
             f"{path}: damaged ({str(error).splitlines()[-1]}); {whole} of its rows can still be read. "
             f"To keep those and make the rest anew: python -m experiments.inspect --repair {path}"
         ) from error
+
+
+def fault(path: Path) -> str | None:
+    """What is wrong with a journal's file or its index; None if nothing is. Its rows have checksums of their own."""
+    with closing(_open(path)) as connection:
+        (state,) = connection.execute("PRAGMA integrity_check(1)").fetchone()  # quick_check would not read the index
+        return None if state == "ok" else state
 
 
 def repair(path: Path) -> tuple[Path, int]:
@@ -229,10 +239,10 @@ def _rows_of(path: Path) -> Iterator[tuple[str, int, int, str | None, str]]:
             with closing(_open(path)) as connection:
                 # by the table's own order: the index may be what is damaged
                 query = f"SELECT rowid, {_COLUMNS}, checksum FROM rows NOT INDEXED ORDER BY rowid {order}"
-                for rowid, *row, sum_ in connection.execute(query):
-                    if rowid not in seen and sum_ == _checksum(row[0], row[1], row[4]):
+                for rowid, *known, sum_ in connection.execute(query):
+                    if rowid not in seen and sum_ == _checksum(*known):
                         seen.add(rowid)
-                        yield tuple(row)
+                        yield tuple(known)
         except sqlite3.DatabaseError:
             continue  # as far as it can be read from this end
 
@@ -252,8 +262,11 @@ def remove(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+def _open(path: Path, mode: str = "ro") -> sqlite3.Connection:
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
+    # a byte that changed may be no UTF-8 any more: the row's checksum says so, and the other rows can be read
+    connection.text_factory = lambda data: data.decode(errors="replace")
+    return connection
 
 
 def _about(path: Path) -> str | None:
@@ -271,8 +284,9 @@ def _parsed(path: Path, request: str, sample: int, text: str) -> dict[str, Any]:
         raise StoreError(f"{path}, row {request}#{sample}: malformed JSON: {error}; {text[:80]!r}") from error
 
 
-def _checksum(request: str, sample: int, text: Any) -> int:
-    return zlib.crc32(f"{request}\0{sample}\0{text}".encode())
+def _checksum(*known: Any) -> int:
+    """The checksum of a row, given the values of `_COLUMNS`."""
+    return zlib.crc32("\0".join(map(str, known)).encode())
 
 
 @contextmanager

@@ -192,6 +192,9 @@ def journal_facts(path: Path, check: bool = False, rows: int = 0) -> JournalFact
         whole = journal.readable(path)
         fault = f"damaged ({error}); {whole} of its rows can still be read"
         return JournalFacts(path, whole, None, {}, [], written, fault + _advice(path))
+    if check and (damage := journal.fault(path)):
+        fault = f"damaged ({damage}); {journal.readable(path)} of its rows can still be read{_advice(path)}"
+        return replace(facts, fault=fault)
     if check and (whole := journal.readable(path)) != total:
         fault = f"{total - whole} of its {total} rows are damaged; they are made anew when its stage runs again"
         return replace(facts, fault=fault)

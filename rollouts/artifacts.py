@@ -85,7 +85,12 @@ def find(root: str | Path, stage: str, key: str) -> Artifact | None:
         ArtifactError: the folder is there but damaged.
     """
     folder = Path(root) / stage / key
-    return open_artifact(folder, stage, thorough=False) if folder.exists() else None
+    if not folder.exists():
+        return None
+    found = open_artifact(folder, stage, thorough=False)
+    if found.key != key:
+        raise ArtifactError(f"{folder}: holds artifact {found.key}, not the one that it is named after; move it back")
+    return found
 
 
 def open_artifact(path: str | Path, *stages: str, thorough: bool = True) -> Artifact:
@@ -264,7 +269,7 @@ def _check_file(folder: Path, name: str, wanted: dict[str, Any], thorough: bool)
     if not file.is_file():
         raise ArtifactError(f"{file}: missing, though the manifest lists it; {advice}")
     if (size := file.stat().st_size) != wanted["size"]:
-        raise ArtifactError(f"{file}: {size} bytes, but the manifest says {wanted['size']}; {advice}")
+        raise ArtifactError(f"{file}: {size} bytes, but the manifest says {wanted['size']!r}; {advice}")
     if thorough and (digest := sha256(file)) != wanted["sha256"]:
         raise ArtifactError(f"{file}: changed: SHA-256 {digest}, but the manifest says {wanted['sha256']}; {advice}")
 

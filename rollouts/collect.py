@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 from rollouts import journal
 from rollouts.journal import Journal, Rows
 from rollouts.progress import Progress
-from rollouts.sampling import Request, Sample, Sampler
+from rollouts.sampling import Request, Sample, Sampler, refuse, request_fault
 from rollouts.store import StoreError
 from rollouts.types import Quarantined, from_row, to_row
 from rollouts.workspace import Workspace
@@ -39,10 +39,16 @@ class Collected(Generic[T]):
     def __getitem__(self, request_id: str) -> list[T]:
         if request_id not in self._counts:
             raise KeyError(request_id)
+        folder = self._rows.paths[0].parent
         try:
-            return [from_row(self._cls, row) for _, row in self._rows.of(request_id)]
+            found = [from_row(self._cls, row) for _, row in self._rows.of(request_id)]
         except ValueError as error:
-            raise StoreError(f"a row kept for {request_id}: {error}") from error
+            raise StoreError(
+                f"{folder}: a row kept for {request_id}: {error}; delete the folder to make its rows anew"
+            ) from error
+        if len(found) != self._counts[request_id]:
+            raise StoreError(f"{folder}: has changed on disk: {len(found)} samples of {request_id}; run it again")
+        return found
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._counts
@@ -66,10 +72,15 @@ def collect(
     and all of them get all rows.
 
     Raises:
-        ValueError: two requests have the same id, or every one of them was refused (with the first reason).
+        ValueError: two requests have the same id, an id is no text, `n` is under 1, or every request was refused
+            (with the first reason).
         RuntimeError: the sampler gave something else than it was asked for.
         StoreError: a row cannot be kept (a full disk), or a file of kept rows is damaged.
     """
+    for request in requests:
+        name = request.id
+        if not isinstance(name, str) or name.encode(errors="replace").decode() != name or request.n < 1:
+            raise ValueError(f"a request needs a text as its id and n >= 1, not {name!r} and {request.n}")
     counts = {request.id: request.n for request in requests}
     if len(counts) != len(requests):
         raise ValueError("two requests have the same id")
@@ -136,7 +147,7 @@ def _draw(
     """Draw this process's share and wait for the others'."""
     waited = {request.id: (request, set(request.indices)) for request in requests}
     with _journal(folder / f"{work.processes.rank}.sqlite", about) as kept:
-        stream = sampler.sample(requests)
+        stream = _stream(sampler, requests)
         try:
             for sample in stream:
                 request, open_ = waited.get(sample.request_id, (None, set()))
@@ -155,6 +166,17 @@ def _draw(
             raise RuntimeError(f"the sampler gave {given} of {len(request.indices)} samples of {request.id}")
     work.processes.wait()
     others.look(bar, now=True)
+
+
+def _stream(sampler: Sampler, requests: list[Request]) -> Generator[Sample, None, None]:
+    """What the sampler gives; it never sees a request that would stop it, and with it all others."""
+    readable = []
+    for request in requests:
+        if fault := request_fault(request):
+            yield from refuse(request, fault)
+        else:
+            readable.append(request)
+    yield from sampler.sample(readable)
 
 
 @contextmanager

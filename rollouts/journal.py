@@ -57,7 +57,8 @@ class Journal:
         """
         text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
         try:
-            self._waiting.append((request, sample, tokens, refused, text, _checksum(request, sample, text)))
+            known = (request, sample, tokens, refused, text)
+            self._waiting.append((*known, _checksum(*known)))
         except UnicodeEncodeError as error:
             raise StoreError(f"{self.path}, {request}#{sample}: cannot be stored: {error}") from error
         if len(self._waiting) >= COMMIT_ROWS or time.monotonic() - self._committed >= COMMIT_SECONDS:
@@ -87,24 +88,29 @@ class Rows:
     """All rows of some journals, read by request."""
 
     def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
         self._connections = [(path, _open(path)) for path in paths]
 
     def of(self, request: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """(sample, row) of one request, in the order of the samples.
 
         Raises:
-            StoreError: two files have the same sample, or a row cannot be read.
+            StoreError: two files have the same sample, or a row cannot be read or has changed.
         """
-        found: dict[int, str] = {}
+        found: dict[int, tuple[Path, str]] = {}
         for path, connection in self._connections:
             with _naming(path):
-                query = connection.execute("SELECT sample, row FROM rows WHERE request = ?", [request])
-                for sample, text in query:
+                # by an index, which may be damaged without the rows being so: what it finds may be another row
+                query = connection.execute(f"SELECT {_COLUMNS}, checksum FROM rows WHERE request = ?", [request])
+                for *known, sum_ in query:
+                    _, sample, _, _, text = known
+                    if sum_ != _checksum(*known):
+                        raise StoreError(f"{path}, row {request}#{sample}: has changed on disk; run it again")
                     if sample in found:
                         raise StoreError(f"{path}: {request}#{sample} is also in another file beside it")
-                    found[sample] = text
-        for sample in sorted(found):
-            yield sample, json.loads(found[sample])
+                    found[sample] = path, text
+        for sample, (path, text) in sorted(found.items()):
+            yield sample, _parsed(path, request, sample, text)
 
     def samples(self) -> dict[str, set[int]]:
         """The numbers of the samples of every request that has any."""
@@ -145,15 +151,14 @@ def check(path: Path, about: str) -> None:
             logger.warning("%s: holds rows of other requests; they are dropped", path)
             remove(path)
             return
-        with closing(sqlite3.connect(path)) as connection:
-            (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            if state != "ok":
-                raise sqlite3.DatabaseError(state)
+        if damage := fault(path):
+            raise sqlite3.DatabaseError(damage)
+        with closing(_open(path, "rw")) as connection:
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'rows'").fetchone():
-                return  # killed before its first commit
-            query = connection.execute(f"SELECT rowid, {_COLUMNS}, checksum FROM rows")
-            bad = [(rowid, request, sample) for rowid, request, sample, _, _, text, sum_ in query
-                   if sum_ != _checksum(request, sample, text)]  # fmt: skip
+                remove(path)  # killed before its first commit
+                return
+            query = connection.execute(f"SELECT rowid, {_COLUMNS}, checksum FROM rows NOT INDEXED")
+            bad = [(rowid, *known[:2]) for rowid, *known, sum_ in query if sum_ != _checksum(*known)]
             for rowid, request, sample in bad:
                 logger.warning("%s: row %s#%s has changed on disk; it is dropped and made anew", path, request, sample)
                 connection.execute("DELETE FROM rows WHERE rowid = ?", [rowid])
@@ -168,6 +173,13 @@ def check(path: Path, about: str) -> None:
         ) from error
 
 
+def fault(path: Path) -> str | None:
+    """What is wrong with a journal's file or its index; None if nothing is. Its rows have checksums of their own."""
+    with closing(_open(path)) as connection:
+        (state,) = connection.execute("PRAGMA integrity_check(1)").fetchone()  # quick_check would not read the index
+        return None if state == "ok" else state
+
+
 def repair(path: Path) -> tuple[Path, int]:
     """Put what can be read of a damaged journal into a new one; the old one is kept beside it under another name.
 
@@ -178,7 +190,7 @@ def repair(path: Path) -> tuple[Path, int]:
         StoreError: it cannot even be told what work the rows belong to.
     """
     with _padded(path) as copy:
-        rows = list(_rows_of(copy))
+        rows = [(*known, _parsed(path, *known[:2], text)) for *known, text in _rows_of(copy)]
         try:
             about = _about(copy)
         except sqlite3.Error:
@@ -192,8 +204,8 @@ def repair(path: Path) -> tuple[Path, int]:
         if (file := path.with_name(path.name + suffix)).exists():
             os.replace(file, aside.with_name(aside.name + suffix))
     with closing(Journal(path, about)) as journal:
-        for request, sample, tokens, refused, text in rows:
-            journal.add(request, sample, tokens, refused, json.loads(text))
+        for *known, row in rows:
+            journal.add(*known, row)
     return aside, len(rows)
 
 
@@ -227,10 +239,10 @@ def _rows_of(path: Path) -> Iterator[tuple[str, int, int, str | None, str]]:
             with closing(_open(path)) as connection:
                 # by the table's own order: the index may be what is damaged
                 query = f"SELECT rowid, {_COLUMNS}, checksum FROM rows NOT INDEXED ORDER BY rowid {order}"
-                for rowid, *row, sum_ in connection.execute(query):
-                    if rowid not in seen and sum_ == _checksum(row[0], row[1], row[4]):
+                for rowid, *known, sum_ in connection.execute(query):
+                    if rowid not in seen and sum_ == _checksum(*known):
                         seen.add(rowid)
-                        yield tuple(row)
+                        yield tuple(known)
         except sqlite3.DatabaseError:
             continue  # as far as it can be read from this end
 
@@ -250,8 +262,11 @@ def remove(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+def _open(path: Path, mode: str = "ro") -> sqlite3.Connection:
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
+    # a byte that changed may be no UTF-8 any more: the row's checksum says so, and the other rows can be read
+    connection.text_factory = lambda data: data.decode(errors="replace")
+    return connection
 
 
 def _about(path: Path) -> str | None:
@@ -262,8 +277,16 @@ def _about(path: Path) -> str | None:
         return found and found[0]
 
 
-def _checksum(request: str, sample: int, text: Any) -> int:
-    return zlib.crc32(f"{request}\0{sample}\0{text}".encode())
+def _parsed(path: Path, request: str, sample: int, text: str) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise StoreError(f"{path}, row {request}#{sample}: malformed JSON: {error}; {text[:80]!r}") from error
+
+
+def _checksum(*known: Any) -> int:
+    """The checksum of a row, given the values of `_COLUMNS`."""
+    return zlib.crc32("\0".join(map(str, known)).encode())
 
 
 @contextmanager

@@ -147,14 +147,41 @@ def sample_seed(run_seed: int, request_id: str, index: int) -> int:
 
 
 def fill(request: Request, args: SamplerArgs) -> Request:
-    """The request with the sampler's settings where it has none of its own."""
-    return replace(
+    """The request with the sampler's settings where it has none of its own.
+
+    Raises:
+        ValueError: a setting of the request is out of range; the message names both.
+    """
+    filled = replace(
         request,
         max_tokens=args.max_tokens if request.max_tokens is None else request.max_tokens,
         temperature=args.temperature if request.temperature is None else request.temperature,
         top_p=args.top_p if request.top_p is None else request.top_p,
         stop=tuple(args.stop) if request.stop is None else request.stop,
     )
+    if not 0 <= filled.temperature < float("inf") or not 0 < filled.top_p <= 1 or filled.max_tokens < 1:
+        raise ValueError(
+            f"request {request.id!r} needs finite temperature >= 0, top_p in (0, 1] and max_tokens >= 1, not "
+            f"{filled.temperature}, {filled.top_p} and {filled.max_tokens}"
+        )
+    if isinstance(filled.stop, str) or not all(filled.stop):
+        raise ValueError(f"request {request.id!r}: stop must be a tuple of texts, none empty, not {filled.stop!r}")
+    return filled
+
+
+def request_fault(request: Request) -> str | None:
+    """Why what a request asks is nothing that any policy could read; None if it could be."""
+    prompt, text = request.prompt, request.prefix
+    if isinstance(prompt, str):
+        text = prompt + text
+    elif not isinstance(prompt, list | tuple) or not all(type(token) is int for token in prompt):
+        shown = repr(prompt)
+        return f"the prompt must be text or token ids, not {shown if len(shown) <= 80 else f'{shown[:80]}…'}"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"the prompt holds the lone surrogate {text[error.start]!r}"
+    return None
 
 
 def refuse(request: Request, reason: str, prompt_tokens: int = 0) -> Iterator[Sample]:

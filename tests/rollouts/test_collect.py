@@ -125,6 +125,16 @@ def test_each_piece_of_work_has_its_own_rows(tmp_path):
     work.close()
 
 
+def test_a_kill_before_the_first_commit_does_not_stop_the_restart(tmp_path):
+    (tmp_path / "kept" / "test").mkdir(parents=True)
+    with closing(sqlite3.connect(tmp_path / "kept" / "test" / "0.sqlite")) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    (tmp_path / "kept" / "test" / "1.sqlite").touch()
+    work = workspace(tmp_path)
+    assert of_all(collect(Backwards(), ASKED, work, "test")) == WANTED
+    work.close()
+
+
 def test_rows_of_other_requests_are_not_used(tmp_path, caplog):
     work = workspace(tmp_path)
     collect(Backwards(), ASKED, work, "test")
@@ -176,6 +186,21 @@ def test_refused_requests_are_left_out_and_named(tmp_path, caplog):
     wanted = [Quarantined("r2", "too long"), Quarantined("r7", "too long")]
     assert read_rows(tmp_path / "quarantine.parquet", Quarantined) == wanted
     assert work.counts == {"quarantine": 2}
+
+
+def test_a_request_that_nobody_can_read_never_reaches_the_sampler(tmp_path):
+    work, sampler = workspace(tmp_path), Backwards()
+    found = collect(sampler, [Request("a", "x"), Request("b", "\ud800", n=2), Request("c", (1.5,))], work, "test")
+    assert sampler.asked == [("a", 0)] and sampler.closed == 1
+    assert [sample.finish_reason for sample in (*found["b"], *found["c"])] == ["refused"] * 3
+    assert r"the lone surrogate '\ud800'" in found["b"][1].reason and "not (1.5,)" in found["c"][0].reason
+    work.close()
+
+
+@pytest.mark.parametrize(("name", "n"), [(5, 1), (None, 1), ("\ud800", 1), ("a", 0), ("a", -1)])
+def test_a_request_without_a_name_or_samples(tmp_path, name, n):
+    with pytest.raises(ValueError, match=f"a text as its id and n >= 1, not .* and {n}"):
+        collect(Backwards(), [Request(name, "x", n=n)], workspace(tmp_path), "test")
 
 
 def test_if_all_are_refused_it_is_an_error(tmp_path):
@@ -235,6 +260,6 @@ def test_a_kept_row_that_is_no_record_is_named(tmp_path, row, message):
     with closing(Journal(path, about)) as kept:
         kept.add("r0", 0, 1, None, row)
     found = collect(Backwards(), [Request("r0", "x")], work, "test")
-    with pytest.raises(StoreError, match=f"a row kept for r0: .*{message}"):
+    with pytest.raises(StoreError, match=f"kept/test: a row kept for r0: .*{message}.*; delete the folder"):
         found["r0"]
     work.close()

@@ -61,6 +61,20 @@ def test_the_same_sample_twice_is_an_error(tmp_path):
         list(all_of(tmp_path / "1.sqlite", tmp_path / "2.sqlite").of("r0"))
 
 
+def test_a_row_that_is_no_json_is_named_and_stops_a_repair_before_it_begins(tmp_path, monkeypatch):
+    path = tmp_path / "0.sqlite"
+    with monkeypatch.context() as patch, closing(Journal(path, "a")) as kept:
+        patch.setattr(journal.json, "dumps", lambda *_, **__: "{no")
+        kept.add("r", 4, 1, None, {})
+    journal.check(path, "a")  # its checksum is right
+    data, message = path.read_bytes(), r"0.sqlite, row r#4: malformed JSON: .*; '{no'"
+    with closing(all_of(path)) as rows, pytest.raises(StoreError, match=message):
+        list(rows.of("r"))
+    with pytest.raises(StoreError, match=message):
+        journal.repair(path)
+    assert path.read_bytes() == data and list(tmp_path.iterdir()) == [path]
+
+
 def test_text_that_cannot_be_stored_is_named(tmp_path):
     with (
         closing(Journal(tmp_path / "0.sqlite", "a")) as kept,
@@ -142,6 +156,44 @@ def test_a_row_that_changed_on_disk_is_dropped_with_a_warning(tmp_path, caplog):
     caplog.clear()
     journal.check(path, "a")
     assert caplog.text == ""
+
+
+def test_a_damaged_index_never_gives_a_row_for_another(tmp_path):
+    path = filled(tmp_path / "0.sqlite", samples=1)
+    with closing(sqlite3.connect(path)) as connection:
+        page = connection.execute("SELECT rootpage FROM sqlite_master WHERE name LIKE 'sqlite_autoindex_rows%'")
+        start = (page.fetchone()[0] - 1) * 4096
+    data = bytearray(path.read_bytes())
+    at = data.index(b"r23", start, start + 4096)
+    data[at : at + 3] = b"r24"
+    path.write_bytes(data)
+    with closing(all_of(path)) as rows, pytest.raises(StoreError, match=r"0.sqlite, row r24#0: has changed on disk"):
+        list(rows.of("r24"))
+    with pytest.raises(StoreError, match=r"0.sqlite: damaged \(.*index.*\); 40 of its rows can still be read"):
+        journal.check(path, "a")
+    assert journal.repair(path)[1] == 40
+    with closing(all_of(path)) as rows:
+        assert [row["text"][:4] for name in ("r23", "r24") for _, row in rows.of(name)] == ["23/0", "24/0"]
+
+
+@pytest.mark.parametrize("column", ["tokens", "refused"])
+def test_every_value_of_a_row_is_in_its_checksum(tmp_path, caplog, column):
+    path = filled(tmp_path / "0.sqlite", 3, 1)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"UPDATE rows SET {column} = 9 WHERE request = 'r1'")
+        connection.commit()
+    journal.check(path, "a")
+    assert "row r1#0 has changed on disk" in caplog.text and journal.count(path) == 2
+
+
+def test_a_byte_that_is_no_text_any_more_costs_one_row(tmp_path, caplog):
+    path = filled(tmp_path / "0.sqlite", 3, 1)
+    data = bytearray(path.read_bytes())
+    data[data.index("1/0 é".encode()) + 4] ^= 0x40
+    path.write_bytes(data)
+    assert journal.readable(path) == 2
+    journal.check(path, "a")
+    assert "row r1#0 has changed on disk" in caplog.text and journal.count(path) == 2
 
 
 def test_a_damaged_page_is_refused_and_can_be_repaired(tmp_path):

@@ -16,6 +16,7 @@ from rollouts.sampling import (
     load_sampler,
     prompt_fault,
     refuse,
+    request_fault,
     sample_seed,
 )
 
@@ -95,6 +96,44 @@ def test_a_request_takes_the_sampler_s_settings_where_it_has_none():
     assert fill(Request("r", "x"), args) == Request("r", "x", max_tokens=5, temperature=0.5, top_p=0.9, stop=("a",))
     own = Request("r", "x", max_tokens=7, temperature=0.0, top_p=1.0, stop=())
     assert fill(own, args) == own
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": float("nan")}, "'r' needs finite temperature .* not nan, 1.0 and 256"),
+        ({"temperature": -1.0}, "-1.0"),
+        ({"temperature": float("inf")}, "inf"),
+        ({"top_p": 0.0}, "1.0, 0.0 and 256"),
+        ({"top_p": float("nan")}, "nan"),
+        ({"max_tokens": 0}, "1.0 and 0"),
+        ({"stop": ("a", "")}, r"'r': stop must be .* not \('a', ''\)"),
+        ({"stop": "ab"}, "not 'ab'"),
+    ],
+)
+def test_a_request_s_settings_out_of_range_are_refused_by_value(settings, message):
+    with pytest.raises(ValueError, match=message):
+        fill(Request("r", "x", **settings), SamplerArgs())
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (Request("r", "a\ud800b"), r"the prompt holds the lone surrogate '\ud800'"),
+        (Request("r", "a", prefix="\udfff"), r"lone surrogate '\udfff'"),
+        (Request("r", (1,), prefix="\udfff"), r"lone surrogate '\udfff'"),
+        (Request("r", (1, 2.0)), "the prompt must be text or token ids, not (1, 2.0)"),
+        (Request("r", (True,)), "not (True,)"),
+        (Request("r", None), "not None"),
+        (Request("r", b"x" * 99), "xxx…"),
+        (Request("r", "\0 😀"), None),
+        (Request("r", [1]), None),
+        (Request("r", ""), None),  # empty, which the backend says
+    ],
+)
+def test_what_no_policy_can_read(request_, reason):
+    found = request_fault(request_)
+    assert found is None if reason is None else reason in found
 
 
 def test_which_samples_are_drawn():

@@ -13,7 +13,6 @@ import torch
 from scipy import stats
 from transformers import (
     AutoModelForCausalLM,
-    DynamicCache,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
@@ -23,8 +22,10 @@ from transformers import (
     Qwen2Config,
 )
 
-from rollouts.backends.draw import NO_TOKEN, Drawing, draw, read_tokens, uniforms
-from rollouts.backends.hf import GrowingLayer, HFSampler, load, new_cache
+from rollouts.backends.attention import fold
+from rollouts.backends.draw import NO_TOKEN, draw, read_tokens, uniforms
+from rollouts.backends.hf import HFSampler, load
+from rollouts.backends.slots import Slots
 from rollouts.sampling import Request, Sample, SamplerArgs, SamplingError, sample_seed
 from rollouts.steps import encode_prompt, encode_text
 from tests.rollouts.contract import SamplerContract, sampler_args, student
@@ -84,7 +85,9 @@ def family(name: str) -> PreTrainedModel:
 
 
 def sampler_of(name: str = "llama", **settings) -> HFSampler:
-    return HFSampler(family(name), tokenizer(), SamplerArgs(**({"max_tokens": 24, "batch_size": 4} | settings)))
+    return HFSampler(
+        copy.deepcopy(family(name)), tokenizer(), SamplerArgs(**({"max_tokens": 24, "batch_size": 4} | settings))
+    )
 
 
 def requests_of(n: int = 1, seed: int = 0) -> list[Request]:
@@ -121,7 +124,7 @@ def test_greedy_is_what_the_library_generates(name):
         assert sample.prompt_tokens == len(encode_prompt(tokenizer(), prompt))
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_sampled_text_depends_on_neither_batch_nor_order(name):
     wanted = by_name(sampler_of(name, batch_size=64).sample(requests_of(n=6)))
     assert len({sample.text for sample in wanted.values()}) > 20
@@ -191,11 +194,7 @@ def test_a_prompt_that_just_fits_is_sampled_to_the_end():
 
 
 def draw_all(logits: torch.Tensor, uniform: np.ndarray, temperature: float = 1.0, top_p: float = 1.0) -> torch.Tensor:
-    return draw(logits, uniform, alike(len(logits), temperature, top_p))
-
-
-def alike(rows: int, temperature: float = 1.0, top_p: float = 1.0) -> Drawing:
-    return Drawing(np.full(rows, temperature), np.full(rows, top_p), torch.device("cpu"))
+    return draw(logits, uniform, np.full(len(logits), temperature), np.full(len(logits), top_p))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -218,51 +217,37 @@ def test_a_token_that_is_ruled_out_is_no_fault():
     assert draw_all(torch.tensor([[-torch.inf, 1.0]]), np.array([0.0])).tolist() == [1]
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen2"])
-def test_the_growing_cache_gives_the_logits_of_the_librarys(name):
-    model = family(name)
-    own, library = new_cache(model.config), DynamicCache(config=model.config)
-    assert any(isinstance(layer, GrowingLayer) for layer in own.layers)
-    generator = torch.Generator().manual_seed(0)
-    rows, mask = 6, torch.ones(6, 9, dtype=torch.long)
-    mask[0, :4] = 0
-    token = torch.randint(2, 100, (rows, 9), generator=generator)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_slots_give_the_logits_of_a_plain_forward_pass(name):
+    """Rows of all lengths come, go and move, the room grows, and each sees its own text and nothing else."""
+    model = copy.deepcopy(family(name))
+    fold(model)
+    choose = random.Random(0)
+    slots, texts_ = Slots(model, 7), []
+
+    def add(lengths: list[int], copies: list[int]) -> None:
+        prompts = [[choose.randrange(2, 50) for _ in range(length)] for length in lengths]
+        slots.read(prompts, copies)
+        texts_.extend(list(prompt) for prompt, count in zip(prompts, copies, strict=True) for _ in range(count))
+
+    add([1, 9, 4], [1, 2, 1])
     with torch.inference_mode():
         for step in range(80):
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -token.shape[1] :]
-            out = [
-                model(
-                    input_ids=token, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-                ).logits
-                for cache in (own, library)
-            ]
-            torch.testing.assert_close(*out, rtol=0, atol=1e-5)
-            if step in (2, 3, 30, 70):  # rows are dropped, repeated and put in another order
-                kept = torch.randint(0, len(token), (max(2, len(token) - 1),), generator=generator)
-                own.batch_select_indices(kept)
-                library.batch_select_indices(kept)
-                mask = mask[kept]
-            token = torch.randint(2, 100, (len(mask), 1), generator=generator)
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-
-
-def test_the_growing_layer_holds_the_same_states_bit_for_bit():
-    from transformers.cache_utils import DynamicLayer
-
-    own, library = GrowingLayer(), DynamicLayer()
-    generator = torch.Generator().manual_seed(1)
-    rows = 3
-    for step in range(150):
-        new = 5 if step == 0 else 1
-        states = torch.randn(2, rows, 2, new, 4, generator=generator)
-        given = [layer.update(states[0], states[1]) for layer in (own, library)]
-        assert torch.equal(given[0][0], given[1][0]) and torch.equal(given[0][1], given[1][1])
-        assert own.get_seq_length() == library.get_seq_length() == step + 5
-        if step % 17 == 16:
-            kept = torch.randint(0, rows, (1 + step % 4,), generator=generator)
-            own.batch_select_indices(kept)
-            library.batch_select_indices(kept)
-            rows = len(kept)
+            logits = slots.step(np.array([text[-1] for text in texts_]), np.array([len(text) - 1 for text in texts_]))
+            for row, text in enumerate(texts_):
+                plain = family(name)(torch.tensor([text])).logits[0, -1]
+                torch.testing.assert_close(logits[row], plain, rtol=0, atol=2e-5)
+            if step in (2, 3, 30, 70):
+                gone = np.array(sorted(choose.sample(range(len(texts_)), choose.randrange(1, 4))))
+                moved, free = slots.drop(gone)
+                for source, target in zip(moved, free, strict=True):
+                    texts_[target] = texts_[source]
+                del texts_[slots.rows :]
+            for text in texts_:
+                text.append(choose.randrange(2, 50))
+            if step in (3, 30):
+                add([12, 1], [2, 1])
+            assert slots.rows == len(texts_)
 
 
 PROBABILITIES = [0.4, 0.25, 0.2, 0.1, 0.05]

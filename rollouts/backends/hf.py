@@ -16,9 +16,19 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from rollouts.backends.draw import Drawing, draw, read_tokens, uniforms
+from rollouts.backends.rows import Ending, Row
 from rollouts.policies import context_length, load_policy
-from rollouts.sampling import Request, Sample, sample_seed
-from rollouts.steps import encode_prompt, encode_text
+from rollouts.sampling import (
+    Request,
+    Sample,
+    SamplingError,
+    fill,
+    prompt_fault,
+    prompt_ids,
+    refuse,
+    sample_seed,
+)
 
 if TYPE_CHECKING:
     from rollouts.sampling import SamplerArgs
@@ -62,51 +72,13 @@ def new_cache(config) -> DynamicCache:
     return cache
 
 
-def uniforms(seeds: np.ndarray, position: int) -> np.ndarray:
-    """One number in [0, 1) for each seed (int64) at a token position: two rounds of splitmix64, a counter-based
-    generator, so that a row's numbers do not depend on which rows are beside it."""
-    with np.errstate(over="ignore"):
-        x = seeds.astype(np.uint64) + np.uint64(position + 1) * np.uint64(0x9E3779B97F4A7C15)
-        for _ in range(2):
-            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            x = x ^ (x >> np.uint64(31))
-    return (x >> np.uint64(11)).astype(np.float64) / float(1 << 53)
-
-
-def draw(logits: torch.Tensor, uniform: torch.Tensor | None, temperature: float, top_p: float) -> torch.Tensor:
-    """Token ids (batch,) from logits (batch, vocabulary): greedy at temperature 0, else by inverse CDF.
-
-    `uniform` (batch,) holds one number in [0, 1) a row; greedy reads none of them.
-
-    Raises:
-        ValueError: a logit is not a number or infinitely large: whatever were drawn would mean nothing.
-    """
-    if temperature == 0:
-        best, drawn = logits.max(-1)
-        _check_finite(best)
-        return drawn
-    probabilities = torch.softmax(logits.float() / temperature, -1)
-    if top_p < 1:
-        ranked, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        # a token stays while the mass before it is under top_p, so that the likeliest always stays
-        ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= top_p, 0)
-        probabilities = torch.zeros_like(probabilities).scatter(-1, order, ranked)
-    cdf = probabilities.double().cumsum(-1)
-    _check_finite(cdf[:, -1])
-    drawn = torch.searchsorted(cdf, (uniform * cdf[:, -1])[:, None], right=True)[:, 0]
-    # rounding may put the target on the total: the last token that has any mass is meant then
-    last = probabilities.shape[-1] - 1 - (probabilities > 0).flip(-1).int().argmax(-1)
-    return torch.minimum(drawn, last)
-
-
-def _check_finite(row_values: torch.Tensor) -> None:
-    if not row_values.isfinite().all():
-        raise ValueError("the policy's logits are not finite numbers")
-
-
 class HFSampler:
     """Samples a causal LM on one device, `batch_size` rows at a time."""
+
+    promise = (
+        "the same texts, however requests are ordered, batched, split over processes and resumed, except where float "
+        "rounding moves a draw that falls on a boundary"
+    )
 
     def __init__(self, model, tokenizer, args: SamplerArgs) -> None:
         self.model, self.tokenizer, self.args = model, tokenizer, args
@@ -119,44 +91,41 @@ class HFSampler:
         """Yield the samples of all requests, the longest prompts first (so that memory runs out at once or never).
 
         Raises:
-            ValueError: a prompt is empty or leaves no room for `max_tokens` in the model's context.
+            SamplingError: the policy's logits are not finite numbers, or the sampler is closed.
         """
-        prompts = [encode_prompt(self.tokenizer, r.prompt) + encode_text(self.tokenizer, r.prefix) for r in requests]
-        for request, prompt in zip(requests, prompts, strict=True):
-            self._check(request, prompt)
-        order = sorted(range(len(requests)), key=lambda i: (-len(prompts[i]), i))
-        rows = [(i, index) for i in order for index in range(requests[i].n)]
+        if self.model is None:
+            raise SamplingError("this sampler is closed")
+        rows: list[Row] = []
+        for request in (fill(request, self.args) for request in requests):
+            prompt = prompt_ids(self.tokenizer, request)
+            if fault := self._fault(prompt, request.max_tokens):
+                yield from refuse(request, fault, len(prompt))
+                continue
+            seeds = ((index, sample_seed(request.seed, request.id, index)) for index in request.indices)
+            rows += [Row(request, index, seed, prompt) for index, seed in seeds]
+        rows.sort(key=lambda row: -len(row.prompt))
         for start in range(0, len(rows), self.args.batch_size):
-            yield from self._sample_batch(requests, prompts, rows[start : start + self.args.batch_size])
+            yield from self._sample_batch(rows[start : start + self.args.batch_size])
 
-    def _check(self, request: Request, prompt: list[int]) -> None:
-        if not prompt:
-            raise ValueError(f"request {request.id} has an empty prompt")
-        if self.limit is not None and len(prompt) + self.args.max_tokens > self.limit:
-            raise ValueError(
-                f"request {request.id} has {len(prompt)} prompt tokens; with max_tokens={self.args.max_tokens} "
-                f"that is more than the model's context of {self.limit}"
-            )
+    def close(self) -> None:
+        """Let go of the model."""
+        self.model = None
+
+    def _fault(self, prompt: list[int], max_tokens: int) -> str | None:
+        known = self.model.get_input_embeddings().weight.shape[0]
+        if unknown := [token for token in prompt if not 0 <= token < known]:
+            return f"the prompt has token {unknown[0]}, but the model knows only {known}"
+        return prompt_fault(prompt, max_tokens, self.limit)
 
     @torch.inference_mode()
-    def _sample_batch(
-        self, requests: Sequence[Request], prompts: list[list[int]], rows: list[tuple[int, int]]
-    ) -> Iterator[Sample]:
-        counts = Counter(i for i, _ in rows)  # rows of one request stand together
-        logits, mask, cache = self._read_prompts([prompts[i] for i in counts])
-        copies = torch.tensor(list(counts.values()), device=logits.device)
-        source = torch.repeat_interleave(torch.arange(len(counts), device=logits.device), copies)
+    def _sample_batch(self, rows: list[Row]) -> Iterator[Sample]:
+        counts = Counter(id(row.prompt) for row in rows)  # rows of one request stand together
+        prompts = {id(row.prompt): row.prompt for row in rows}
+        logits, mask, cache = self._read_prompts(list(prompts.values()))
+        copies = torch.tensor([counts[name] for name in prompts], device=logits.device)
+        source = torch.repeat_interleave(torch.arange(len(prompts), device=logits.device), copies)
         cache.batch_select_indices(source)
-        seeds = np.array([sample_seed(requests[i].seed, requests[i].id, index) for i, index in rows], dtype=np.int64)
-        written = self._decode(logits[source], mask[source], cache, seeds)
-        for (i, index), ids, seed in zip(rows, written, seeds.tolist(), strict=True):
-            stopped = bool(ids) and ids[-1] in self.ends
-            # some tokenizers would clean up the text, and a step would no longer be what the policy wrote
-            text = self.tokenizer.decode(
-                ids[:-1] if stopped else ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-            reason = "stop" if stopped else "length"
-            yield Sample(requests[i].id, index, text, reason, len(prompts[i]), len(ids), seed)
+        yield from self._decode(logits[source], mask[source], cache, rows)
 
     def _read_prompts(self, prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, DynamicCache]:
         """Logits after each prompt (batch, vocabulary), attention mask (batch, longest) padded on the left, cache."""
@@ -179,30 +148,34 @@ class HFSampler:
         return out.logits[:, -1], mask, cache
 
     def _decode(
-        self, logits: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, seeds: np.ndarray
-    ) -> list[list[int]]:
-        """Token ids of every row, with the end token where one was drawn."""
-        device, rows = logits.device, len(seeds)
-        width = mask.shape[1]
-        mask = torch.cat([mask, mask.new_ones(rows, self.args.max_tokens)], 1)
+        self, logits: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, rows: list[Row]
+    ) -> Iterator[Sample]:
+        device, width = logits.device, mask.shape[1]
+        ending, longest = Ending(self.tokenizer, self.ends), max(row.request.max_tokens for row in rows)
+        mask = torch.cat([mask, mask.new_ones(len(rows), longest)], 1)
         positions = mask[:, :width].sum(-1)
-        written = torch.full((rows, self.args.max_tokens), -1, device=device)
-        ends = torch.tensor(sorted(self.ends), device=device)
-        live = torch.arange(rows, device=device)  # the row of `written` that each row of the batch writes
-        finished = torch.zeros(rows, dtype=torch.bool, device=device)
-        for step in range(self.args.max_tokens):
-            uniform = torch.from_numpy(uniforms(seeds, step)).to(device) if self.args.temperature else None
-            token = draw(logits, uniform, self.args.temperature, self.args.top_p)
-            written[live[~finished], step] = token[~finished]
-            finished = finished | torch.isin(token, ends)
+        finished = np.zeros(len(rows), dtype=bool)
+        how, seeds, limits = self._settings(rows, device)
+        for step in range(longest):
+            token = draw(logits, uniforms(seeds, step), how)
+            ids = read_tokens(token)
+            self._write(rows, finished, ids, logits, token)
+            done = ~finished & (np.isin(ids, list(self.ends)) | (limits == step + 1))
+            for i, row in enumerate(rows):
+                if row.request.stop and not finished[i] and not done[i]:
+                    done[i] = ending.has_stop(row)
+            yield from (ending.sample(rows[i]) for i in done.nonzero()[0])
+            finished |= done
             left = int((~finished).sum())
-            if left == 0 or step + 1 == self.args.max_tokens:
-                break
+            if left == 0:
+                return
             if left < _DROP_BELOW * len(finished):
-                keep = (~finished).nonzero()[:, 0]
+                kept = (~finished).nonzero()[0]
+                keep = torch.from_numpy(kept).to(device)
                 cache.batch_select_indices(keep)
-                live, token, mask, positions = live[keep], token[keep], mask[keep], positions[keep]
-                seeds, finished = seeds[keep.cpu().numpy()], finished[keep]
+                token, mask, positions = token[keep], mask[keep], positions[keep]
+                rows, finished = [rows[i] for i in kept], finished[kept]
+                how, seeds, limits = self._settings(rows, device)
             out = self.model(
                 input_ids=token[:, None],
                 attention_mask=mask[:, : width + step + 1],
@@ -211,7 +184,22 @@ class HFSampler:
                 use_cache=True,
             )
             logits = out.logits[:, -1]
-        return [[token for token in row if token >= 0] for row in written.tolist()]
+
+    def _settings(self, rows: list[Row], device: torch.device) -> tuple[Drawing, np.ndarray, np.ndarray]:
+        temperature = np.array([row.request.temperature for row in rows])
+        how = Drawing(temperature, np.array([row.request.top_p for row in rows]), device)
+        seeds = np.array([row.seed for row in rows], dtype=np.int64)
+        return how, seeds, np.array([row.request.max_tokens for row in rows])
+
+    def _write(self, rows, finished, ids, logits, token) -> None:
+        values = None
+        if any(row.request.logprobs for row in rows):
+            values = torch.log_softmax(logits.float(), -1).gather(-1, token[:, None])[:, 0].tolist()
+        for i, row in enumerate(rows):
+            if not finished[i]:
+                row.ids.append(int(ids[i]))
+                if row.request.logprobs:
+                    row.logprobs.append(values[i])
 
 
 def load(policy: str, args: SamplerArgs) -> HFSampler:

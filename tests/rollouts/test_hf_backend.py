@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 from functools import cache
 
 import numpy as np
@@ -22,10 +23,21 @@ from transformers import (
     Qwen2Config,
 )
 
-from rollouts.backends.hf import GrowingLayer, HFSampler, draw, new_cache, uniforms
-from rollouts.sampling import Request, Sample, SamplerArgs, sample_seed
+from rollouts.backends.draw import NO_TOKEN, Drawing, draw, read_tokens, uniforms
+from rollouts.backends.hf import GrowingLayer, HFSampler, load, new_cache
+from rollouts.sampling import Request, Sample, SamplerArgs, SamplingError, sample_seed
 from rollouts.steps import encode_prompt, encode_text
+from tests.rollouts.contract import SamplerContract, sampler_args, student
 from tests.tiny import QUESTION, ids, save_policy, tokenizer
+
+
+class TestHF(SamplerContract):
+    @pytest.fixture(scope="class")
+    def opened(self):
+        sampler = load(student(), sampler_args(batch_size=7))
+        yield sampler
+        sampler.close()
+
 
 PROMPTS = [
     "Q: Ann has 7 pens.\n",
@@ -154,13 +166,17 @@ def test_long_texts_outgrow_the_room_of_the_cache():
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (Request("gone", ""), "gone has an empty prompt"),
-        (Request("long", "Q: " + "Ann has 7 pens. " * 30), r"long has \d+ prompt tokens.*max_tokens=24.*128"),
+        (Request("bad", ""), "prompt is empty"),
+        (Request("bad", "Q: " + "Ann has 7 pens. " * 30), r"^\d+ prompt tokens.*max_tokens=24.*128"),
+        (Request("bad", PROMPTS[0], max_tokens=122), r"^7 prompt tokens.*max_tokens=122.*128"),
+        (Request("bad", (2, 3, 10**6)), r"token 1000000, but the model knows only \d+"),
+        (Request("bad", (-1,)), "token -1"),
     ],
 )
-def test_a_bad_prompt_is_named_before_anything_is_sampled(request_, message):
-    with pytest.raises(ValueError, match=message):
-        next(sampler_of().sample([Request("good", PROMPTS[0]), request_]))
+def test_a_bad_prompt_is_refused_and_the_others_are_sampled(request_, message):
+    found = by_name(sampler_of().sample([Request("good", PROMPTS[0]), request_]))
+    assert set(found) == {("good", 0), ("bad", 0)} and found["good", 0].completion_tokens > 0
+    assert found["bad", 0].finish_reason == "refused" and re.search(message, found["bad", 0].reason)
 
 
 def test_a_prompt_that_just_fits_is_sampled_to_the_end():
@@ -170,18 +186,36 @@ def test_a_prompt_that_just_fits_is_sampled_to_the_end():
     (sample,) = sampler.sample([Request("a", PROMPTS[0])])
     assert (sample.prompt_tokens, sample.completion_tokens, sample.finish_reason) == (7, 24, "length")
     sampler.limit -= 1
-    with pytest.raises(ValueError, match="more than the model's context of 30"):
-        next(sampler.sample([Request("a", PROMPTS[0])]))
+    (sample,) = sampler.sample([Request("a", PROMPTS[0])])
+    assert sample.finish_reason == "refused" and "more than the model's context of 30" in sample.reason
 
 
-def test_logits_that_are_no_numbers_stop_the_sampling():
-    for temperature in (0.0, 1.0):
-        logits = torch.zeros(2, 5)
-        logits[1, 2] = torch.nan
-        with pytest.raises(ValueError, match="not finite"):
-            draw(logits, torch.tensor([0.5, 0.5]), temperature, 1.0)
-    masked = torch.tensor([[-torch.inf, 1.0]])  # a token that is ruled out is no fault
-    assert draw(masked, torch.tensor([0.0]), 1.0, 1.0).tolist() == [1]
+def draw_all(logits: torch.Tensor, uniform: np.ndarray, temperature: float = 1.0, top_p: float = 1.0) -> torch.Tensor:
+    return draw(logits, uniform, alike(len(logits), temperature, top_p))
+
+
+def alike(rows: int, temperature: float = 1.0, top_p: float = 1.0) -> Drawing:
+    return Drawing(np.full(rows, temperature), np.full(rows, top_p), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_stop_the_sampling(temperature, value):
+    logits = torch.zeros(2, 5)
+    logits[1, 2] = value
+    token = draw_all(logits, np.array([0.5, 0.5]), temperature)
+    assert token[0] >= 0 and token[1] == NO_TOKEN
+    with pytest.raises(SamplingError, match="not finite"):
+        read_tokens(token)
+    model = copy.deepcopy(family("llama"))
+    model.lm_head.weight.data[7] = value
+    sampler = HFSampler(model, tokenizer(), SamplerArgs(temperature=temperature, max_tokens=24))
+    with pytest.raises(SamplingError, match="not finite"):
+        list(sampler.sample(requests_of()))
+
+
+def test_a_token_that_is_ruled_out_is_no_fault():
+    assert draw_all(torch.tensor([[-torch.inf, 1.0]]), np.array([0.0])).tolist() == [1]
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "qwen2"])
@@ -237,7 +271,7 @@ PROBABILITIES = [0.4, 0.25, 0.2, 0.1, 0.05]
 def drawn(count: int, position: int = 0, temperature: float = 1.0, top_p: float = 1.0) -> torch.Tensor:
     seeds = np.array([sample_seed(0, "chi", i) for i in range(count)], dtype=np.int64)
     logits = torch.tensor(PROBABILITIES).log().expand(count, -1)
-    return draw(logits, torch.from_numpy(uniforms(seeds, position)), temperature, top_p)
+    return draw_all(logits, uniforms(seeds, position), temperature, top_p)
 
 
 @pytest.mark.parametrize("position", [0, 1, 200])
@@ -266,13 +300,13 @@ def test_top_p_keeps_the_likeliest_and_their_proportions(top_p, kept):
 def test_top_p_works_on_unsorted_logits():
     logits = torch.tensor([[0.05, 0.4, 0.1, 0.25, 0.2]]).log().expand(1000, -1)
     seeds = np.arange(1000, dtype=np.int64)
-    assert set(draw(logits, torch.from_numpy(uniforms(seeds, 0)), 1.0, 0.6).tolist()) == {1, 3}
+    assert set(draw_all(logits, uniforms(seeds, 0), 1.0, 0.6).tolist()) == {1, 3}
 
 
 def test_the_ends_of_the_unit_interval_never_give_an_impossible_token():
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 1.0, -torch.inf]]).expand(2, -1)
-    ends = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
-    assert draw(logits, ends, 1.0, 1.0).tolist() == [1, 3]
+    ends = np.array([0.0, 1 - 2**-53])
+    assert draw_all(logits, ends).tolist() == [1, 3]
 
 
 def test_uniform_numbers_are_even_and_independent():
@@ -287,8 +321,6 @@ def test_uniform_numbers_are_even_and_independent():
 
 
 def test_load_opens_a_folder(tmp_path):
-    from rollouts.backends.hf import load
-
     sampler = load(save_policy(tmp_path / "policy"), SamplerArgs(temperature=0.0, max_tokens=3, device="cpu"))
     assert sampler.limit == 128 and sampler.ends == {1}
     assert not sampler.model.training and next(sampler.model.parameters()).dtype == torch.float32

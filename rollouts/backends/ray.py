@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -106,7 +106,7 @@ class RaySampler:
             for opened in self._wait([]):
                 self._welcome(opened)
 
-    def sample(self, requests: Sequence[Request]) -> Iterator[Sample]:
+    def sample(self, requests: Sequence[Request]) -> Generator[Sample, None, None]:
         """Yield the samples of all requests in the order in which they come.
 
         Raises:

@@ -50,11 +50,6 @@ class Background(Generic[T]):
         self.under_way += 1
         asyncio.run_coroutine_threadsafe(work, self._loop).add_done_callback(self._finished.put)
 
-    @property
-    def has_finished(self) -> bool:
-        """Whether `take` has something to give at once."""
-        return not self._finished.empty()
-
     def take(self) -> T:
         """Wait for the next work that finishes, and return what it returned.
 
@@ -68,7 +63,7 @@ class Background(Generic[T]):
 
     def take_good(self) -> Iterator[T]:
         """What has finished by now and did not fail."""
-        while self.has_finished:
+        while not self._finished.empty():
             future = self._finished.get()
             self.under_way -= 1
             if not future.cancelled() and future.exception() is None:

@@ -11,6 +11,13 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
 CONNECT = 10.0  # seconds to open a connection: a machine that is gone should be noticed before the time-out
 
 
+class Key(str):
+    """A secret that does not show itself where the things that hold it are shown."""
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
 def is_loopback(url: str) -> bool:
     """Whether an address is on this machine."""
     host = urlsplit(url).hostname or ""
@@ -20,7 +27,7 @@ def is_loopback(url: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def find_key(url: str, variable: str) -> str | None:
+def find_key(url: str, variable: str) -> Key | None:
     """The key for a server, from an environment variable; None for one on this machine where the variable is unset.
 
     Raises:
@@ -31,7 +38,7 @@ def find_key(url: str, variable: str) -> str | None:
         raise ValueError(f"{url} needs a key, but the environment variable {variable} is not set")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError(f"the environment variable {variable} holds characters that no key has")
-    return key or None
+    return Key(key) if key else None
 
 
 def open_client(url: str, key: str, timeout: float) -> AsyncOpenAI:

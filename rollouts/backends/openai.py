@@ -95,7 +95,7 @@ class OpenAISampler:
                 else:
                     yield from call
                 # twice as many as are asked at a time, so that a reader who is slow for a moment holds up no server
-                while background.under_way >= 2 * self.settings.concurrency or background.has_finished:
+                while background.under_way >= 2 * self.settings.concurrency:
                     yield from background.take()
             while background.under_way:
                 yield from background.take()

@@ -21,7 +21,7 @@ from typing import Any
 # what a reply is made into; each may pass, so the same request is answered later
 FAULTS = (
     *("429", "429 for 30 s", "429 until a date", "500", "503", "408", "not taken", "cut", "half", "html", "not utf-8"),
-    *("hang", "no choices", "no text", "fewer", "more", "same index", "no usage", "odd end", "null"),
+    *("hang", "trickle", "no choices", "no text", "fewer", "more", "same index", "no usage", "odd end", "null"),
 )
 AFTER = 30  # seconds that `Retry-After` asks for
 # (what was asked, how often it has come, counted from 0) -> a fault, a status such as "401", or None
@@ -132,7 +132,7 @@ class FaultServer:
         try:
             await self._open.wait()
         finally:
-            # before the client can have an answer, and so before it can ask again; what hangs it gives up by itself
+            # before the client can have an answer, and so before it can ask again; what never ends it gives up
             self._under_way -= 1
         if fault == "hang":
             self.hanging.release()
@@ -142,6 +142,8 @@ class FaultServer:
         if fault == "not taken":
             return False
         reply = encode(*self._reply(seen))
+        if fault == "trickle":
+            await trickle(writer, reply)
         writer.write(reply[: len(reply) * 2 // 3] if fault == "cut" else reply)
         await writer.drain()
         return fault != "cut"
@@ -186,6 +188,19 @@ class FaultServer:
             choices.append((choice, len(tokens)))
         usage = {"prompt_tokens": len(prompt), "completion_tokens": sum(count for _, count in choices)}
         return {"choices": [choice for choice, _ in choices][::-1], "usage": usage}
+
+
+async def trickle(writer: asyncio.StreamWriter, reply: bytes) -> None:
+    """Send bytes for ever, so that the client never waits long for the next.
+
+    Raises:
+        ConnectionError: it has given up.
+    """
+    writer.write(reply.split(b"\r\n", 1)[0] + b"\r\nContent-Length: 1000000000\r\n\r\n")
+    while True:
+        writer.write(b" ")
+        await writer.drain()
+        await asyncio.sleep(0.02)
 
 
 def end(text: str, limit: int, stop: list[str]) -> tuple[str, str, list[int]]:

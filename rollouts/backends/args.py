@@ -59,6 +59,12 @@ class OpenAIArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense."""
+        for number, url in enumerate(self.base_urls):
+            if any(mark in url for mark in "@?#"):  # before any message that shows the addresses
+                raise ValueError(
+                    f"sampler.openai.base_urls[{number}] holds a user name, password, query or fragment, which would "
+                    "be recorded with the results; a key is read from the variable that api_key_env names"
+                )
         if not self.base_urls or not all(url.startswith(("http://", "https://")) for url in self.base_urls):
             raise ValueError(f"sampler.openai.base_urls must be http(s) addresses, not {list(self.base_urls)}")
         if self.api not in ("completions", "chat"):

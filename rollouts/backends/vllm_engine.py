@@ -40,10 +40,12 @@ _CPU_DEFAULTS = {
 _CPU_BLOCK = 32  # tokens of a block of the cache: only whole ones are shared, and vLLM's own 128 exceed many prompts
 
 
-def check_installed() -> None:
-    """Raise ValueError that says what to install where vLLM is missing."""
+def prepare() -> None:
+    """Set what vLLM reads when it is imported. Raises ValueError, which says what to install, where it is missing."""
     if find_spec("vllm") is None:
         raise ValueError("sampler.backend=vllm needs the package vllm: pip install 'stepwise[vllm]'")
+    for key, value in _DEFAULTS.items():
+        os.environ.setdefault(key, value)
 
 
 def check_adapter(args: VLLMArgs) -> None:
@@ -130,8 +132,6 @@ def start_engine(policy: str, args: SamplerArgs) -> tuple[LLMEngine, Watch]:
         ValueError: settings and machine do not fit together.
         SamplingError: vLLM does not start; its own lines on the standard error say more.
     """
-    for key, value in _DEFAULTS.items():
-        os.environ.setdefault(key, value)
     import torch
     from vllm import EngineArgs, LLMEngine
     from vllm.platforms import current_platform

@@ -125,6 +125,24 @@ class Watch:
         self.shell.communicate(b"ended\n")
 
 
+def device_kind(wanted: str) -> str:
+    """What the installed vLLM runs on (cpu, cuda, …), for which this process is set up.
+
+    Raises:
+        ValueError: another device is wanted.
+    """
+    import torch
+    from vllm.platforms import current_platform
+
+    kind = current_platform.device_type
+    if wanted != "auto" and torch.device(wanted).type != kind:
+        raise ValueError(f"sampler.device={wanted}, but this vLLM runs on {kind}")
+    if kind == "cpu":
+        for key, value in _CPU_DEFAULTS.items():
+            os.environ.setdefault(key, value)
+    return kind
+
+
 def start_engine(policy: str, args: SamplerArgs) -> tuple[LLMEngine, Watch]:
     """Start the engine and the watch over its processes.
 
@@ -132,17 +150,11 @@ def start_engine(policy: str, args: SamplerArgs) -> tuple[LLMEngine, Watch]:
         ValueError: settings and machine do not fit together.
         SamplingError: vLLM does not start; its own lines on the standard error say more.
     """
-    import torch
     from vllm import EngineArgs, LLMEngine
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
 
-    kind = current_platform.device_type
-    if args.device != "auto" and torch.device(args.device).type != kind:
-        raise ValueError(f"sampler.device={args.device}, but this vLLM runs on {kind}")
-    if kind == "cpu":
-        for key, value in _CPU_DEFAULTS.items():
-            os.environ.setdefault(key, value)
+    kind = device_kind(args.device)
     name = current_platform.device_control_env_var
     changes = own_environment(os.environ, name, _visible(kind, name), args.vllm.tensor_parallel_size)
     before = {process.pid for process in multiprocessing.active_children()}

@@ -71,7 +71,7 @@ def open_both(policy: str, args: SamplerArgs) -> tuple[LLM, VLLMSampler]:
     from vllm import LLM
 
     llm = LLM(**engine_settings(policy, args, device_kind(args.device)))
-    return llm, VLLMSampler(llm.llm_engine, Watch([]), load_tokenizer(policy), args, lora=None)
+    return llm, VLLMSampler(llm.llm_engine, Watch([], died=lambda: None), load_tokenizer(policy), args, lora=None)
 
 
 def generate(llm: LLM, sampler: VLLMSampler, requests: Sequence[Request]) -> dict[tuple[str, int], str]:

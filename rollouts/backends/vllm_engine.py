@@ -8,9 +8,11 @@ import json
 import multiprocessing
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,8 @@ from rollouts.policies import pick_dtype
 from rollouts.sampling import SamplingError
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     from vllm import LLMEngine
 
     from rollouts.backends.args import VLLMArgs
@@ -106,19 +110,22 @@ def _apply(changes: Mapping[str, str | None]) -> None:
 
 
 class Watch:
-    """A shell that kills processes when ours is gone: the engine's would wait for it for ever, and hold their GPUs.
+    """Over the engine's processes and ours, of which neither notices that the other was killed.
 
-    It reads from a pipe of which only we hold the other end, so it sees any death, kill -9 too.
+    A shell kills the engine's when ours is gone: they would wait for ever, and hold their GPUs. It reads from a pipe
+    of which only we hold the other end, so it sees any death. A thread calls `died` when one of the engine's ends.
     """
 
-    def __init__(self, pids: Sequence[int]) -> None:
+    def __init__(self, processes: Sequence[BaseProcess], died: Callable[[], None]) -> None:
         self.shell = subprocess.Popen(
-            ["/bin/sh", "-c", 'read -r line || kill -KILL "$@"', "sh", *map(str, pids)],
+            ["/bin/sh", "-c", 'read -r line || kill -KILL "$@"', "sh", *(str(process.pid) for process in processes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C in a terminal reaches the whole group
         )
+        sentinels = [process.sentinel for process in processes]
+        threading.Thread(target=lambda: wait(sentinels) and died(), name="engine watch", daemon=True).start()
 
     def end(self) -> None:
         """The processes have ended as they should."""
@@ -153,18 +160,21 @@ def start_engine(policy: str, args: SamplerArgs) -> tuple[LLMEngine, Watch]:
     from vllm import EngineArgs, LLMEngine
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.exceptions import EngineDeadError
 
     kind = device_kind(args.device)
     name = current_platform.device_control_env_var
     changes = own_environment(os.environ, name, _visible(kind, name), args.vllm.tensor_parallel_size)
-    before = {process.pid for process in multiprocessing.active_children()}
+    before = set(multiprocessing.active_children())
     try:
         with environment(changes):
             settings = EngineArgs(**engine_settings(policy, args, kind))
             engine = LLMEngine.from_engine_args(settings, usage_context=UsageContext.LLM_CLASS)
     except (ValueError, RuntimeError, OSError) as error:
         raise SamplingError(f"vLLM cannot open {policy}: {error}") from error
-    return engine, Watch([p.pid for p in multiprocessing.active_children() if p.pid not in before])
+    processes = [process for process in multiprocessing.active_children() if process not in before]
+    # where the core is killed outright, step() would wait for its outputs for ever
+    return engine, Watch(processes, lambda: engine.engine_core.outputs_queue.put_nowait(EngineDeadError()))
 
 
 def _visible(kind: str, name: str) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import subprocess
+import signal
+import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -150,21 +152,39 @@ def test_without_vllm_the_error_says_what_to_install(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def engine() -> Iterator[subprocess.Popen]:
-    """Stands for an engine: it waits for ever."""
-    with subprocess.Popen(["/bin/sh", "-c", "read -r line"], stdin=subprocess.PIPE) as process:
-        yield process
-        process.kill()
+def engine() -> Iterator[multiprocessing.Process]:
+    """Stands for an engine's process: it waits for ever."""
+    process = multiprocessing.get_context("spawn").Process(target=signal.pause)
+    process.start()
+    yield process
+    process.kill()
+    process.join()
 
 
-def test_the_watch_kills_what_it_watches_when_nobody_is_left(engine) -> None:
-    watch = Watch([engine.pid])
+def test_the_watch_kills_the_engine_when_nobody_is_left(engine) -> None:
+    watch = Watch([engine], died=lambda: None)
     watch.shell.stdin.close()  # as the system does when we die
-    assert engine.wait(timeout=30) == -9
-    assert watch.shell.wait(timeout=30) == 0
+    engine.join(timeout=60)
+    assert engine.exitcode == -signal.SIGKILL and watch.shell.wait(timeout=60) == 0
 
 
 def test_the_watch_that_is_ended_kills_nothing(engine) -> None:
-    watch = Watch([engine.pid])
+    watch = Watch([engine], died=lambda: None)
     watch.end()
-    assert watch.shell.returncode == 0 and engine.poll() is None
+    assert watch.shell.returncode == 0 and engine.is_alive()
+
+
+def test_the_watch_tells_when_the_engine_has_died(engine) -> None:
+    told = threading.Event()
+    watch = Watch([engine], died=told.set)
+    assert not told.is_set()
+    engine.kill()
+    assert told.wait(timeout=60)
+    watch.end()
+
+
+def test_a_watch_over_nothing_tells_nothing() -> None:
+    told = threading.Event()
+    watch = Watch([], died=told.set)
+    watch.end()
+    assert not told.is_set()

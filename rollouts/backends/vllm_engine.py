@@ -211,4 +211,7 @@ def engine_settings(policy: str, args: SamplerArgs, kind: str) -> dict[str, obje
         settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": own.max_lora_rank}
     if kind == "cpu":
         settings["block_size"] = _CPU_BLOCK
+        # a prompt that is read in parts and has a seed ends the engine: it would turn back a generator, which torch's
+        # cannot do on a CPU
+        settings["enable_chunked_prefill"] = False
     return settings

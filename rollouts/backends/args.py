@@ -48,9 +48,7 @@ class OpenAIArgs:
     servers; one that fails is tried `attempts` times, `timeout` seconds each.
     """
 
-    base_urls: list[str] = field(
-        default_factory=lambda: ["http://127.0.0.1:8000/v1"], metadata={"runtime": True}
-    )
+    base_urls: list[str] = field(default_factory=lambda: ["http://127.0.0.1:8000/v1"], metadata={"runtime": True})
     model: str | None = None
     api: str = "completions"
     vllm: bool = False

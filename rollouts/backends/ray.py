@@ -6,9 +6,7 @@ actor is started in its place. `policy` is a folder that every node must see: a 
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
@@ -19,20 +17,16 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from rollouts.backends.ray_cluster import connect, count_room, disconnect
 from rollouts.backends.ray_worker import Worker, list_files
 from rollouts.sampling import Request, Sample, SamplingError
 
 if TYPE_CHECKING:
-    from rollouts.backends.args import RayArgs
     from rollouts.sampling import SamplerArgs
 
 _UNDER_WAY = 2  # chunks of an actor: the next is there when one is done
 _PATIENCE = 5.0  # seconds without news after which the cluster is asked whether an actor can come at all
-_KNOCK = 10.0  # seconds in which the cluster's head has to answer
 _GRACE = 30.0  # seconds that actors have to close what they hold, before they are killed
-_STORE = 128 * 2**20  # bytes: only prompts and texts pass through the object store
-# samplers that stand on a Ray which this module started: the last of them ends it
-_standing: list[RaySampler] = []
 
 
 @dataclass
@@ -94,7 +88,7 @@ class RaySampler:
             ValueError: there is no such cluster, no room in it, or the policy cannot be opened.
             SamplingError: actors were lost more often than `restarts`.
         """
-        connect(self)
+        connect(self, self.pool)
         if (room := count_room(self.pool)) < self.pool.actors:
             raise ValueError(
                 f"sampler.ray.actors={self.pool.actors}, but the Ray cluster has room for {room} actors of "
@@ -209,59 +203,6 @@ class RaySampler:
             ) from error
         self.lost += 1
         self._start_actor()
-
-
-def connect(sampler: RaySampler) -> None:
-    """Connect this process to the cluster, or start Ray on this machine alone, unless it is connected already.
-
-    Raises:
-        ValueError: no cluster answers at the address.
-    """
-    if ray.is_initialized():
-        if _standing:
-            _standing.append(sampler)
-        return
-    address = sampler.pool.address or os.environ.get("RAY_ADDRESS") or "local"
-    # such an error of work that was cancelled is nobody's any more
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    options = {}
-    if address == "local":
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        options = {"include_dashboard": False, "object_store_memory": _STORE}
-    try:
-        if address not in ("auto", "local"):
-            knock(address)
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except OSError as error:
-        raise ValueError(f"no Ray cluster answers at sampler.ray.address={address}: {error}") from error
-    _standing.append(sampler)
-
-
-def knock(address: str) -> None:
-    """Raise where nobody listens at host:port. Ray itself would try for minutes, and then end the process."""
-    host, _, port = address.rpartition(":")
-    if "/" in host or not host or not port.isdecimal():
-        raise ValueError(f"sampler.ray.address must be auto, local or host:port, not {address!r}")
-    socket.create_connection((host, int(port)), timeout=_KNOCK).close()
-
-
-def disconnect(sampler: RaySampler) -> None:
-    """End Ray when nothing stands any more on what was started here."""
-    if sampler in _standing:
-        _standing.remove(sampler)
-        if not _standing:
-            ray.shutdown()
-
-
-def count_room(pool: RayArgs) -> int:
-    """How many actors the living nodes could hold, were nothing else there."""
-    room = 0
-    for node in ray.nodes():
-        needs = {"CPU": pool.cpus, "GPU": pool.gpus}
-        # 1.0 // 0.1 is 9
-        fits = [int(node["Resources"].get(kind, 0) / need + 1e-6) for kind, need in needs.items() if need]
-        room += min(fits, default=pool.actors) if node["Alive"] else 0
-    return room
 
 
 def raise_fault(error: RayError) -> None:

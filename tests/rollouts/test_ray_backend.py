@@ -251,7 +251,9 @@ def test_a_pool_that_cannot_be_had_is_refused(cluster: Cluster, script: str) -> 
 
 
 def test_ray_ends_with_the_last_sampler_that_stands_on_it(cluster: Cluster, script: str) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
     one, two = (load_sampler(script, ray_args(cluster, actors=1)) for _ in range(2))
+    assert signal.getsignal(signal.SIGTERM) is handler
     one.close()
     one.close()
     assert len(by_name(two.sample(many(10)))) == 30

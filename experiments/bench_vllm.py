@@ -14,7 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,8 +46,9 @@ class VLLMBench:
 
     @property
     def ratio(self) -> float:
-        """Of the backend's median rate to the engine's."""
-        return self.median("backend") / self.median("engine")
+        """Of the backend's rate to the engine's, the median of the rounds: other work on the machine slows both."""
+        pairs = zip(self.rates["backend"], self.rates["engine"], strict=True)
+        return statistics.median(backend / engine for backend, engine in pairs)
 
 
 def store_lines(path: Path, sampler: VLLMSampler, requests: Sequence[Request]) -> list[Sample]:
@@ -55,7 +56,7 @@ def store_lines(path: Path, sampler: VLLMSampler, requests: Sequence[Request]) -
     samples = []
     with path.open("a") as file:
         for sample in sampler.sample(requests):
-            file.write(json.dumps(asdict(sample)) + "\n")
+            file.write(json.dumps({name: getattr(sample, name) for name in Sample.__slots__}) + "\n")
             file.flush()
             samples.append(sample)
     return samples
@@ -154,7 +155,7 @@ def lines_of(found: VLLMBench) -> list[str]:
     for arm in ARMS:
         rates = found.rates[arm]
         lines.append(f"{arm:8} {found.median(arm):9,.0f} tokens/s (median; {min(rates):,.0f} to {max(rates):,.0f})")
-    lines.append(f"backend / engine: {found.ratio:.3f}")
+    lines.append(f"backend / engine: {found.ratio:.3f} (median of {len(found.rates['engine'])} rounds)")
     lines.append(f"prompt tokens found in the cache: n samples {found.hits_of_samples:.1%}")
     lines.append(f"                                  continuations {found.hits_of_continuations:.1%}")
     return lines

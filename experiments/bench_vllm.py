@@ -3,22 +3,23 @@
     python -m experiments.bench_vllm --problems 256 --samples 8 --rounds 5
 
 Both arms use one engine, in turn, on the same prompts and seeds. `LLM.generate` gets all prompts at once and stores
-nothing; the backend stores each sample as it comes.
+nothing; the backend keeps each sample as it comes, as a stage does.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refine.shipped import find_start
+from rollouts.artifacts import Untracked, Workspace
+from rollouts.collect import collect
 from rollouts.problems import load_problems
 from rollouts.problems.source import ProblemArgs
 from rollouts.prompts import render_prompt
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from rollouts.backends.vllm import VLLMSampler
 
 ARMS = ("engine", "backend")
-Store = Callable[[Path, "VLLMSampler", Sequence[Request]], list[Sample]]
 
 
 @dataclass
@@ -51,14 +51,18 @@ class VLLMBench:
         return statistics.median(backend / engine for backend, engine in pairs)
 
 
-def store_lines(path: Path, sampler: VLLMSampler, requests: Sequence[Request]) -> list[Sample]:
-    """Draw all samples and write each as a line of JSON, which a kill of this process leaves there."""
+def store_rows(folder: Path, sampler: VLLMSampler, requests: Sequence[Request]) -> list[Sample]:
+    """Draw all samples and keep each as a stage does."""
     samples = []
-    with path.open("a") as file:
-        for sample in sampler.sample(requests):
-            file.write(json.dumps({name: getattr(sample, name) for name in Sample.__slots__}) + "\n")
-            file.flush()
-            samples.append(sample)
+
+    def keep(_: Request, sample: Sample) -> Sample:
+        samples.append(sample)
+        return sample
+
+    folder.mkdir()
+    work = Workspace(folder, {}, Untracked())
+    collect(sampler, requests, work, "backend", keep)
+    work.close()
     return samples
 
 
@@ -98,9 +102,7 @@ def generate(llm: LLM, sampler: VLLMSampler, requests: Sequence[Request]) -> dic
     return {(request.id, part.index): part.text for request, output in pairs for part in output.outputs}
 
 
-def bench(
-    llm: LLM, sampler: VLLMSampler, requests: Sequence[Request], rounds: int, store: Store = store_lines
-) -> VLLMBench:
+def bench(llm: LLM, sampler: VLLMSampler, requests: Sequence[Request], rounds: int) -> VLLMBench:
     """Measure both arms in turn, each first in every other round, each with an empty cache.
 
     Raises:
@@ -117,7 +119,7 @@ def bench(
                 if arm == "engine":
                     texts = generate(llm, sampler, requests)
                 else:
-                    samples = store(Path(folder) / f"{number}.jsonl", sampler, requests)
+                    samples = store_rows(Path(folder) / f"round{number}", sampler, requests)
                 seconds[arm] = time.perf_counter() - start
                 if arm == "backend":
                     found.hits_of_samples = (sampler.cached_tokens - hit) / (sampler.prompt_tokens - read)

@@ -55,11 +55,13 @@ class SamplerContract:
     same_text = True  # the same requests and seeds give the same text, however they are batched
 
     @pytest.fixture(scope="class")
-    def opened(self) -> Iterator[Sampler]:
+    @classmethod
+    def opened(cls) -> Iterator[Sampler]:
         raise NotImplementedError
 
     @pytest.fixture(scope="class")
-    def wanted(self, opened: Sampler) -> dict[tuple[str, int], Sample]:
+    @classmethod
+    def wanted(cls, opened: Sampler) -> dict[tuple[str, int], Sample]:
         return by_name(opened.sample(requests_of()))
 
     def test_every_sample_once(self, wanted) -> None:

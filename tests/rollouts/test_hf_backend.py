@@ -34,7 +34,8 @@ from tests.tiny import QUESTION, ids, save_policy, tokenizer
 
 class TestHF(SamplerContract):
     @pytest.fixture(scope="class")
-    def opened(self):
+    @classmethod
+    def opened(cls):
         sampler = load(student(), sampler_args(batch_size=7))
         yield sampler
         sampler.close()

@@ -106,7 +106,8 @@ class TestScriptedServer(SamplerContract):
     knows_tokens = False
 
     @pytest.fixture(scope="class", params=[False, True], ids=["plain", "vllm"])
-    def opened(self, request: pytest.FixtureRequest) -> Iterator[Sampler]:
+    @classmethod
+    def opened(cls, request: pytest.FixtureRequest) -> Iterator[Sampler]:
         with FaultServer() as server, opened(server, vllm=request.param) as sampler:
             yield sampler
 

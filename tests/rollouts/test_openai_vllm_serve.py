@@ -98,7 +98,8 @@ def open_student(url: str, policy: str | None = None, **settings) -> Sampler:
 
 class TestVLLMServe(SamplerContract):
     @pytest.fixture(scope="class")
-    def opened(self, url: str) -> Iterator[Sampler]:
+    @classmethod
+    def opened(cls, url: str) -> Iterator[Sampler]:
         sampler = open_student(url)
         yield sampler
         sampler.close()

@@ -36,7 +36,8 @@ class TestScripted(SamplerContract):
     draws = False
 
     @pytest.fixture(scope="class")
-    def opened(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sampler]:
+    @classmethod
+    def opened(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sampler]:
         sampler = load_sampler(
             write_script(tmp_path_factory.mktemp("scripted"), long_script()), sampler_args(backend="scripted")
         )

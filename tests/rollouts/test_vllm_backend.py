@@ -55,7 +55,8 @@ def still_there(processes: list[psutil.Process], seconds: float = 60) -> list[ps
 
 class TestVLLM(SamplerContract):
     @pytest.fixture(scope="class")
-    def opened(self) -> Iterator[VLLMSampler]:
+    @classmethod
+    def opened(cls) -> Iterator[VLLMSampler]:
         sampler = opened_with(max_num_seqs=8)
         yield sampler
         sampler.close()

@@ -99,7 +99,12 @@ def collect(
     _check_complete(rows.samples(), counts)
     work.spend(rows.tokens())
     work.note(f"promise of {label}", sampler.promise)
-    _quarantine(rows.refused(), len(requests), label, work)
+    refused = rows.refused()
+    if len(refused) == len(requests):
+        _forget(rows, folder, work)
+        first = min(refused)
+        raise ValueError(f"{label}: none of the {len(requests)} requests can be sampled; {first}: {refused[first]}")
+    _quarantine(refused, len(requests), label, work)
     return Collected(rows, cls, counts)
 
 
@@ -214,12 +219,19 @@ def _check_complete(known: dict[str, set[int]], counts: dict[str, int]) -> None:
         raise RuntimeError(f"there are samples of {len(extra)} requests that nobody made, such as {min(extra)}")
 
 
+def _forget(rows: Rows, folder: Path, work: Workspace) -> None:
+    """Drop the journals: where every request was refused, the next try has settings with which they may be drawn."""
+    rows.close()
+    work.processes.wait()  # until all have read them
+    if work.processes.first:
+        for path in _files(folder):
+            journal.remove(path)
+
+
 def _quarantine(refused: dict[str, str], requests: int, label: str, work: Workspace) -> None:
     if not refused:
         return
     first = min(refused)
-    if len(refused) == requests:
-        raise ValueError(f"{label}: none of the {requests} requests can be sampled; {first}: {refused[first]}")
     logger.warning(
         "%s: %d of %d requests cannot be sampled and are left out (all of them: quarantine.parquet); %s: %s",
         *(label, len(refused), requests, first, refused[first]),

@@ -203,9 +203,13 @@ def test_a_request_without_a_name_or_samples(tmp_path, name, n):
         collect(Backwards(), [Request(name, "x", n=n)], workspace(tmp_path), "test")
 
 
-def test_if_all_are_refused_it_is_an_error(tmp_path):
+def test_if_all_are_refused_it_is_an_error_and_forgotten(tmp_path):
+    asked = [Request("b", "x"), Request("a", "x")]
     with pytest.raises(ValueError, match="test: none of the 2 requests can be sampled; a: too long"):
-        collect(Backwards(refuses=("a", "b")), [Request("b", "x"), Request("a", "x")], workspace(tmp_path), "test")
+        collect(Backwards(refuses=("a", "b")), asked, workspace(tmp_path), "test")
+    work = workspace(tmp_path)  # as when the server's settings were what was wrong
+    assert of_all(collect(Backwards(), asked, work, "test")) == {"a": ["a0"], "b": ["b0"]}
+    work.close()
 
 
 class Wrong(Backwards):

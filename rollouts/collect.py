@@ -100,7 +100,7 @@ def collect(
     work.spend(rows.tokens())
     work.note(f"promise of {label}", sampler.promise)
     refused = rows.refused()
-    if len(refused) == len(requests):
+    if refused and len(refused) == len(requests):
         _forget(rows, folder, work)
         first = min(refused)
         raise ValueError(f"{label}: none of the {len(requests)} requests can be sampled; {first}: {refused[first]}")

@@ -164,6 +164,8 @@ def from_row(cls: type[T], row: dict[str, Any]) -> T:
         ValueError: a field is missing, unknown, or of the wrong type; the message names field and value.
     """
     fields = _fields(cls)
+    if not isinstance(row, dict):
+        raise ValueError(f"a {cls.__name__} row must have fields, not be {row!r}")
     if row.keys() != fields.keys():
         unknown, missing = row.keys() - fields.keys(), fields.keys() - row.keys()
         raise ValueError(f"a {cls.__name__} row has missing fields {sorted(missing)}, unknown {sorted(unknown)}")

@@ -241,6 +241,12 @@ def test_a_sampler_that_does_not_do_as_asked(tmp_path, sampler, message):
         collect(sampler, [Request("b", "x", n=2)], workspace(tmp_path), "test")
 
 
+def test_nothing_asked_nothing_kept(tmp_path):
+    work = workspace(tmp_path)
+    assert of_all(collect(Backwards(), [], work, "test")) == {} and work.tokens == 0
+    work.close()
+
+
 def test_two_requests_of_one_name(tmp_path):
     with pytest.raises(ValueError, match="same id"):
         collect(Backwards(), [Request("b", "x"), Request("b", "y")], workspace(tmp_path), "test")

@@ -127,6 +127,19 @@ def test_a_killed_process_and_a_lost_node_lose_and_double_nothing(cluster: Clust
     assert texts(by_name(found)) == undisturbed
 
 
+def test_where_no_node_is_left_it_does_not_wait_for_ever(cluster: Cluster, script: str, monkeypatch) -> None:
+    monkeypatch.setattr("rollouts.backends.ray._PATIENCE", 0.2)
+    large = cluster.add_node(**NODE | {"num_cpus": 2})
+    found: list[Sample] = []
+    with closing(load_sampler(script, ray_args(cluster, actors=1, cpus=2.0))) as sampler:
+        with pytest.raises(SamplingError, match="no node of the Ray cluster is left"):
+            for sample in sampler.sample(many()):
+                found.append(sample)
+                if len(found) == 10:
+                    cluster.remove_node(large, allow_graceful=False)
+    assert 10 <= len(by_name(found)) < 600
+
+
 def test_after_its_last_restart_it_says_what_was_lost(cluster: Cluster, script: str) -> None:
     with closing(load_sampler(script, ray_args(cluster, actors=1, restarts=1))) as sampler:
         found: list[Sample] = []

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from rollouts.backends.ray_cluster import connect, count_room, disconnect
+from rollouts.backends.ray_cluster import check_hope, connect, count_room, disconnect
 from rollouts.backends.ray_worker import Worker, list_files
 from rollouts.sampling import Request, Sample, SamplingError
 
@@ -144,8 +144,8 @@ class RaySampler:
         if came:
             # as many as there are: asking anew for each sample would take longer the more actors there are
             came, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0, fetch_local=False)
-        elif not self.ready and not count_room(self.pool):
-            raise SamplingError("no node of the Ray cluster is left that could hold an actor")
+        elif not self.ready:
+            check_hope(self.pool)
         return came
 
     def _welcome(self, opened: ray.ObjectRef) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import ray
 
+from rollouts.sampling import SamplingError
+
 if TYPE_CHECKING:
     from rollouts.backends.args import RayArgs
 
@@ -85,3 +87,12 @@ def count_room(pool: RayArgs) -> int:
         fits = [int(node["Resources"].get(kind, 0) / need + 1e-6) for kind, need in needs.items() if need]
         room += min(fits, default=pool.actors) if node["Alive"] else 0
     return room
+
+
+def check_hope(pool: RayArgs) -> None:
+    """Raise SamplingError where no actor can come any more, however long one waits."""
+    own = ray.get_runtime_context().get_node_id()
+    if not any(node["Alive"] and node["NodeID"] == own for node in ray.nodes()):
+        raise SamplingError("Ray's processes on this machine are gone, and with them all actors that were started here")
+    if not count_room(pool):
+        raise SamplingError("no node of the Ray cluster is left that could hold an actor")

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -82,6 +82,13 @@ def place(worker: Worker) -> tuple[str, int]:
     return ray.get_runtime_context().get_node_id(), os.getpid()
 
 
+def kill_node(cluster: Cluster, node: Any, process: int) -> None:
+    """As a power cut would: left to itself, an actor's process lives a moment longer than its node, and works on."""
+    cluster.remove_node(node, allow_graceful=False)
+    with suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
+
+
 class TestRay(SamplerContract):
     @pytest.fixture(scope="class")
     @classmethod
@@ -122,9 +129,23 @@ def test_a_killed_process_and_a_lost_node_lose_and_double_nothing(cluster: Clust
             if len(found) == 40:
                 os.kill(process, signal.SIGKILL)
             if len(found) == 200:
-                cluster.remove_node(doomed, allow_graceful=False)
+                kill_node(cluster, doomed, places[doomed.node_id])
         assert sampler.lost == 2
     assert texts(by_name(found)) == undisturbed
+
+
+def test_where_no_node_is_left_it_does_not_wait_for_ever(cluster: Cluster, script: str, monkeypatch) -> None:
+    monkeypatch.setattr("rollouts.backends.ray._PATIENCE", 0.2)
+    large = cluster.add_node(**NODE | {"num_cpus": 2})
+    found: list[Sample] = []
+    with closing(load_sampler(script, ray_args(cluster, actors=1, cpus=2.0))) as sampler:
+        ((_, process),) = ask(sampler, place)
+        stream = sampler.sample(many())
+        found.extend(itertools.islice(stream, 10))
+        kill_node(cluster, large, process)
+        with pytest.raises(SamplingError, match="no node of the Ray cluster is left"):
+            found.extend(stream)
+    assert 10 <= len(by_name(found)) < 600
 
 
 def test_after_its_last_restart_it_says_what_was_lost(cluster: Cluster, script: str) -> None:

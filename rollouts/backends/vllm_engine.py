@@ -158,6 +158,7 @@ def start_engine(policy: str, args: SamplerArgs) -> tuple[LLMEngine, Watch]:
         SamplingError: vLLM does not start; its own lines on the standard error say more.
     """
     from vllm import EngineArgs, LLMEngine
+    from vllm.exceptions import VLLMError
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.exceptions import EngineDeadError
@@ -170,7 +171,7 @@ def start_engine(policy: str, args: SamplerArgs) -> tuple[LLMEngine, Watch]:
         with environment(changes):
             settings = EngineArgs(**engine_settings(policy, args, kind))
             engine = LLMEngine.from_engine_args(settings, usage_context=UsageContext.LLM_CLASS)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, VLLMError) as error:
         raise SamplingError(f"vLLM cannot open {policy}: {error}") from error
     processes = [process for process in multiprocessing.active_children() if process not in before]
     # where the core is killed outright, step() would wait for its outputs for ever

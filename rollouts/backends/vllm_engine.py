@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from rollouts.backends.args import VLLMArgs
     from rollouts.sampling import SamplerArgs
 
-# what a launcher tells its processes about their group; the engine makes a group of its own and would join the
-# launcher's, or wait for its store
+# what a launcher tells its processes about their group: the engine makes a group of its own, with ranks of its own
 _LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
 _LAUNCHER_PREFIXES = ("TORCHELASTIC_", "ROLE_", "GROUP_WORLD_")
 _DEFAULTS = {

@@ -228,7 +228,7 @@ if __name__ == "__main__":
 """
 
 
-# as torchrun would; the engine's own group would look for a store at the port of nobody
+# as torchrun sets them, but there is no other process to meet
 LAUNCHED = {
     "RANK": "1",
     "LOCAL_RANK": "1",

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from rollouts.backends.args import VLLMArgs
     from rollouts.sampling import SamplerArgs
 
-# what a launcher tells its processes about their group; the engine makes a group of its own and would join the
-# launcher's, or wait for its store
+# what a launcher tells its processes about their group: the engine makes a group of its own, with ranks of its own
 _LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
 _LAUNCHER_PREFIXES = ("TORCHELASTIC_", "ROLE_", "GROUP_WORLD_")
 _DEFAULTS = {
@@ -158,6 +157,7 @@ def start_engine(policy: str, args: SamplerArgs) -> tuple[LLMEngine, Watch]:
         SamplingError: vLLM does not start; its own lines on the standard error say more.
     """
     from vllm import EngineArgs, LLMEngine
+    from vllm.exceptions import VLLMError
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.exceptions import EngineDeadError
@@ -170,7 +170,7 @@ def start_engine(policy: str, args: SamplerArgs) -> tuple[LLMEngine, Watch]:
         with environment(changes):
             settings = EngineArgs(**engine_settings(policy, args, kind))
             engine = LLMEngine.from_engine_args(settings, usage_context=UsageContext.LLM_CLASS)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, VLLMError) as error:
         raise SamplingError(f"vLLM cannot open {policy}: {error}") from error
     processes = [process for process in multiprocessing.active_children() if process not in before]
     # where the core is killed outright, step() would wait for its outputs for ever

@@ -134,6 +134,19 @@ class TestVLLM(SamplerContract):
         assert not opened.engine.has_unfinished_requests()
 
 
+def test_an_engine_that_does_not_start_is_an_error() -> None:
+    with pytest.raises(SamplingError, match=r"vLLM cannot open .*(?s:.*)max_model_len"):
+        opened_with(max_model_len=4096)
+    assert engine_processes() == []
+
+
+def test_settings_are_checked_before_the_engine_starts() -> None:
+    with pytest.raises(ValueError, match="temperature must be in"):
+        load_sampler(student(), sampler_args(backend="vllm", temperature=2.5))
+    with pytest.raises(ValueError, match=r"sampler\.device=cuda, but this vLLM runs on cpu"):
+        load_sampler(student(), sampler_args(backend="vllm", device="cuda"))
+
+
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory) -> str:
     """A LoRA adapter that turns the student's head."""
@@ -216,16 +229,31 @@ if __name__ == "__main__":
 """
 
 
+# as torchrun sets them, but there is no other process to meet
+LAUNCHED = {
+    "RANK": "1",
+    "LOCAL_RANK": "1",
+    "WORLD_SIZE": "2",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "1",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
+}
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_process_that_is_stopped_leaves_none_behind(how: signal.Signals, tmp_path: Path) -> None:
-    """SIGINT ends it by an exception, as Ctrl-C and a command's SIGTERM do; SIGTERM outright, as kill -9 does."""
+    """SIGINT ends it by an exception, as Ctrl-C and a command's SIGTERM do; SIGTERM outright, as kill -9 does.
+
+    It is the second of two processes of a launcher.
+    """
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     root = Path(__file__).parents[2]
     sampling = subprocess.Popen(
         [sys.executable, str(program)],
         cwd=root,
-        env=os.environ | {"PYTHONPATH": str(root)},
+        env=os.environ | LAUNCHED | {"PYTHONPATH": str(root)},
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,

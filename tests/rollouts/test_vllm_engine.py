@@ -43,7 +43,7 @@ KEPT = {"OMP_NUM_THREADS": "1", "PATH": "/bin"}
 
 
 def test_nothing_of_the_launcher_reaches_the_engine() -> None:
-    """A worker that saw TORCHELASTIC_USE_AGENT_STORE would wait for a store that nobody serves."""
+    """Where TORCHELASTIC_USE_AGENT_STORE is set, torch serves no store for a new group: the launcher would."""
     assert own_environment(TORCHRUN | KEPT, "CUDA_VISIBLE_DEVICES", [], 1) == dict.fromkeys(TORCHRUN)
     assert own_environment(KEPT, "CUDA_VISIBLE_DEVICES", ["0", "1"], 2) == {}
 

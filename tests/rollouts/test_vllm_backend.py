@@ -263,7 +263,8 @@ def test_a_process_that_is_stopped_leaves_none_behind(how: signal.Signals, tmp_p
         engine = [psutil.Process(int(pid)) for pid in said.split()[2:]]
         assert len(engine) >= 1, "it never sampled"
         sampling.send_signal(how)
-        assert sampling.wait(timeout=120) == -how
+        # an exception that nobody caught gives 1 where a library runs code of its own while Python ends
+        assert sampling.wait(timeout=120) in ({-how, 1} if how == signal.SIGINT else {-how})
         assert still_there(engine) == []
     finally:
         sampling.kill()

@@ -17,7 +17,7 @@ from rollouts.backends.rows import Ending, Row
 from rollouts.backends.slots import Slots
 from rollouts.sampling import Sample
 
-_REFILL = 1 / 8  # share of free slots at which waiting rows are let in: a reading costs about a step
+_REFILL = 1 / 6  # share of free slots at which waiting rows are let in: a reading costs about a step
 _FAR = 2.0  # times the median length at which a row is set aside: every row's attention is as wide as the longest row
 
 _STATE = np.dtype(
@@ -37,17 +37,17 @@ class Decoder:
         self.waiting = deque(group for group in groups if group)
         self.unfinished = sum(map(len, groups))
         self.size = min(size, self.unfinished)
+        self.piece = max(1, int(self.size * _REFILL))
         self.slots = Slots(model, self.size)
         self.rows: list[Row] = []  # row i is in slot i
         self.state = np.zeros(self.size, _STATE)  # of row i: the token it reads next, and where; its settings
-        self.is_end = np.zeros(model.get_output_embeddings().weight.shape[0], dtype=bool)
-        self.is_end[[token for token in ending.ends if 0 <= token < len(self.is_end)]] = True
+        self.ends = np.array(sorted(ending.ends))
 
     @torch.inference_mode()
     def run(self) -> Iterator[Sample]:
         """Yield the sample of each row as soon as it is at its end."""
         while self.unfinished:
-            if self.waiting and self.size - len(self.rows) >= self._piece:
+            if self.waiting and self.size - len(self.rows) >= self.piece:
                 self._set_aside()
                 self._admit()
             done = self._step()
@@ -56,10 +56,6 @@ class Decoder:
                 self._drop(done)
                 self.unfinished -= len(done)
                 self.slots.size = min(self.slots.size, self.unfinished)
-
-    @property
-    def _piece(self) -> int:
-        return max(1, int(self.size * _REFILL))
 
     def _set_aside(self) -> None:
         """Let rows that are much longer than the others wait for the end, among others of their kind: they are read
@@ -77,12 +73,12 @@ class Decoder:
         while self.waiting and free:
             group = self.waiting.popleft()
             if len(group) > free:
-                self.waiting.appendleft(group[free:] if free >= self._piece else group)
-                group = group[:free] if free >= self._piece else []
-                free = len(group)
-            if group:
-                taken.append(group)
-            free -= len(group)
+                if free < self.piece:
+                    self.waiting.appendleft(group)
+                    break
+                self.waiting.appendleft(group[free:])
+            taken.append(group[:free])
+            free -= len(taken[-1])
         self.slots.read([group[0].prompt + group[0].ids for group in taken], list(map(len, taken)))
         for row in (row for group in taken for row in group):
             self.state[len(self.rows)] = self._begin(row)
@@ -106,7 +102,7 @@ class Decoder:
         state["token"] = ids
         state["place"] += 1
         state["written"] += 1
-        done = self.is_end[ids] | (state["written"] == state["most"])
+        done = np.isin(ids, self.ends) | (state["written"] == state["most"])
         for i in (state["stops"] & ~done).nonzero()[0]:
             done[i] = self.ending.has_stop(self.rows[i])
         return done.nonzero()[0]

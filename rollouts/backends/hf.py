@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import torch
+
 from rollouts.backends.attention import fold
 from rollouts.backends.decoding import Decoder
 from rollouts.backends.rows import Ending, Row
@@ -21,7 +23,11 @@ if TYPE_CHECKING:
 
 
 class HFSampler:
-    """Samples a causal LM on one device, `batch_size` rows at a time."""
+    """Samples a causal LM on one device, `batch_size` rows at a time. It gives the model an attention of its own.
+
+    Raises:
+        ValueError: the model cannot be decoded in slots.
+    """
 
     promise = (
         "the same texts, however requests are ordered, batched, split over processes and resumed, except where float "
@@ -41,7 +47,7 @@ class HFSampler:
         """Yield the samples of all requests, the longest prompts first (so that memory runs out at once or never).
 
         Raises:
-            SamplingError: the policy's logits are not finite numbers, or the sampler is closed.
+            SamplingError: the policy's logits are not finite numbers, memory runs out, or the sampler is closed.
         """
         if self.model is None:
             raise SamplingError("this sampler is closed")
@@ -56,7 +62,11 @@ class HFSampler:
         groups.sort(key=lambda rows: -len(rows[0].prompt) if rows else 0)
         ending = Ending(self.tokenizer, self.ends)
         with closing(Decoder(self.model, ending, groups, self.args.batch_size).run()) as samples:
-            yield from samples
+            try:
+                yield from samples
+            except torch.OutOfMemoryError as error:
+                size = self.args.batch_size
+                raise SamplingError(f"out of memory with sampler.batch_size={size}: set a smaller one") from error
 
     def close(self) -> None:
         """Let go of the model."""
@@ -64,8 +74,8 @@ class HFSampler:
 
     def _fault(self, prompt: list[int], max_tokens: int) -> str | None:
         known = self.model.get_input_embeddings().weight.shape[0]
-        if unknown := [token for token in prompt if not 0 <= token < known]:
-            return f"the prompt has token {unknown[0]}, but the model knows only {known}"
+        if (unknown := next((token for token in prompt if not 0 <= token < known), None)) is not None:
+            return f"the prompt has token {unknown}, but the model knows only {known}"
         return prompt_fault(prompt, max_tokens, self.limit)
 
 

@@ -89,6 +89,7 @@ class Slots:
     def read(self, prompts: Sequence[Sequence[int]], copies: Sequence[int]) -> None:
         """Add rows, `copies[i]` of them for prompt i, that have read all of it but its last token."""
         longest = max(map(len, prompts)) - 1
+        self.width = max(self.width, longest)
         self._make_room(longest + 1)
         at_once = max(1, _READ_AT_ONCE // max(1, longest))
         for start in range(0, len(prompts), at_once):

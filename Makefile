@@ -7,7 +7,7 @@ OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1
 
 VLLM := .venv-vllm
 
-.PHONY: demo test faults test-vllm lint format clean students
+.PHONY: demo test faults test-vllm bench-sampling lint format clean students
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.glore run.name=demo
@@ -58,3 +58,10 @@ students: $(VENV)/.installed
 		problems.world.min_steps=1 problems.world.size=18000 problems.world.seed=1 \
 		model.heads=4 'model.look_back=[1,3,5,7]' \
 		train.tokens_per_step=512 train.tokens_per_batch=512 train.learning_rate=1e-3 train.warmup=0.02
+
+# tokens a second of the backend hf beside plain `generate`, and of vLLM where .venv-vllm is there; e.g.
+# hf beside plain generate, and vLLM's backend beside its engine; for another model and real problems:
+# make bench-sampling BENCH='--model MODEL --gsm8k FOLDER --prompts 8 --rows 64 --max-tokens 64'
+bench-sampling: $(VENV)/.installed $(VLLM)/.installed
+	$(OFFLINE) $(BIN)/python -m experiments.bench_sampling $(BENCH)
+	$(OFFLINE) $(VLLM)/bin/python -m experiments.bench_vllm $(BENCH_VLLM)

@@ -59,7 +59,6 @@ students: $(VENV)/.installed
 		model.heads=4 'model.look_back=[1,3,5,7]' \
 		train.tokens_per_step=512 train.tokens_per_batch=512 train.learning_rate=1e-3 train.warmup=0.02
 
-# tokens a second of the backend hf beside plain `generate`, and of vLLM where .venv-vllm is there; e.g.
 # hf beside plain generate, and vLLM's backend beside its engine; for another model and real problems:
 # make bench-sampling BENCH='--model MODEL --gsm8k FOLDER --prompts 8 --rows 64 --max-tokens 64'
 bench-sampling: $(VENV)/.installed $(VLLM)/.installed

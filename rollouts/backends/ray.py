@@ -6,6 +6,7 @@ actor is started in its place. `policy` is a folder that every node must see: a 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
@@ -23,6 +24,8 @@ from rollouts.sampling import Request, Sample, SamplingError
 
 if TYPE_CHECKING:
     from rollouts.sampling import SamplerArgs
+
+logger = logging.getLogger(__name__)
 
 _UNDER_WAY = 2  # chunks of an actor: the next is there when one is done
 _PATIENCE = 5.0  # seconds without news after which the cluster is asked whether an actor can come at all
@@ -197,11 +200,13 @@ class RaySampler:
 
     def _replace(self, doing: str, error: RayError) -> None:
         """Start another actor for one that was lost while `doing` something."""
+        what = f"a Ray actor was lost {doing}"
         if self.lost == self.pool.restarts:
             raise SamplingError(
-                f"a Ray actor was lost {doing}, and sampler.ray.restarts={self.lost} are used up: {shorten(error)}"
+                f"{what}, and sampler.ray.restarts={self.lost} are used up: {shorten(error)}"
             ) from error
         self.lost += 1
+        logger.warning("%s and is replaced (%d of %d): %s", what, self.lost, self.pool.restarts, shorten(error))
         self._start_actor()
 
 

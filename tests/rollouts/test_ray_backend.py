@@ -130,7 +130,8 @@ def test_a_killed_process_and_a_lost_node_lose_and_double_nothing(cluster: Clust
                 os.kill(process, signal.SIGKILL)
             if len(found) == 200:
                 kill_node(cluster, doomed, places[doomed.node_id])
-        assert sampler.lost == 2
+        # more where Ray sends a new actor to the node of which it does not know yet that it is dead
+        assert sampler.lost >= 2
     assert texts(by_name(found)) == undisturbed
 
 

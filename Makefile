@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.glore run.name=demo
 
 test: lint
-	$(OFFLINE) $(BIN)/python -m pytest -n 2 -q
+	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 # the long part of tests/faults: a hundred kills and more, about ten minutes
 faults: $(VENV)/.installed-dev

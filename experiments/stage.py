@@ -21,7 +21,7 @@ from typing import Any
 
 from experiments.config import ConfigError, Job, build_job, claim_folder, read_yaml, register_schema
 from rollouts.artifacts import Stage, make
-from rollouts.processes import current, leave
+from rollouts.processes import current
 from rollouts.store import write_json
 from training.launch import LaunchArgs, child, child_environment, end_with_parent, launch_command, must_launch
 from training.tracking import Tracker
@@ -130,7 +130,7 @@ def _run_resolved_here(schema: type, args: type, work: Callable[[Job], dict[str,
         file = _resolved_file(sys.argv[1:])
         job = build_job(schema, args, read_yaml(file), file.parent)
         result = _work(job, work, file, relaunch)
-        leave()
+        processes.leave()
     if processes.first:
         print(json.dumps(result), flush=True)
 

@@ -5,6 +5,8 @@ A launcher (`accelerate launch`, torchrun) says it in the environment; without o
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import threading
 import time
@@ -13,15 +15,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from torch.distributed import Store
 
 T = TypeVar("T")
-# a process may wait for as long as another samples; one that has died is noticed by the launcher, not by a time-out
-_PATIENCE = timedelta(days=30)
+_PATIENCE = timedelta(minutes=10)  # for the others to start
 _LOOK_EVERY = 0.02  # seconds
+_turns = itertools.count()  # all processes wait equally often, so that equal numbers meet
 
 
 class ProcessError(ValueError):
@@ -43,34 +45,44 @@ class Processes:
     def wait(self) -> None:
         """Return when every process of the launch has come here.
 
-        Python's signal handlers run meanwhile, so that a waiting process can be told to end.
+        Nothing is under way meanwhile but Python, so that a waiting process can be told to end. That another has died
+        is for the launcher to notice, which then ends this one.
 
         Raises:
-            ProcessError: another process has ended.
+            ProcessError: the process that keeps the count has ended.
         """
         if self.count > 1:
-            import torch
-            import torch.distributed as dist
-
-            try:
-                work = dist.all_reduce(torch.zeros(1), group=_group(), async_op=True)
-                while not work.is_completed():
-                    time.sleep(_LOOK_EVERY)
-                work.wait()
-            except RuntimeError as error:
-                reason = next(iter(str(error).splitlines()), "")
-                raise ProcessError(f"another of the {self.count} processes has ended: {reason}") from error
+            self._count_up(f"wait/{next(_turns)}")
 
     def share(self, value: T) -> T:
-        """What the first process gave; every process must call this."""
+        """What the first process gave, a JSON value; every process must call this.
+
+        Raises:
+            ProcessError: the process that keeps it has ended.
+        """
         if self.count == 1:
             return value
-        import torch.distributed as dist
+        name = f"share/{next(_turns)}"
+        if self.first:
+            _store().set(name, json.dumps(value))
+        self.wait()
+        return json.loads(_store().get(name))
 
-        self.wait()  # which can be interrupted; the exchange itself cannot
-        given: list[Any] = [value]
-        dist.broadcast_object_list(given, src=0, group=_group())
-        return given[0]
+    def leave(self) -> None:
+        """Take leave of the others, at the end of what all of them have done; no process waits after that."""
+        if self.count > 1 and _store.cache_info().currsize:
+            # the first may be the one that keeps the count: it goes last
+            self._count_up("leave", look=self.first)
+
+    def _count_up(self, name: str, look: bool = True) -> None:
+        try:
+            there = _store().add(name, 1)
+            while look and there < self.count:
+                time.sleep(_LOOK_EVERY)
+                there = _store().add(name, 0)
+        except RuntimeError as error:
+            reason = next(iter(str(error).splitlines()), "")
+            raise ProcessError(f"another of the {self.count} processes has ended: {reason}") from error
 
 
 def current() -> Processes:
@@ -86,27 +98,12 @@ def current() -> Processes:
 
 
 @cache
-def _group() -> ProcessGroup:
-    """A group over which processes on any device exchange small things on the CPU."""
-    import torch
+def _store() -> Store:
+    """Where the processes of a launch count themselves: kept by the launcher, or by the first of them."""
     import torch.distributed as dist
 
-    if not dist.is_initialized():
-        cuda = torch.cuda.is_available()
-        if cuda:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        # gradients on GPUs go by NCCL, whatever else training sets up later
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_PATIENCE)
-    return dist.new_group(backend="gloo", timeout=_PATIENCE)
-
-
-def leave() -> None:
-    """Take leave of the other processes, at the end of what all of them have done."""
-    if _group.cache_info().currsize:
-        import torch.distributed as dist
-
-        _group.cache_clear()
-        dist.destroy_process_group()
+    store, _, _ = next(iter(dist.rendezvous("env://", timeout=_PATIENCE)))
+    return dist.PrefixStore("stepwise", store)
 
 
 def end_with(parent: int, end: Callable[[], None], every: float = 1.0) -> None:

@@ -25,7 +25,8 @@ from rollouts.sampling import Request, Sampler, SamplingError, load_sampler
 from rollouts.steps import encode_prompt
 from tests.rollouts.contract import SamplerContract, by_name, questions, requests_of, sampler_args, student, texts
 
-pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vllm is not installed")
+if find_spec("vllm") is None:
+    pytest.skip("vLLM is not installed", allow_module_level=True)
 
 LOADING = 400  # seconds
 SETTINGS = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rollouts.processes import ProcessError, Processes, current, leave
+from rollouts.processes import ProcessError, Processes, current
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +34,7 @@ def test_a_process_alone_waits_for_nobody():
     alone = Processes()
     alone.wait()
     assert alone.share([1]) == [1] and alone.first
-    leave()
+    alone.leave()
 
 
 def test_a_place_in_a_launch_is_read_from_the_environment(monkeypatch):
@@ -52,31 +52,33 @@ def test_a_place_in_a_launch_is_read_from_the_environment(monkeypatch):
 
 def test_all_get_what_the_first_gave():
     program = (
-        "from rollouts.processes import current, leave\n"
+        "from rollouts.processes import current\n"
         "me = current()\n"
         "for number in range(20): me.wait()\n"
         "print(me.share({'from': me.rank}), me.share(me.rank + 7))\n"
-        "leave()\n"
+        "me.leave()\n"
     )
     for process in launched(program):
         out, error = process.communicate(timeout=100)
         assert (process.returncode, out) == (0, "{'from': 0} 7\n"), error
 
 
-def test_who_waits_notices_that_another_has_died():
+def test_who_waits_notices_that_the_first_has_died():
+    """It keeps the count, where no launcher does."""
     program = (
         "import os, signal\n"
         "from rollouts.processes import ProcessError, current\n"
         "me = current()\n"
-        "me.wait()\n"
-        "if me.rank == 1: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "try: me.wait()\n"
+        "try:\n"
+        "    me.wait()\n"
+        "    if me.rank == 0: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    me.wait()\n"
         "except ProcessError as error: print(error)\n"
     )
     first, second = launched(program)
-    assert "another of the 2 processes has ended" in first.communicate(timeout=100)[0]
-    second.communicate(timeout=100)
-    assert second.returncode == -signal.SIGKILL
+    assert "another of the 2 processes has ended" in second.communicate(timeout=100)[0]
+    first.communicate(timeout=100)
+    assert first.returncode == -signal.SIGKILL
 
 
 def test_who_waits_can_be_told_to_end():

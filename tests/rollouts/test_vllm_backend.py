@@ -33,7 +33,8 @@ from tests.rollouts.contract import (
     texts,
 )
 
-pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+if find_spec("vllm") is None:
+    pytest.skip("vLLM is not installed", allow_module_level=True)
 
 
 def opened_with(**settings) -> VLLMSampler:

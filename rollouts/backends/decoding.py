@@ -46,16 +46,19 @@ class Decoder:
     @torch.inference_mode()
     def run(self) -> Iterator[Sample]:
         """Yield the sample of each row as soon as it is at its end."""
-        while self.unfinished:
-            if self.waiting and self.size - len(self.rows) >= self.piece:
-                self._set_aside()
-                self._admit()
-            done = self._step()
-            if len(done):
-                yield from [self.ending.sample(self.rows[i]) for i in done]
-                self._drop(done)
-                self.unfinished -= len(done)
-                self.slots.size = min(self.slots.size, self.unfinished)
+        try:
+            while self.unfinished:
+                if self.waiting and self.size - len(self.rows) >= self.piece:
+                    self._set_aside()
+                    self._admit()
+                done = self._step()
+                if len(done):
+                    yield from [self.ending.sample(self.rows[i]) for i in done]
+                    self._drop(done)
+                    self.unfinished -= len(done)
+                    self.slots.size = min(self.slots.size, self.unfinished)
+        finally:
+            self.slots.free()
 
     def _set_aside(self) -> None:
         """Let rows that are much longer than the others wait for the end, among others of their kind: they are read
@@ -102,7 +105,7 @@ class Decoder:
         state["token"] = ids
         state["place"] += 1
         state["written"] += 1
-        done = np.isin(ids, self.ends) | (state["written"] == state["most"])
+        done = (ids[:, None] == self.ends).any(-1) | (state["written"] == state["most"])
         for i in (state["stops"] & ~done).nonzero()[0]:
             done[i] = self.ending.has_stop(self.rows[i])
         return done.nonzero()[0]

@@ -31,7 +31,8 @@ class HFSampler:
 
     promise = (
         "the same texts, however requests are ordered, batched, split over processes and resumed, except where float "
-        "rounding moves a draw that falls on a boundary"
+        "rounding moves a draw across a boundary (the shipped student on a CPU: 0 of 24,000 texts in float32, 34 of "
+        "800 in bfloat16)"
     )
 
     def __init__(self, model, tokenizer, args: SamplerArgs) -> None:

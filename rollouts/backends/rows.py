@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -61,11 +62,10 @@ class Ending:
         ids = row.ids[:-1] if row.ids[-1] in self.ends else row.ids
         if _first(self.text(ids), row.request.stop) is None:
             return None
-        for count in range(1, len(ids) + 1):
-            text = self.text(ids[:count])
-            if (start := _first(text, row.request.stop)) is not None:
-                return text[:start], count
-        return None
+        lengths = range(1, len(ids) + 1)
+        known = bisect_left(lengths, True, key=lambda n: _first(self.text(ids[:n]), row.request.stop) is not None)
+        text = self.text(ids[: lengths[known]])
+        return text[: _first(text, row.request.stop)], lengths[known]
 
     def text(self, ids: Sequence[int]) -> str:
         # some tokenizers would clean up the text, and a step would no longer be what the policy wrote

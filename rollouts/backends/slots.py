@@ -137,6 +137,13 @@ class Slots:
         self.rows = left
         return moved, free
 
+    def free(self) -> None:
+        """Give the memory back at once: slots and layers know one another, so nobody else would soon."""
+        self.rows = self.room = self.width = 0
+        for layer in self.layers:
+            layer.keys = layer.values = None
+            layer.is_initialized = False
+
     def _make_room(self, needed: int) -> None:
         if needed > self.room:
             self.room = needed + max(_ROOM, needed // 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 import re
 from dataclasses import replace
@@ -277,6 +278,19 @@ def test_text_is_decoded_at_each_step_only_for_stop_strings(monkeypatch):
     seen.clear()
     (sample,) = sampler.sample([Request("a", PROMPTS[0], stop=("never",))])
     assert sample.completion_tokens == 60 and max(seen[:-2]) <= len("never") + 8 and len(seen) == 61
+
+
+@pytest.mark.parametrize("read", [1, 3, 100])
+def test_memory_is_given_back_however_the_sampling_ends(read, monkeypatch):
+    """The cache of a large model must be gone before the next one is made."""
+    made = []
+    monkeypatch.setattr("rollouts.backends.decoding.Slots", lambda *args: made.append(Slots(*args)) or made[-1])
+    stream = sampler_of(batch_size=2).sample(requests_of())
+    next(stream)
+    assert len(made) == 1 and all(layer.keys.numel() for layer in made[0].layers)
+    assert len(list(itertools.islice(stream, read - 1))) == min(read, 5) - 1
+    stream.close()
+    assert all(layer.keys is None and layer.values is None for layer in made[0].layers)
 
 
 def test_running_out_of_memory_says_what_to_set():

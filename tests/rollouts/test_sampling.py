@@ -1,9 +1,6 @@
-"""Requests, their settings and seeds; the scripted backend."""
+"""Requests, their settings and seeds."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import pytest
 
@@ -19,14 +16,6 @@ from rollouts.sampling import (
     request_fault,
     sample_seed,
 )
-
-SCRIPTED = SamplerArgs(backend="scripted", max_tokens=50)
-
-
-def write_script(folder: Path, script: object) -> str:
-    folder.mkdir(exist_ok=True)
-    (folder / "script.json").write_text(json.dumps(script))
-    return str(folder)
 
 
 def test_a_seed_is_a_function_of_run_request_and_number():
@@ -61,34 +50,6 @@ def test_a_seed_is_a_function_of_run_request_and_number():
 def test_settings_out_of_range_are_refused_by_value(bad, message):
     with pytest.raises(ValueError, match=message):
         load_sampler("nowhere", bad)
-
-
-def test_the_script_answers_by_id_then_prompt(tmp_path):
-    script = {"one": ["a b c", "d"], "Q: x\n<<1": ["by prefix"], "Q: x\n": ["by prompt"], "*": ["any"]}
-    args = SamplerArgs(backend="scripted", max_tokens=2)
-    sampler = load_sampler(write_script(tmp_path / "p", script), args)
-    requests = [Request("one", "Q: x\n", n=3, seed=5), Request("two", "Q: x\n", "<<1"), Request("three", "Q: x\n", "<")]
-    found = list(sampler.sample([*requests, Request("four", "Q: y\n")]))
-    assert [sample.text for sample in found] == ["a b", "d", "a b", "by prefix", "by prompt", "any"]
-    assert [sample.finish_reason for sample in found] == ["length", "stop", "length", "stop", "stop", "stop"]
-    assert [sample.completion_tokens for sample in found[:2]] == [2, 1]
-    assert found[1].seed == sample_seed(5, "one", 1)
-
-
-@pytest.mark.parametrize("script", [[], {"a": []}, {"a": "text"}, {"a": [1]}])
-def test_a_malformed_script_is_refused_by_name(tmp_path, script):
-    with pytest.raises(ValueError, match=r"script\.json"):
-        load_sampler(write_script(tmp_path / "p", script), SCRIPTED)
-
-
-def test_a_missing_script_or_text_is_named(tmp_path):
-    with pytest.raises(ValueError, match="nowhere"):
-        load_sampler(str(tmp_path / "nowhere"), SCRIPTED)
-    with pytest.raises(ValueError, match="'lost'"):
-        list(load_sampler(write_script(tmp_path / "p", {"a": ["b"]}), SCRIPTED).sample([Request("lost", "Q: ?\n")]))
-    (tmp_path / "p" / "script.json").write_text("{")
-    with pytest.raises(ValueError, match=r"script\.json, line 1"):
-        load_sampler(str(tmp_path / "p"), SCRIPTED)
 
 
 def test_a_request_takes_the_sampler_s_settings_where_it_has_none():

@@ -77,15 +77,8 @@ def collect(
         RuntimeError: the sampler gave something else than it was asked for.
         StoreError: a row cannot be kept (a full disk), or a file of kept rows is damaged.
     """
-    for request in requests:
-        name = request.id
-        if not isinstance(name, str) or name.encode(errors="replace").decode() != name or request.n < 1:
-            raise ValueError(f"a request needs a text as its id and n >= 1, not {name!r} and {request.n}")
-    counts = {request.id: request.n for request in requests}
-    if len(counts) != len(requests):
-        raise ValueError("two requests have the same id")
-    folder = work.unfinished / label.replace("/", "-")
-    about = hashlib.sha256(repr([(cls.__name__, *map(_identity, requests))]).encode()).hexdigest()
+    counts = _counts(requests)
+    folder, about = work.unfinished / label.replace("/", "-"), _about(requests, cls)
     known, others = _known(folder, about, work)
     missing = [_missing(request, known.get(request.id, set())) for request in requests]
     left = sum(len(request.indices) for request in missing)
@@ -112,8 +105,24 @@ def _itself(_: Request, sample: Sample) -> Sample:
     return sample
 
 
-def _identity(request: Request) -> tuple[Any, ...]:
-    return tuple(getattr(request, name) for name in Request.__dataclass_fields__ if name != "wanted")
+def _counts(requests: Sequence[Request]) -> dict[str, int]:
+    for request in requests:
+        name = request.id
+        if not isinstance(name, str) or name.encode(errors="replace").decode() != name or request.n < 1:
+            raise ValueError(f"a request needs a text as its id and n >= 1, not {name!r} and {request.n}")
+    counts = {request.id: request.n for request in requests}
+    if len(counts) != len(requests):
+        raise ValueError("two requests have the same id")
+    return counts
+
+
+def _about(requests: Sequence[Request], cls: type) -> str:
+    """What rows belong to: a hash of these requests and of the kind of row."""
+    total = hashlib.sha256(cls.__name__.encode())
+    for request in requests:
+        asked = [getattr(request, name) for name in Request.__dataclass_fields__ if name != "wanted"]
+        total.update(repr(asked).encode())
+    return total.hexdigest()
 
 
 def _known(folder: Path, about: str, work: Workspace) -> tuple[dict[str, set[int]], _Others]:

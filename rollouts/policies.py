@@ -5,6 +5,7 @@ Training and saving are in `training/models.py`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,22 @@ if TYPE_CHECKING:
 
 
 def pick_device(device: str) -> torch.device:
-    """`auto` is the first GPU where there is one, else the CPU; anything else is torch's own name."""
+    """`auto` is a GPU where there is one, else the CPU; anything else is torch's own name.
+
+    Where several processes are launched, each takes the GPU of its LOCAL_RANK, or the only one that it can see.
+
+    Raises:
+        ValueError: there are fewer GPUs than processes.
+    """
     import torch
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        rank, count = os.environ.get("LOCAL_RANK"), torch.cuda.device_count()
+        if device == "cuda" and rank is not None and count > 1:
+            if int(rank) >= count:
+                raise ValueError(f"LOCAL_RANK={rank}, but there are only {count} GPUs: start fewer processes")
+            device = f"cuda:{rank}"
     return torch.device(device)
 
 

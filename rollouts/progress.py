@@ -26,6 +26,12 @@ class Progress(Protocol):
         """Report that `n` more units are done."""
 
 
+class Silent:
+    """Progress that nobody sees: that of all processes but the first, which shows everybody's."""
+
+    def advance(self, n: float = 1) -> None: ...
+
+
 @contextmanager
 def progress(total: float | None, unit: str, label: str) -> Iterator[Progress]:
     """Show how much of `total` units is done (None: not known) while the block runs.

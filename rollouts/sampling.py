@@ -1,38 +1,52 @@
-"""Sampling solutions: requests, seeds, the Sampler protocol, and the stage that turns problems into rollouts.
+"""Sampling policies: requests, samples, seeds, and the one protocol that every backend keeps.
 
-The backends are in `rollouts/backends/`, one file each, named in `BACKENDS`.
+The backends are in `rollouts/backends/`, one file each, named in `BACKENDS`. Left out: where samples are kept while
+they come in (`rollouts/collect.py`), and the stage that turns problems into rollouts (`rollouts/sample.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from rollouts.answers import grade
-from rollouts.artifacts import Stage, Workspace, parent, runtime
-from rollouts.problems import load_problems
-from rollouts.problems.source import ProblemArgs
-from rollouts.prompts import parse_solution, render_prompt
-from rollouts.types import Problem, Rollout
+from rollouts.backends.args import OpenAIArgs, RayArgs, VLLMArgs
+from rollouts.stages import runtime
+from rollouts.steps import encode_prompt, encode_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 # name -> module with `load(policy: str, args: SamplerArgs) -> Sampler`; a new backend is one file and one line
-BACKENDS = {"hf": "rollouts.backends.hf", "scripted": "rollouts.backends.scripted"}
+BACKENDS = {
+    "hf": "rollouts.backends.hf",
+    "vllm": "rollouts.backends.vllm",
+    "openai": "rollouts.backends.openai",
+    "ray": "rollouts.backends.ray",
+    "scripted": "rollouts.backends.scripted",
+}
+REFUSED = "refused"  # the finish reason of a sample that could not be drawn at all; its `reason` says why
 
 
 @dataclass
 class SamplerArgs:
-    """How to sample. `temperature` 0 is greedy; `max_tokens` bounds a completion, in the policy's tokens."""
+    """How to sample. `temperature` 0 is greedy; `max_tokens` bounds a completion, in the policy's tokens; a text ends
+    before the first of the `stop` strings. `batch_size` rows are decoded at once by the backend hf."""
 
     backend: str = "hf"
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 256
+    stop: list[str] = field(default_factory=list)
     dtype: str = "auto"
     batch_size: int = runtime(256)
     device: str = runtime("auto")
+    vllm: VLLMArgs = field(default_factory=VLLMArgs)
+    openai: OpenAIArgs = field(default_factory=OpenAIArgs)
+    ray: RayArgs = field(default_factory=RayArgs)
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
@@ -44,25 +58,49 @@ class SamplerArgs:
             raise ValueError(f"top_p must be in (0, 1], not {self.top_p}")
         if self.max_tokens < 1 or self.batch_size < 1:
             raise ValueError(f"max_tokens and batch_size must be at least 1: {self.max_tokens}, {self.batch_size}")
+        if not all(self.stop):
+            raise ValueError(f"a stop string must not be empty: {list(self.stop)}")
+        for one in (self.vllm, self.openai, self.ray):
+            one.validate()
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Ask for `n` completions of `prompt` followed by `prefix`, the steps of a solution already written.
+    """Ask for `n` completions of `prompt` (text, or token ids) followed by `prefix`, the steps of a solution already
+    written.
 
-    Prompt and prefix are encoded apart, as they are in training. `seed` is the run's; each sample gets its own.
+    Prompt and prefix are encoded apart, as they are in training. `seed` is the run's; each sample gets its own. Of the
+    `n` samples only those numbered in `wanted` are drawn, where it is given: the others are already there.
+    Settings that are None are the sampler's own (`fill`).
     """
 
     id: str
-    prompt: str
+    prompt: str | tuple[int, ...]
     prefix: str = ""
     n: int = 1
     seed: int = 0
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] | None = None
+    logprobs: bool = False
+    wanted: tuple[int, ...] | None = None
+
+    @property
+    def indices(self) -> Sequence[int]:
+        """The numbers of the samples to draw."""
+        return range(self.n) if self.wanted is None else self.wanted
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One completion. `finish_reason` is stop (the policy ended it) or length (`max_tokens` did)."""
+    """One completion. `finish_reason` is stop (the policy ended it, or a stop string did), length (`max_tokens` did),
+    or refused (it could not be drawn: `reason` says why, the text is empty).
+
+    `token_ids` are what the policy wrote, with its end token where it wrote one, and `completion_tokens` their number;
+    they are empty where the backend does not learn them. `logprobs` are the natural logarithms of their probabilities
+    before temperature and top_p, where asked for.
+    """
 
     request_id: str
     index: int
@@ -71,14 +109,35 @@ class Sample:
     prompt_tokens: int
     completion_tokens: int
     seed: int
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    reason: str | None = None
 
 
 class Sampler(Protocol):
-    """A policy that can be sampled. The same requests give the same text in whatever order and batches they come."""
+    """A policy that can be sampled.
 
-    def sample(self, requests: Sequence[Request]) -> Iterator[Sample]:
-        """Yield every sample of every request, in any order, as they finish."""
+    `promise` says in one sentence what the same requests give however they are ordered, batched, split over processes
+    and resumed; it goes into the manifest of what is sampled.
+    """
+
+    promise: str
+
+    def sample(self, requests: Sequence[Request]) -> Generator[Sample, None, None]:
+        """Yield every sample of every request, in any order, each as it finishes.
+
+        A request that can never be drawn (an empty prompt, one that leaves no room for `max_tokens`) is refused,
+        sample by sample, and does not stop the others. Closing the generator midway frees what it holds.
+        """
         ...
+
+    def close(self) -> None:
+        """Give back processes, connections and memory. A second call does nothing."""
+        ...
+
+
+class SamplingError(ValueError):
+    """Sampling cannot go on: a server or worker is gone for good, or gives what is no answer."""
 
 
 def sample_seed(run_seed: int, request_id: str, index: int) -> int:
@@ -87,8 +146,73 @@ def sample_seed(run_seed: int, request_id: str, index: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def fill(request: Request, args: SamplerArgs) -> Request:
+    """The request with the sampler's settings where it has none of its own.
+
+    Raises:
+        ValueError: a setting of the request is out of range; the message names both.
+    """
+    filled = replace(
+        request,
+        max_tokens=args.max_tokens if request.max_tokens is None else request.max_tokens,
+        temperature=args.temperature if request.temperature is None else request.temperature,
+        top_p=args.top_p if request.top_p is None else request.top_p,
+        stop=tuple(args.stop) if request.stop is None else request.stop,
+    )
+    if not 0 <= filled.temperature < float("inf") or not 0 < filled.top_p <= 1 or filled.max_tokens < 1:
+        raise ValueError(
+            f"request {request.id!r} needs finite temperature >= 0, top_p in (0, 1] and max_tokens >= 1, not "
+            f"{filled.temperature}, {filled.top_p} and {filled.max_tokens}"
+        )
+    if isinstance(filled.stop, str) or not all(filled.stop):
+        raise ValueError(f"request {request.id!r}: stop must be a tuple of texts, none empty, not {filled.stop!r}")
+    return filled
+
+
+def request_fault(request: Request) -> str | None:
+    """Why what a request asks is nothing that any policy could read; None if it could be."""
+    prompt, text = request.prompt, request.prefix
+    if isinstance(prompt, str):
+        text = prompt + text
+    elif not isinstance(prompt, list | tuple) or not all(type(token) is int for token in prompt):
+        shown = repr(prompt)
+        return f"the prompt must be text or token ids, not {shown if len(shown) <= 80 else f'{shown[:80]}…'}"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"the prompt holds the lone surrogate {text[error.start]!r}"
+    return None
+
+
+def refuse(request: Request, reason: str, prompt_tokens: int = 0) -> Iterator[Sample]:
+    """The samples of a request that cannot be drawn."""
+    for index in request.indices:
+        seed = sample_seed(request.seed, request.id, index)
+        yield Sample(request.id, index, "", REFUSED, prompt_tokens, 0, seed, reason=reason)
+
+
+def prompt_fault(
+    prompt: Sequence[int], max_tokens: int, limit: int | None, vocabulary: int | None = None
+) -> str | None:
+    """Why a prompt of these token ids cannot be completed within a context of `limit` tokens by a model that knows the
+    ids below `vocabulary`; None if it can."""
+    if not prompt:
+        return "the prompt is empty"
+    unknown = None if vocabulary is None else next((token for token in prompt if not 0 <= token < vocabulary), None)
+    if unknown is not None:
+        return f"the prompt has token {unknown}, but the model knows only {vocabulary}"
+    if limit is not None and len(prompt) + max_tokens > limit:
+        return f"{len(prompt)} prompt tokens and max_tokens={max_tokens} are more than the model's context of {limit}"
+    return None
+
+
+def by_name(policy: str, args: SamplerArgs) -> bool:
+    """Whether `policy` is what a server calls its model, rather than a folder that can be read here."""
+    return args.backend == "openai" and not Path(policy).is_dir()
+
+
 def load_sampler(policy: str, args: SamplerArgs) -> Sampler:
-    """Open a policy's folder with the backend that `args` names.
+    """Open a policy with the backend that `args` names: a folder, or what a server calls it.
 
     Raises:
         ValueError: the backend is unknown, or the folder is not a policy's.
@@ -97,96 +221,7 @@ def load_sampler(policy: str, args: SamplerArgs) -> Sampler:
     return import_module(BACKENDS[args.backend]).load(policy, args)
 
 
-def grade_sample(problem: Problem, sample: Sample, index: int, last_number: bool = False) -> Rollout:
-    """Turn one sample of a problem's solution into a graded rollout. A truncated text is graded like any other."""
-    verdict = grade(sample.text, problem.answer, last_number=last_number)
-    return Rollout(
-        id=f"{problem.id}#{index}",
-        problem_id=problem.id,
-        sample=index,
-        text=sample.text,
-        steps=parse_solution(sample.text),
-        answer=verdict.answer,
-        correct=verdict.correct if verdict.graded else None,
-        rule=verdict.rule,
-        finish_reason=sample.finish_reason,
-        prompt_tokens=sample.prompt_tokens,
-        completion_tokens=sample.completion_tokens,
-        seed=sample.seed,
-    )
-
-
-@dataclass
-class SampleArgs:
-    """Arguments of the stage `sample`: `n` rollouts of every problem."""
-
-    policy: str = parent("train_policy", plain=True)
-    problems: ProblemArgs = field(default_factory=ProblemArgs)
-    sampler: SamplerArgs = field(default_factory=SamplerArgs)
-    n: int = 8
-    seed: int = 0
-    # a number that merely stands last is taken for the answer; never for rollouts that train a model
-    last_number: bool = False
-
-    def validate(self) -> None:
-        """Raise ValueError naming the first setting out of range."""
-        if self.n < 1:
-            raise ValueError(f"n must be at least 1, not {self.n}")
-        if self.n > 1 and self.sampler.temperature == 0:
-            raise ValueError(f"n={self.n} greedy samples would all be the same: set sampler.temperature, or n=1")
-
-
-def sample_rollouts(args: SampleArgs, work: Workspace) -> None:
-    """Sample and grade `args.n` rollouts of every problem; writes `rows` (Rollout) and `problems` (Problem)."""
-    problems = load_problems(args.problems)
-    by_id = {problem.id: problem for problem in problems}
-    sampler = load_sampler(args.policy, args.sampler)
-    requests = [Request(p.id, render_prompt(p.question), n=args.n, seed=args.seed) for p in problems]
-    samples = collect(sampler, requests, work, label="sample")
-    rollouts = [grade_sample(by_id[request.id], s, s.index) for request in requests for s in samples[request.id]]
-    work.write_rows("problems", problems)
-    work.write_rows("rows", rollouts)
-    work.count(**count_rollouts(rollouts))
-
-
-def collect(sampler: Sampler, requests: Sequence[Request], work: Workspace, label: str) -> dict[str, list[Sample]]:
-    """Run all requests under one progress bar; samples come back by request, in the order of their index."""
-    samples: dict[str, list[Sample]] = {request.id: [] for request in requests}
-    if len(samples) != len(requests):
-        raise ValueError("two requests have the same id")
-    with work.progress(sum(request.n for request in requests), "samples", label) as bar:
-        for sample in sampler.sample(requests):
-            samples[sample.request_id].append(sample)
-            work.spend(sample.completion_tokens)
-            bar.advance(1)
-    for request in requests:
-        samples[request.id].sort(key=lambda sample: sample.index)
-        if [sample.index for sample in samples[request.id]] != list(range(request.n)):
-            raise RuntimeError(f"the sampler gave {len(samples[request.id])} of {request.n} samples of {request.id}")
-    return samples
-
-
-def count_rollouts(rollouts: Iterable[Rollout]) -> dict[str, float]:
-    """What one wants to know of a set of rollouts: accuracy, variety, and how many problems have both outcomes.
-
-    `mixed_problems` is the share of problems with right and wrong rollouts; `distinct_correct` the mean number of
-    different right solutions a problem; `ungraded` and `truncated` are counts.
-    """
-    rollouts = list(rollouts)
-    by_problem: dict[str, list[Rollout]] = {}
-    for rollout in rollouts:
-        by_problem.setdefault(rollout.problem_id, []).append(rollout)
-    groups = list(by_problem.values())
-    return {
-        "problems": len(groups),
-        "rollouts": len(rollouts),
-        "accuracy": sum(r.correct is True for r in rollouts) / len(rollouts),
-        "solved_problems": sum(any(r.correct for r in g) for g in groups) / len(groups),
-        "mixed_problems": sum(len({r.correct for r in g if r.correct is not None}) == 2 for g in groups) / len(groups),
-        "distinct_correct": sum(len({r.steps for r in g if r.correct}) for g in groups) / len(groups),
-        "ungraded": sum(r.correct is None for r in rollouts),
-        "truncated": sum(r.finish_reason == "length" for r in rollouts),
-    }
-
-
-SAMPLE = Stage("sample", 2, SampleArgs, sample_rollouts)
+def prompt_ids(tokenizer: PreTrainedTokenizerFast, request: Request) -> list[int]:
+    """Token ids of a request's prompt and prefix, each encoded by itself."""
+    head = encode_prompt(tokenizer, request.prompt) if isinstance(request.prompt, str) else list(request.prompt)
+    return head + encode_text(tokenizer, request.prefix)

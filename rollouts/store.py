@@ -12,6 +12,7 @@ import os
 import types
 import typing
 from collections.abc import Iterable
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 T = TypeVar("T")
+ROWS_AT_ONCE = 8192  # a row group of a file
 
 
 class StoreError(ValueError):
@@ -33,34 +35,46 @@ def write_rows(path: str | Path, records: Iterable[Any], cls: type | None = None
     The same records give the same bytes. `cls` is needed only where `records` may be empty.
 
     Raises:
-        StoreError: no record and no `cls`, a record of another class, or a value of the wrong type.
+        StoreError: no record and no `cls`, a record of another class, a value of the wrong type, or a full disk.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path, records = Path(path), list(records)
-    cls = cls or (type(records[0]) if records else None)
+    path, records = Path(path), iter(records)
+    first = next(records, None)
+    cls = cls or (None if first is None else type(first))
     if cls is None:
         raise StoreError(f"{path}: no rows, so their class must be given")
+    schema, aside, written = schema_of(cls), _aside(path), 0
+    records = records if first is None else chain([first], records)
+    try:
+        with pq.ParquetWriter(aside, schema, compression="zstd", write_page_checksum=True) as writer:
+            # a part at a time, since a million rollouts do not fit in memory; its size decides the bytes of the file
+            while part := list(islice(records, ROWS_AT_ONCE)):
+                writer.write_table(_table(path, part, cls, schema, written))
+                written += len(part)
+        os.replace(aside, path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return written
+
+
+def _table(path: Path, records: list[Any], cls: type, schema: pa.Schema, before: int) -> pa.Table:
+    """Checked records as a table; `before` rows of the file came before them."""
+    import pyarrow as pa
+
     rows = []
-    for number, record in enumerate(records):
+    for number, record in enumerate(records, start=before):
         if type(record) is not cls:
             raise StoreError(f"{path}, row {number}: expected {cls.__name__}, not {_shown(record)}")
         row = to_row(record)
         _record(cls, row, f"{path}, row {number}")
         rows.append(row)
-    schema = schema_of(cls)
     try:
-        table = pa.Table.from_pylist(rows, schema=schema)
+        return pa.Table.from_pylist(rows, schema=schema)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
-        raise StoreError(_first_bad_row(path, rows, schema) or f"{path}: {error}") from error
-    aside = _aside(path)
-    try:
-        pq.write_table(table, aside, compression="zstd", write_page_checksum=True)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return len(rows)
+        raise StoreError(_first_bad_row(path, rows, schema, before) or f"{path}: {error}") from error
 
 
 def read_rows(path: str | Path, cls: type[T]) -> list[T]:
@@ -187,10 +201,10 @@ def _check_columns(path: Path, cls: type, found: pa.Schema) -> None:
         )
 
 
-def _first_bad_row(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> str | None:
+def _first_bad_row(path: Path, rows: list[dict[str, Any]], schema: pa.Schema, before: int) -> str | None:
     import pyarrow as pa
 
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, start=before):
         for field in schema:
             try:
                 pa.array([row[field.name]], type=field.type)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ class Rollout:
     """One graded sample of a policy. `correct` is None when the grader could not decide (a time-out).
 
     `steps` are the lines of `text` up to its final answer; tokens are counted in the policy's own tokens.
+    `finish_reason` is stop, length, or refused: it could not be sampled, its text is empty and its `correct` None.
     """
 
     id: str
@@ -46,6 +48,14 @@ class Rollout:
     prompt_tokens: int
     completion_tokens: int
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """Something that was left out while the rest went on: what it is called, and why."""
+
+    id: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,37 +163,45 @@ def from_row(cls: type[T], row: dict[str, Any]) -> T:
     Raises:
         ValueError: a field is missing, unknown, or of the wrong type; the message names field and value.
     """
-    hints = _hints(cls)
-    unknown, missing = set(row) - set(hints), set(hints) - set(row)
-    if unknown or missing:
+    fields = _fields(cls)
+    if not isinstance(row, dict):
+        raise ValueError(f"a {cls.__name__} row must have fields, not be {row!r}")
+    if row.keys() != fields.keys():
+        unknown, missing = row.keys() - fields.keys(), fields.keys() - row.keys()
         raise ValueError(f"a {cls.__name__} row has missing fields {sorted(missing)}, unknown {sorted(unknown)}")
     values = {}
-    for name, hint in hints.items():
+    for name, (hint, is_tuple, fits) in fields.items():
         value = row[name]
-        if typing.get_origin(hint) is tuple and isinstance(value, list):
+        if is_tuple and isinstance(value, list):
             value = tuple(value)
-        if not _is_a(value, hint):
+        if not fits(value):
             raise ValueError(f"{cls.__name__}.{name} must be {_name(hint)}, not {value!r}")
         values[name] = value
     return cls(**values)
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+def _fields(cls: type) -> dict[str, tuple[Any, bool, Callable[[Any], bool]]]:
+    """Of each field its type hint, whether that is a tuple, and what says whether a value fits it."""
+    hints = typing.get_type_hints(cls)
+    return {name: (hint, typing.get_origin(hint) is tuple, _fits(hint)) for name, hint in hints.items()}
 
 
 def _name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 
-def _is_a(value: Any, hint: Any) -> bool:
+@cache
+def _fits(hint: Any) -> Callable[[Any], bool]:
+    # made once a type: looking at the hint again for every value took most of the time of reading a million rows
     if isinstance(hint, types.UnionType):
-        return any(_is_a(value, option) for option in typing.get_args(hint))
+        options = [_fits(option) for option in typing.get_args(hint)]
+        return lambda value: any(fits(value) for fits in options)
     if typing.get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_is_a(item, typing.get_args(hint)[0]) for item in value)
+        item = _fits(typing.get_args(hint)[0])
+        return lambda value: isinstance(value, tuple) and all(map(item, value))
     if hint is types.NoneType:
-        return value is None
+        return lambda value: value is None
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
+        return lambda value: isinstance(value, int) and not isinstance(value, bool)
+    return lambda value: isinstance(value, hint)

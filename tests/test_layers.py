@@ -22,7 +22,7 @@ BELOW = {
 }
 HEAVY = {
     *("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "safetensors", "math_verify", "sympy"),
-    *("pebble", "matplotlib", "scipy", "wandb", "pandas"),
+    *("pebble", "matplotlib", "scipy", "wandb", "pandas", "vllm", "ray", "openai", "tenacity"),
 }
 COMMAND_LINE = {"hydra", "omegaconf", "argparse", "click", "typer"}
 # loaded by name when asked for, so they may import what they stand on

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rollouts.sampling import Request, Sample, sample_seed
+from rollouts.sampling import Request, Sample, fill, prompt_fault, refuse, sample_seed
 from rollouts.store import read_json
 
 if TYPE_CHECKING:
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 class ScriptedSampler:
     """Answers each request from a script: sample n takes text n, starting over at the end."""
 
-    def __init__(self, script: dict[str, list[str]], max_tokens: int) -> None:
-        self.script, self.max_tokens = script, max_tokens
+    promise = "a script gives the same texts, always"
+
+    def __init__(self, script: dict[str, list[str]], args: SamplerArgs) -> None:
+        self.script, self.args = script, args
 
     def sample(self, requests: Sequence[Request]) -> Iterator[Sample]:
         """Yield the samples of all requests in order.
@@ -28,29 +30,46 @@ class ScriptedSampler:
         Raises:
             ValueError: the script has no text for a request.
         """
-        for request in requests:
+        for request in (fill(request, self.args) for request in requests):
+            prompt = _words(request.prompt) + _words(request.prefix)
+            fault = prompt_fault(prompt, request.max_tokens, None)
+            if fault is not None:
+                yield from refuse(request, fault)
+                continue
             texts = self._texts(request)
-            for index in range(request.n):
-                yield self._sample(request, index, texts[index % len(texts)])
+            for index in request.indices:
+                text, written, finish = _cut(texts[index % len(texts)], request)
+                seed = sample_seed(request.seed, request.id, index)
+                yield Sample(request.id, index, text, finish, len(prompt), written, seed)
 
-    def _sample(self, request: Request, index: int, text: str) -> Sample:
-        words = text.split(" ")
-        written = words[: self.max_tokens]
-        return Sample(
-            request_id=request.id,
-            index=index,
-            text=" ".join(written),
-            finish_reason="stop" if len(written) == len(words) else "length",
-            prompt_tokens=len((request.prompt + request.prefix).split(" ")),
-            completion_tokens=len(written),
-            seed=sample_seed(request.seed, request.id, index),
-        )
+    def close(self) -> None:
+        """There is nothing to give back."""
 
     def _texts(self, request: Request) -> list[str]:
-        for key in (request.id, request.prompt + request.prefix, request.prompt, "*"):
+        keys = [request.id, "*"]
+        if isinstance(request.prompt, str):
+            keys[1:1] = [request.prompt + request.prefix, request.prompt]
+        for key in keys:
             if key in self.script:
                 return self.script[key]
         raise ValueError(f"the script has no text for request {request.id!r}")
+
+
+def _words(prompt: str | Sequence[int]) -> list[str | int]:
+    if isinstance(prompt, str):
+        return prompt.split(" ") if prompt else []
+    return list(prompt)
+
+
+def _cut(text: str, request: Request) -> tuple[str, int, str]:
+    """What is written of a text, in how many words, and why it ends there."""
+    words = text.split(" ")
+    written = " ".join(words[: request.max_tokens])
+    # the stop string that is complete first, and of two the longer
+    found = min(((at + len(stop), at) for stop in request.stop if (at := written.find(stop)) >= 0), default=None)
+    if found is not None:
+        return written[: found[1]], written[: found[0]].count(" ") + 1, "stop"
+    return written, min(len(words), request.max_tokens), "stop" if len(words) <= request.max_tokens else "length"
 
 
 def load(policy: str, args: SamplerArgs) -> ScriptedSampler:
@@ -68,4 +87,4 @@ def load(policy: str, args: SamplerArgs) -> ScriptedSampler:
     for name, texts in script.items():
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{path}: {name!r} must have a list of texts, not {texts!r}")
-    return ScriptedSampler(script, args.max_tokens)
+    return ScriptedSampler(script, args)

@@ -57,6 +57,9 @@ def _problem(row: Row, split: str) -> Problem:
         raise row.error(f"field 'answer' must end in '#### n' with a number n, not {last.strip()[:80]!r}")
     if not steps.strip():
         raise row.error(f"field 'answer' has no solution before its '####': {solution[:80]!r}")
+    # a student learns the steps up to the first answer line: that must be the last, and a line of its own
+    if "####" in steps or steps.rpartition("\n")[2].strip():
+        raise row.error(f"field 'answer' must have one '####', at the start of its last line: {solution[-80:]!r}")
     return Problem(f"gsm8k/{split}/{row.n}", row.text("question"), number_text(value), solution, "gsm8k", split)
 
 

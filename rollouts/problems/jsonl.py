@@ -9,7 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rollouts.problems.source import Row, cut, number_text, read_jsonl, shown
+from rollouts.problems.source import Row, cut, number_text, plain_number, read_jsonl, shown
+from rollouts.steps import ANSWER_MARK, split_steps
 from rollouts.types import Problem
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ def load(args: ProblemArgs) -> list[Problem]:
     """The problems of `args.split` in the file `args.path`.
 
     Raises:
-        ProblemFileError: the file is missing or malformed, or two rows have the same id.
+        ProblemFileError: the file is missing or malformed, two rows have the same id, or a solution comes to another
+            answer.
     """
     problems: list[Problem] = []
     seen: dict[str, str] = {}
@@ -29,7 +31,8 @@ def load(args: ProblemArgs) -> list[Problem]:
         if identity in seen:
             raise row.error(f"id {shown(identity)} is also that of {seen[identity]}")
         seen[identity] = row.where
-        answer, solution = _answer(row), row.optional_text("solution")
+        answer = _answer(row)
+        solution = _solution(row, answer)
         problem = Problem(f"jsonl/{args.split}/{identity}", row.text("question"), answer, solution, "jsonl", args.split)
         problems.append(problem)
     return cut(problems, args)
@@ -46,7 +49,18 @@ def _answer(row: Row) -> str:
     value = row.fields.get("answer")
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
         return number_text(row.number("answer"))
-    text = row.text("answer")
-    if text.lower() == "nan":  # how some exporters write a value that is missing
-        raise row.error(f"field 'answer' is not a number: {text!r}")
-    return text
+    return row.answer("answer", row.text("answer"))
+
+
+def _solution(row: Row, answer: str) -> str | None:
+    """The solution, which may be in any form; but where it has an answer line, that must be the answer's."""
+    solution = row.optional_text("solution")
+    steps = split_steps(solution or "")
+    if not steps or not steps[-1].startswith(ANSWER_MARK):
+        return solution
+    if len(steps) == 1:
+        raise row.error(f"field 'solution' has no step before its '####': {shown(solution)}")
+    value, wanted = plain_number(steps[-1].removeprefix(ANSWER_MARK)), plain_number(answer)
+    if wanted is not None and value is not None and value != wanted:
+        raise row.error(f"field 'solution' ends in {steps[-1]!r}, but the answer is {answer}")
+    return solution

@@ -60,7 +60,7 @@ def _problem(row: Row, identity: str, split: str) -> Problem:
     answer = last_boxed(solution)
     if not answer:
         raise row.error(f"field 'solution' has no \\boxed{{answer}} with balanced braces: {solution[-80:]!r}")
-    return Problem(f"math/{split}/{identity}", question, answer, solution, "math", split)
+    return Problem(f"math/{split}/{identity}", question, row.answer("solution", answer), solution, "math", split)
 
 
 def last_boxed(text: str) -> str | None:

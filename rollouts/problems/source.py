@@ -23,6 +23,7 @@ from rollouts.types import Problem
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+NAN = "nan"  # how some exporters write a value that is missing
 
 
 class ProblemFileError(ValueError):
@@ -92,18 +93,21 @@ class Row:
         """The text of a field, without the white space around it.
 
         Raises:
-            ProblemFileError: the field is missing, not text, blank, or cannot be stored as UTF-8.
+            ProblemFileError: the field is missing, not text, blank or `nan`, or cannot be stored as UTF-8.
         """
         if name not in self.fields:
             raise self.error(f"field {name!r} is missing, there are {shown(sorted(self.fields))}")
         value = self.fields[name]
         if not isinstance(value, str):
             raise self.error(f"field {name!r} must be text, not {shown(value)}")
-        if not value.strip():
-            raise self.error(f"field {name!r} is empty: {shown(value)}")
         # escapes such as \u0000 and \ud800 are valid JSON, but neither can be written to a table later
         if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
             raise self.error(f"field {name!r} holds a NUL or a lone surrogate: {shown(value)}")
+        # a zero-width space or a byte order mark is no white space to Python, but nobody can read it
+        if not any(char.isprintable() and not char.isspace() for char in value):
+            raise self.error(f"field {name!r} is empty: {shown(value)}")
+        if value.strip().lower() == NAN:
+            raise self.error(f"field {name!r} is {shown(value)}, which stands for a value that is missing")
         return value.strip()
 
     def optional_text(self, name: str) -> str | None:
@@ -124,6 +128,18 @@ class Row:
         if value and abs(Decimal(value).adjusted()) > 30:
             raise self.error(f"field {name!r} is out of range: {shown(value)}")
         return Fraction(value)
+
+    def answer(self, name: str, text: str) -> str:
+        """The answer that field `name` gives, if a grader can make something of it.
+
+        Raises:
+            ProblemFileError: it is `nan`, or has digits of a script whose numbers the grader does not read.
+        """
+        if text.lower() == NAN:
+            raise self.error(f"field {name!r} gives no answer but {shown(text)}")
+        if any(char.isdecimal() and not char.isascii() for char in unicodedata.normalize("NFKC", text)):
+            raise self.error(f"field {name!r} has digits that the grader does not read: {shown(text)}")
+        return text
 
 
 def shown(value: Any) -> str:
@@ -148,18 +164,19 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise ProblemFileError(f"{path}: cannot be read: {error.strerror}") from error
-    if not data.strip():
-        raise ProblemFileError(f"{path}: the file is empty")
     nul = data.find(b"\0")
     if nul >= 0:
         line = data.count(b"\n", 0, nul) + 1
         raise ProblemFileError(f"{path}, line {line}: NUL byte at byte {nul} of the file")
     try:
-        return data.decode("utf-8-sig")  # editors on Windows begin a file with a byte order mark
+        text = data.decode("utf-8-sig")  # editors on Windows begin a file with a byte order mark
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         bad = data[error.start]
         raise ProblemFileError(f"{path}, line {line}: not UTF-8: byte {bad:#04x} ({error.reason})") from error
+    if not text.strip():
+        raise ProblemFileError(f"{path}: the file is empty")
+    return text
 
 
 def parse_json(text: str, path: Path, line: int = 1) -> Any:

@@ -19,7 +19,7 @@ from refine.pairs import (
 )
 from rewards.stepwise import LABEL_STEPS, LabelArgs
 from rollouts.artifacts import ArtifactError, Stage, Untracked, Workspace, make, open_artifact
-from rollouts.sampling import SampleArgs
+from rollouts.sample import SampleArgs
 from rollouts.types import RefinementPair, StepLabels
 from tests.tiny import problem, rollout
 

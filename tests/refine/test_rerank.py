@@ -12,7 +12,7 @@ from refine.rerank import RERANK, SELECTORS, RerankArgs, choose, cost, identity,
 from refine.revise import REVISE, ReviseArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.artifacts import Stage, make
-from rollouts.sampling import SampleArgs
+from rollouts.sample import SampleArgs
 from rollouts.types import Candidate, Choice, Judgement
 from tests.tiny import problem, save_reward
 

@@ -14,7 +14,8 @@ from refine.revise import REVISE, ReviseArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.artifacts import Artifact, ArtifactError, Stage, make
 from rollouts.prompts import render_prompt
-from rollouts.sampling import SampleArgs, SamplerArgs
+from rollouts.sample import SampleArgs
+from rollouts.sampling import SamplerArgs
 from rollouts.types import Candidate, Problem, Rollout
 from tests.tiny import rollout, save_reward
 

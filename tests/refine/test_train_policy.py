@@ -18,7 +18,7 @@ from refine.train_policy import (
 from rollouts.artifacts import ArtifactError, Stage, make
 from rollouts.policies import load_policy
 from rollouts.problems.source import ProblemArgs
-from rollouts.sampling import SampleArgs
+from rollouts.sample import SampleArgs
 from rollouts.types import RefinementPair
 from tests.tiny import problem, rollout, save_policy
 from training.loop import TrainArgs

@@ -29,7 +29,8 @@ from rewards.stepwise import (
 )
 from rollouts.artifacts import Stage, make
 from rollouts.prompts import render_prompt
-from rollouts.sampling import Sample, SampleArgs, SamplerArgs
+from rollouts.sample import SampleArgs
+from rollouts.sampling import Sample, SamplerArgs
 from rollouts.types import Problem, StepLabels
 from tests.tiny import problem, rollout
 

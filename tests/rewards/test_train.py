@@ -22,7 +22,7 @@ from rewards.train import (
     validate_scores,
 )
 from rollouts.artifacts import ArtifactError, Stage, Untracked, Workspace, make, open_artifact
-from rollouts.sampling import SampleArgs
+from rollouts.sample import SampleArgs
 from rollouts.types import StepLabels
 from tests.tiny import problem, rollout, save_policy
 from training.loop import TrainArgs, TrainingError

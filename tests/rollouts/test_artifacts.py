@@ -334,6 +334,14 @@ def test_damaged_artifact(tmp_path: Path, how: str, message: str) -> None:
             make(COOK, CookArgs(), tmp_path)
 
 
+def test_a_folder_with_the_name_of_another_is_refused(tmp_path: Path) -> None:
+    made, _ = make(COOK, CookArgs(), tmp_path)
+    other = make(COOK, CookArgs(rate=0.75), tmp_path / "elsewhere")[0].key
+    made.path.rename(made.path.with_name(other))
+    with pytest.raises(ArtifactError, match=rf"{other}: holds artifact {made.key}, not the one"):
+        make(COOK, CookArgs(rate=0.75), tmp_path)
+
+
 def test_counts_must_be_finite_and_stay(tmp_path: Path) -> None:
     space = Workspace(tmp_path, {}, artifacts.Untracked())
     with pytest.raises(ValueError, match="count loss must be a finite number, not nan"):

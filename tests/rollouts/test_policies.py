@@ -44,6 +44,28 @@ def test_dtype_and_device_are_named_by_their_names(folder):
             pick_dtype(wrong, torch.device("cpu"))
 
 
+@pytest.mark.parametrize(
+    ("rank", "gpus", "device"),
+    [(None, 0, "cpu"), ("1", 0, "cpu"), (None, 4, "cuda"), ("0", 4, "cuda:0"), ("3", 4, "cuda:3"), ("3", 1, "cuda")],
+)
+def test_each_process_takes_the_gpu_of_its_rank(monkeypatch, rank, gpus, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert pick_device("auto") == torch.device(device)
+    assert pick_device("cpu") == torch.device("cpu") and pick_device("cuda:2") == torch.device("cuda:2")
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="LOCAL_RANK=2, but there are only 2 GPUs"):
+        pick_device("auto")
+
+
 def edit_config(path: Path, **changes) -> None:
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | changes))

@@ -200,7 +200,7 @@ def test_arithmetic_goes_the_same_way():
 
 
 def test_gsm8k_reads_a_folder(tmp_path):
-    rows = [GSM8K_ROW, GSM8K_ROW | {"question": " Two? ", "answer": "x\n#### -1,234.50 "}]
+    rows = [GSM8K_ROW, GSM8K_ROW | {"question": " Two? ", "answer": "x\r\n #### -1,234.50 "}]
     write_jsonl(tmp_path / "test.jsonl", rows)
     one, two = load("gsm8k", tmp_path, "test")
     assert (one.answer, one.solution) == ("5", GSM8K_ROW["answer"])
@@ -365,11 +365,16 @@ BAD = [
     ("jsonl", "a.jsonl", line(answer=["5"]), r"field 'answer' must be text, not \['5'\]"),
     ("jsonl", "a.jsonl", line(answer=float("nan")), r"line 1: malformed JSON: NaN is not a number"),
     ("jsonl", "a.jsonl", line(answer=-float("inf")), r"-Infinity is not a number"),
-    ("jsonl", "a.jsonl", line(answer="NaN"), r"field 'answer' is not a number: 'NaN'"),
+    ("jsonl", "a.jsonl", line(answer="NaN"), r"field 'answer' is 'NaN', which stands for a value"),
+    ("jsonl", "a.jsonl", line(question="nan"), r"field 'question' is 'nan', which stands for a value that is missing"),
     ("jsonl", "a.jsonl", b'{"question": "Q?", "answer": 1e999999999}', r"'answer' is out of range: 1E\+999999999"),
     ("jsonl", "a.jsonl", b'{"question": "Q?", "answer": 1e-99999999999999999999}', r"line 1: "),
     ("jsonl", "a.jsonl", b'{"question": "Q?", "answer": ' + b"9" * 5000 + b"}", r"line 1: malformed JSON"),
     ("jsonl", "a.jsonl", b'{"question": "Q?", "answer": 1, "answer": 2}', r"given twice: \['answer'\]"),
+    ("jsonl", "a.jsonl", line(answer="٤٢"), r"line 1: field 'answer' has digits that the grader does not read: '٤٢'"),
+    ("jsonl", "a.jsonl", line(answer="\u200b\ufeff"), r"field 'answer' is empty: '\\u200b\\ufeff'"),
+    ("jsonl", "a.jsonl", line(solution="#### 42"), r"field 'solution' has no step before its '####': '#### 42'"),
+    ("jsonl", "a.jsonl", line(solution="6*7=41\n#### 41"), r"'solution' ends in '#### 41', but the answer is 42"),
     ("jsonl", "a.jsonl", line(solution=7), r"field 'solution' must be text, not 7"),
     ("jsonl", "a.jsonl", line(solution=""), r"field 'solution' is empty"),
     ("jsonl", "a.jsonl", line(id="x") + b"\n" + line(id="x"), r"line 2: id 'x' is also that of .*a\.jsonl, line 1"),
@@ -393,6 +398,8 @@ BAD = [
     ("gsm8k", "test.jsonl", b'{"question": "Q?", "answer": "x\\n####"}', r"not ''"),
     ("gsm8k", "test.jsonl", b'{"question": "Q?", "answer": "#### 5"}', r"no solution before its '####'"),
     ("gsm8k", "test.jsonl", b'{"question": "Q?", "answer": 5}', r"field 'answer' must be text, not 5"),
+    ("gsm8k", "test.jsonl", b'{"question": "Q?", "answer": "x #### 5"}', r"one '####', at the start of its last line"),
+    ("gsm8k", "test.jsonl", b'{"question": "Q?", "answer": "x\\n#### 4\\n#### 5"}', r"must have one '####'"),
     ("gsm8k", "train.jsonl", G1, r"test\.jsonl: cannot be read: No such file"),
     ("svamp", "SVAMP.json", b'{"a": 1}', r"line 1: expected a list of problems, not {'a': 1}"),
     ("svamp", "SVAMP.json", b"[]", r"holds no problems"),
@@ -419,6 +426,8 @@ BAD = [
     ("math", "test.jsonl", M1 + math(solution="It is 2."), r"line 2: field 'solution' has no \\boxed{answer}"),
     ("math", "test.jsonl", math(solution="\\boxed{2"), r"with balanced braces: '\\\\boxed{2'"),
     ("math", "test.jsonl", math(solution="\\boxed{ }"), r"has no \\boxed{answer}"),
+    ("math", "test.jsonl", math(solution="\\boxed{nan}"), r"field 'solution' gives no answer but 'nan'"),
+    ("math", "test.jsonl", math(solution="\\boxed{٣}"), r"'solution' has digits that the grader does not read: '٣'"),
     ("math", "test.jsonl", math(problem="drop"), r"line 1: field 'problem' is missing"),
     ("math", "test/algebra/1.json", M1[:20], r"1\.json, line 1: malformed JSON"),
     ("math", "test/algebra/1.json", math(solution=3), r"1\.json, line 1: field 'solution' must be text, not 3"),

@@ -1,0 +1,116 @@
+"""Several processes for one stage: how they are started, that they are as many as asked for, and how they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rollouts.processes import ProcessError, Processes
+from tests.faults.killing import alive, wait_until
+from training.launch import LAUNCHED, LaunchArgs, child, launch_command, must_launch
+
+ROOT = Path(__file__).parents[2]
+TINY = "model={hidden_size: 32, layers: 1, heads: 2, feed_forward: 64}"
+IN_LITTLE = ["problems.limit=40", "train.tokens_per_step=512", "train.tokens_per_batch=256", TINY]
+
+
+def test_settings_that_make_no_sense():
+    with pytest.raises(ValueError, match="num_processes must be at least 1, not 0"):
+        LaunchArgs(num_processes=0).validate()
+    with pytest.raises(ValueError, match=r"config_file=nowhere.yaml: there is no such file"):
+        LaunchArgs(config_file="nowhere.yaml").validate()
+
+
+def test_the_command_line_of_a_launch():
+    module = launch_command(LaunchArgs(num_processes=3), [sys.executable, "-m", "experiments.sample"])
+    assert module[:3] == [sys.executable, "-m", "training.launcher"]
+    assert module[-4:] == ["--num_processes", "3", "-m", "experiments.sample"] and "--multi_gpu" in module
+    script = launch_command(LaunchArgs(num_processes=2, config_file="fsdp.yaml"), [sys.executable, "work.py"])
+    assert script[3:] == ["--config_file", "fsdp.yaml", "--num_processes", "2", "work.py"]
+
+
+def test_fewer_processes_than_asked_for_is_an_error(monkeypatch):
+    monkeypatch.delenv(LAUNCHED, raising=False)
+    assert must_launch(LaunchArgs(num_processes=2), Processes()) and not must_launch(LaunchArgs(), Processes())
+    with pytest.raises(ProcessError, match="num_processes=1, but 2 processes were started"):
+        must_launch(LaunchArgs(), Processes(1, 2))
+    monkeypatch.setenv(LAUNCHED, "2")
+    assert not must_launch(LaunchArgs(num_processes=2), Processes(1, 2))
+    with pytest.raises(ProcessError, match="num_processes=2, but 1 processes were started"):
+        must_launch(LaunchArgs(num_processes=2), Processes())
+
+
+def test_a_child_that_is_left_is_ended_with_its_own_children():
+    program = (
+        "import subprocess, sys\n"
+        "other = subprocess.Popen([sys.executable, '-c', 'import sys; sys.stdin.read()'], stdin=subprocess.PIPE)\n"
+        "print(other.pid, flush=True)\n"
+        "other.wait()\n"
+    )
+    with (
+        pytest.raises(KeyboardInterrupt),
+        child([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process,
+    ):
+        other = int(process.stdout.readline())
+        assert alive(other)
+        raise KeyboardInterrupt
+    assert process.returncode == -signal.SIGTERM
+    wait_until(lambda: not alive(other), "the child's child lives on", 60)
+    process.stdout.close()
+
+
+def test_what_was_started_ends_when_who_started_it_is_killed():
+    """Also with a launcher between the two."""
+    last = (
+        "import signal\n"
+        "from training.launch import end_with_parent\n"
+        "end_with_parent()\n"
+        "print('there', flush=True)\n"
+        "while True: signal.pause()\n"
+    )
+    between = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {last!r}])"
+    first = (
+        "import subprocess, sys\n"
+        "from training.launch import child_environment\n"
+        f"other = subprocess.Popen([sys.executable, '-c', {between!r}], env=child_environment())\n"
+        "other.wait()\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", first], env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "there\n"
+    process.kill()
+    process.wait()
+    # the last of them held this open
+    assert process.stdout.read() == ""
+    process.stdout.close()
+
+
+def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "experiments.train_policy", *IN_LITTLE, *overrides]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def test_two_processes_train_what_one_does(tmp_path):
+    from safetensors.torch import load_file
+
+    weights = {}
+    for count in (1, 2):
+        done = run(tmp_path, f"launch.num_processes={count}", f"run.name=run{count}", f"run.artifacts=made{count}")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("(made in ") == 1
+        (file,) = tmp_path.glob(f"made{count}/train_policy/*/model.safetensors")
+        weights[count] = load_file(file)
+    assert max((weights[1][name] - weights[2][name]).abs().max() for name in weights[1]) < 1e-5
+    assert len([path for path in (tmp_path / "made2" / "train_policy").iterdir() if path.is_dir()]) == 1
+
+
+def test_a_mistake_keeps_its_exit_code_through_a_launch(tmp_path):
+    done = run(tmp_path, "launch.num_processes=2", "train.learning_rate=1e30")
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "error: the loss or gradient of step" in done.stderr

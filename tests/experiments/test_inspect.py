@@ -343,7 +343,7 @@ def test_a_journal(kept, capsys):
 
 def test_a_journal_can_be_read_while_it_is_written(kept, capsys):
     with closing(Journal(kept, "about")) as writing:
-        for i in range(journal.COMMIT_ROWS):
+        for i in range(500):
             writing.add(f"new{i}", 0, 1, None, {})
         assert "620" in ask(capsys, kept, "--check")
 

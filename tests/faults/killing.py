@@ -11,10 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
-from rollouts.journal import Rows
+from rollouts.journal import count
 from rollouts.store import read_json
 
 ROOT = Path(__file__).parents[2]
@@ -69,8 +69,7 @@ class Job:
 
     def kept(self) -> int:
         """Rows on disk of an unfinished run."""
-        with closing(Rows(self.journals())) as rows:
-            return sum(map(len, rows.samples().values()))
+        return sum(map(count, self.journals()))
 
     def result(self) -> dict[str, object]:
         """What must not depend on interruptions: the bytes of all rows, and what the manifest says of them."""

@@ -35,17 +35,12 @@ def undisturbed(policy: str, tmp_path_factory: pytest.TempPathFactory) -> Job:
     return job
 
 
-def bytes_kept(job: Job) -> int:
-    return sum(path.with_name(path.name + end).stat().st_size for path in job.journals() for end in ("", "-wal")
-               if path.with_name(path.name + end).exists())  # fmt: skip
-
-
 def begun(job: Job, *more: str) -> tuple[Job, subprocess.Popen]:
-    """The same work in a folder of its own, when its first rows are on disk."""
+    """The same work in a folder of its own, when its first rows are on disk: more than a few pages of them."""
     folder = job.folder.with_name(f"{job.folder.name}-{len(list(job.folder.parent.iterdir()))}")
     other = Job(folder, [*job.overrides, *more])
     process = other.start()
-    wait_until(lambda: bytes_kept(other) > 300_000 or process.poll() is not None, "no rows come")
+    wait_until(lambda: other.kept() > 2000 or process.poll() is not None, "no rows come")
     return other, process
 
 

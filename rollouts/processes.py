@@ -129,5 +129,5 @@ def _alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:  # no such folder on this system, or gone since
-        return Path("/proc/self").exists() is False
+        return not Path("/proc/self").exists()
     return state != "Z"  # killed, and nobody has asked for its exit code yet

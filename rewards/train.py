@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rewards.cleaning import balance_lengths, to_solutions
 from rewards.examples import LabelledSolution, encode_solutions
 from rewards.metrics import auroc, best_threshold, brier, pairwise_accuracy
 from rewards.outcome import BALANCES, POSITIONS, balance_outcomes, label_outcomes
-from rewards.stepwise import balance_lengths, to_solutions
 from rollouts.artifacts import Stage, Workspace, parent
 from rollouts.policies import context_length
 from rollouts.types import Problem, Rollout, StepLabels

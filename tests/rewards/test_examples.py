@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from rewards.cleaning import to_solutions
 from rewards.examples import LabelledSolution, encode_labels, encode_solutions
 from rewards.outcome import label_outcomes
-from rewards.stepwise import to_solutions
 from rollouts.types import StepLabels
 from tests.tiny import PROMPT_TOKENS, QUESTION, ids, rollout, tokenizer
 

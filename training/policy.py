@@ -49,6 +49,6 @@ def completion_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """Sum over all targets of the negative log-likelihood of the target token, in float32."""
     import torch
 
-    logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+    logits = model(**batch.inputs()).logits
     chosen = logits[batch.rows, batch.positions].float()
     return torch.nn.functional.cross_entropy(chosen, batch.targets.long(), reduction="sum")

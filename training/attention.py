@@ -92,6 +92,11 @@ def _group(falling: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple(groups)
 
 
+def reads_packs(model: PreTrainedModel) -> bool:
+    """Whether `packed_attention` works for a model: if not, packed rows cost the square of their length."""
+    return model.config.model_type in FAMILIES and model.config._attn_implementation in ("sdpa", PACKED)
+
+
 @contextmanager
 def packed_attention(model: PreTrainedModel) -> Iterator[None]:
     """Let a model read packed batches by their `packing` while the block lasts; call it before the model is wrapped.
@@ -100,7 +105,7 @@ def packed_attention(model: PreTrainedModel) -> Iterator[None]:
     than the library's default, is left as it is: with the library's mask it is right as well, only slower.
     """
     before = model.config._attn_implementation
-    if model.config.model_type not in FAMILIES or before != "sdpa":
+    if before == PACKED or not reads_packs(model):
         yield
         return
     _register()

@@ -107,9 +107,7 @@ class Checkpoints:
             self._good = [path.name]
             return checkpoint
         if there:
-            logger.warning(
-                "%s: not one of %d checkpoints is good; starting from the beginning", self.folder, len(there)
-            )
+            logger.warning("%s: no good checkpoint among %d; starting from the beginning", self.folder, len(there))
         return None
 
     def save(self, step: int, checkpoint: Checkpoint) -> Path:

@@ -11,11 +11,13 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rollouts.policies import pick_device
 from rollouts.processes import ProcessError, Processes
-from training.batches import Batch
+from training.batches import Batch, Example, pad_batch
+from training.steps import micro_batches
 
 if TYPE_CHECKING:
     import torch
@@ -217,7 +219,7 @@ class Engine:
 
 
 def _share_out(model: PreTrainedModel, device: torch.device, count: int) -> PreTrainedModel:
-    """A copy of the model whose every weight is cut over the processes, a layer at a time; the model waits on the CPU."""
+    """A copy of the model whose weights are cut over the processes, a layer at a time; the model waits on the CPU."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -230,3 +232,14 @@ def _share_out(model: PreTrainedModel, device: torch.device, count: int) -> PreT
             fully_shard(module, mesh=mesh)
     fully_shard(shared, mesh=mesh)
     return shared.to(device)
+
+
+def mean_loss(model: PreTrainedModel, examples: Sequence[Example], loss: Loss, args: TrainArgs, pad_id: int) -> float:
+    """The mean loss a target of some examples, nothing trained."""
+    import torch
+
+    lengths, total = [len(example.ids) for example in examples], 0.0
+    with torch.no_grad():
+        for rows in micro_batches([[i] for i in range(len(examples))], lengths, replace(args, layout="padded")):
+            total += float(loss(model, pad_batch([examples[i] for (i,) in rows], pad_id).to(model.device)))
+    return total / sum(len(example.targets) for example in examples)

@@ -17,12 +17,12 @@ from rollouts.progress import Progress
 from rollouts.store import write_json
 from rollouts.workspace import Workspace
 from training.args import EarlyStoppingArgs, TrainArgs
-from training.batches import Batch, Example, pad_batch
+from training.batches import Example
 from training.checkpoints import FIGURES, Checkpoint, Checkpoints, Wanted
 from training.engine import Engine, Loss, Tensors
+from training.feed import Feed, Step
 from training.identity import identity
-from training.packing import pack_batch
-from training.steps import count_steps, deal, learning_rate_share, micro_batches, pack_size, plan_steps, step_seed
+from training.steps import count_steps, learning_rate_share, step_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -81,17 +81,6 @@ def fit(
     return run.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One step made ready: this process's batches, of which the first `share` count, and what all processes read."""
-
-    batches: list[Batch]
-    share: int
-    targets: int
-    chosen: list[int]
-    figures: dict[str, int]
-
-
 class _Run:
     """One run: what it consists of, and how far it is."""
 
@@ -106,16 +95,15 @@ class _Run:
         evaluate: Evaluate | None,
         names: Sequence[str] | None,
     ) -> None:
-        self.examples, self.loss, self.args, self.work = examples, loss, args, work
-        self.tokenizer, self.evaluate, self.names = tokenizer, evaluate, names
-        self.kept = [i for i, example in enumerate(examples) if example.positions]
-        self.lengths = [len(examples[i].ids) for i in self.kept]
-        self.plan = plan_steps(self.lengths, args)
-        self.last = len(self.plan) if args.stop_after is None else min(len(self.plan), args.stop_after)
-        every = range(1, args.evaluations + 1) if evaluate is not None else ()
-        self.evaluate_at = {round(i * self.last / args.evaluations) for i in every}
+        self.examples, self.names, self.tokenizer = examples, names, tokenizer
+        self.loss, self.args, self.work, self.evaluate = loss, args, work, evaluate
         self.belongs = identity(model, tokenizer, examples, args, work.processes.count)
         self.engine = Engine(model, args, work.processes)
+        self.feed = Feed(examples, args, tokenizer.pad_token_id, self.engine)
+        self.steps = len(self.feed.plan)
+        self.last = self.steps if args.stop_after is None else min(self.steps, args.stop_after)
+        every = range(1, args.evaluations + 1) if evaluate is not None else ()
+        self.evaluate_at = {round(i * self.last / args.evaluations) for i in every}
         self.checkpoints = Checkpoints(work.unfinished / "checkpoints", args.checkpoints.keep)
         self.done = 0
         self.figures: dict[str, float] = dict.fromkeys(FIGURES, 0)
@@ -135,15 +123,15 @@ class _Run:
         import torch
 
         self.engine.wrapped.train()
-        step = None if self.finished else self.prepare(self.done)
+        step = None if self.finished else self.feed.prepare(self.done)
         while step is not None:
-            number, schedule = self.done, (len(self.plan), self.args.warmup, self.args.final_share)
+            number, schedule = self.done, (self.steps, self.args.warmup, self.args.final_share)
             rate = self.args.learning_rate * learning_rate_share(number, *schedule)
             self.engine.set_rate(rate)
             torch.manual_seed(step_seed(self.args.seed, number, self.engine.rank))
             seen = self.engine.step(step.batches, step.share, step.targets, self.loss, self.is_due(number + 1))
             # while the device is at work
-            following = self.prepare(number + 1) if number + 1 < self.last else None
+            following = self.feed.prepare(number + 1) if number + 1 < self.last else None
             value, due = self.engine.read(seen)
             if not math.isfinite(value):
                 self.fail(value, step)
@@ -156,33 +144,7 @@ class _Run:
                 self.save()
             step = None if self.finished else following
 
-    def prepare(self, number: int) -> _Step:
-        """This process's batches of a step."""
-        step, args, count = self.plan[number], self.args, self.engine.count
-        chosen = [i for pack in step for i in pack]
-        shares = deal(step, self.lengths, count, pack_size(args))
-        cuts = [micro_batches(share, self.lengths, args) for share in shares]
-        own = [self.batch(rows) for rows in cuts[self.engine.rank]]
-        # every process must take part in what all exchange, if only with nothing: gradients, and weights shared out
-        rounds = max(map(len, cuts)) if self.engine.sharded else max(1, len(own))
-        shortest = min(chosen, key=self.lengths.__getitem__)
-        batches = own + [self.batch([[shortest]]) for _ in range(rounds - len(own))]
-        figures = {
-            "tokens": sum(self.lengths[i] for i in chosen),
-            "useful": sum(self.lengths[i] for pack in shares[self.engine.rank] for i in pack),
-            "computed": sum(batch.ids.numel() for batch in own),
-        }
-        targets = sum(len(self.examples[self.kept[i]].targets) for i in chosen)
-        return _Step(batches, len(own), targets, [self.kept[i] for i in chosen], figures)
-
-    def batch(self, rows: list[list[int]]) -> Batch:
-        """The rows of examples as tensors."""
-        found = [[self.examples[self.kept[i]] for i in row] for row in rows]
-        if self.args.layout == "padded":
-            return pad_batch([example for row in found for example in row], self.tokenizer.pad_token_id)
-        return pack_batch(found, self.tokenizer.pad_token_id)
-
-    def note(self, value: float, rate: float, step: _Step) -> None:
+    def note(self, value: float, rate: float, step: Step) -> None:
         """Keep the figures of a step that is done; about fifty of a run are logged."""
         for name, count in step.figures.items():
             self.figures[name] += count
@@ -210,7 +172,7 @@ class _Run:
         self.engine.wrapped.train()
         for name, value in self.evaluation.items():
             if not math.isfinite(value):
-                raise TrainingError(f"{name} of the evaluation after step {self.done} of {len(self.plan)} is {value}")
+                raise TrainingError(f"{name} of the evaluation after step {self.done} of {self.steps} is {value}")
         self.log(**self.evaluation)
         stopping = self.args.early_stopping
         if stopping.metric is None:
@@ -226,7 +188,7 @@ class _Run:
         else:
             self.figures["misses"] += 1
 
-    def fail(self, value: float, step: _Step) -> None:
+    def fail(self, value: float, step: Step) -> None:
         """Save what the step was trained on, and raise TrainingError."""
         file = self.work.unfinished / "not_finite.json"
         if self.engine.rank == 0:
@@ -238,7 +200,7 @@ class _Run:
         names = [str(i) if self.names is None else f"{i} ({self.names[i]})" for i in step.chosen[:20]]
         more = len(step.chosen) - len(names)
         raise TrainingError(
-            f"the loss or gradient of step {self.done + 1} of {len(self.plan)} is {value}, on examples "
+            f"the loss or gradient of step {self.done + 1} of {self.steps} is {value}, on examples "
             f"{', '.join(names)}{f' and {more} more' if more else ''}; they are in {file}"
         )
 
@@ -302,7 +264,7 @@ class _Run:
             self.engine.set_weights(self.best_weights or {})
             self.evaluation = self.best["evaluation"]
         self.engine.finish()
-        found = {"steps": self.done, "examples": len(self.kept), "trained_tokens": self.figures["tokens"]}
+        found = {"steps": self.done, "examples": len(self.feed.kept), "trained_tokens": self.figures["tokens"]}
         if self.best is not None:
             found["best_step"] = self.best["step"]
         found["useful_tokens"] = self.figures["useful"] / max(1, self.figures["computed"])

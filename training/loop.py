@@ -150,7 +150,7 @@ class _Run:
             self.figures[name] += count
         running = self.figures["running"]
         self.figures["running"] = value if self.done == 1 else 0.95 * running + 0.05 * value
-        if (self.done - 1) % max(1, self.last // 50) == 0 or self.done == self.last:
+        if (self.done - 1) % math.ceil(self.last / 50) == 0 or self.done == self.last:
             self.log(loss=self.figures["running"], learning_rate=rate, tokens=self.figures["tokens"])
 
     def log(self, **metrics: float) -> None:

@@ -7,6 +7,7 @@ accelerate does not choose it on a CPU). Left out: what a step consists of (`tra
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +61,6 @@ class Engine:
     """
 
     def __init__(self, model: PreTrainedModel, args: TrainArgs, processes: Processes) -> None:
-        import torch
         from accelerate import PartialState
 
         state = PartialState(cpu=pick_device(args.device).type == "cpu")
@@ -79,11 +79,7 @@ class Engine:
         else:
             self.trained = self.wrapped = model.to(self.device)
         if self.count > 1 and not self.sharded:
-            places = None if self.device.type == "cpu" else [self.device]
-            # the only buffers are tables of positions, the same everywhere
-            self.wrapped = torch.nn.parallel.DistributedDataParallel(
-                model, device_ids=places, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            self.wrapped = _replicate(model, self.device)
         self.optimizer = make_optimizer(self.trained, args)
         self.named = {name: p for name, p in self.trained.named_parameters() if p.requires_grad}
 
@@ -216,6 +212,17 @@ class Engine:
         if self.args.gradient_checkpointing:
             self.model.gradient_checkpointing_disable()
         self.model.eval()
+
+
+def _replicate(model: PreTrainedModel, device: torch.device) -> torch.nn.Module:
+    """The model with its gradients averaged over the processes."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    # the only buffers are tables of positions, the same everywhere; the setting has two names, one for each library age
+    known = inspect.signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    places = None if device.type == "cpu" else [device]
+    return DistributedDataParallel(model, device_ids=places, gradient_as_bucket_view=True, **{buffers: False})
 
 
 def _share_out(model: PreTrainedModel, device: torch.device, count: int) -> PreTrainedModel:

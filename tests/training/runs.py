@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,13 +86,15 @@ def close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], most: float = 
 
 def on_two(function: Callable, *args: Any) -> None:
     """Call `function` on two processes with gloo; what fails on one of them fails here."""
-    from accelerate import debug_launcher
+    from torch.multiprocessing import start_processes
 
     tokenizer()  # made once, before the fork
-    debug_launcher(_alone, (function, args), num_processes=2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    start_processes(_rank, (port, function, args), nprocs=2, start_method="fork")
 
 
-def _alone(function: Callable, args: tuple) -> None:
+def _rank(rank: int, port: int, function: Callable, args: tuple) -> None:
     import torch
     from accelerate.state import AcceleratorState
 
@@ -101,5 +104,7 @@ def _alone(function: Callable, args: tuple) -> None:
     # both are copied from the process that forks
     AcceleratorState._reset_state(reset_partial_state=True)
     processes._store.cache_clear()
-    assert os.environ["WORLD_SIZE"] == "2"
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
     function(*args)
+    torch.distributed.destroy_process_group()

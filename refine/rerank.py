@@ -15,8 +15,8 @@ from rollouts.types import Candidate, Choice, Judgement, Problem
 
 
 def _best(candidates: Sequence[Candidate], scores: Sequence[float]) -> int:
-    # not a number is the worst there is; among equals the first wins, which keeps the draft
-    ranked = [-math.inf if math.isnan(score) else score for score in scores]
+    # what is no finite number is the worst there is; among equals the first wins, which keeps the draft
+    ranked = [score if math.isfinite(score) else -math.inf for score in scores]
     return ranked.index(max(ranked))
 
 

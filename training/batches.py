@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from training.packing import Packing
+    from training.attention import Packing
 
 _SORTED_TOGETHER = 4096  # examples that are sorted by length at a time: little padding, and batches still mixed
 
@@ -75,7 +75,11 @@ class Batch:
         """
         if self.position_ids is None:
             return {"input_ids": self.ids, "attention_mask": self.mask, "use_cache": False}
-        return {"input_ids": self.ids, "position_ids": self.position_ids, "use_cache": False}
+        inputs = {"input_ids": self.ids, "position_ids": self.position_ids, "use_cache": False}
+        bounds, longest = self.packing.bounds, self.packing.longest
+        # flash attention looks for restarted positions in batches of one row only: it is told where examples start
+        inputs |= {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
+        return inputs | {"packing": self.packing}
 
 
 def place_targets(examples: Sequence[Example], rows: Sequence[int], starts: Sequence[int]) -> tuple[torch.Tensor, ...]:

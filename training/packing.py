@@ -1,4 +1,4 @@
-"""Examples into rows without padding: best-fit packs of whole examples, in an order that depends on (seed, epoch) alone.
+"""Examples into rows without padding: best-fit packs of whole examples, in an order that depends on (seed, epoch).
 
 Each pack is one row of a batch. Positions start anew with every example, and none sees another.
 """
@@ -8,12 +8,9 @@ from __future__ import annotations
 import random
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from training.attention import find_packing
 from training.batches import Batch, Example, place_targets
-
-if TYPE_CHECKING:
-    import torch
 
 _PACKED_TOGETHER = 8192  # examples that fill packs together: enough to fill them, and packs still mixed
 
@@ -79,4 +76,5 @@ def pack_batch(packs: Sequence[Sequence[Example]], pad_id: int) -> Batch:
             owners.append(number)
             starts.append(start)
             start += len(example.ids)
-    return Batch(ids, None, *place_targets(examples, owners, starts), positions)
+    packing = find_packing([[len(example.ids) for example in pack] for pack in packs], longest)
+    return Batch(ids, None, *place_targets(examples, owners, starts), positions, packing)

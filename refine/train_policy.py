@@ -17,7 +17,8 @@ from rollouts.problems.source import ProblemArgs
 from rollouts.prompts import render_prompt, render_solution
 from rollouts.steps import split_steps
 from rollouts.types import Problem, RefinementPair, Rollout
-from training.loop import TrainArgs
+from training.adapters import ADAPTER, LoraArgs
+from training.args import TrainArgs
 from training.models import ModelArgs
 from training.policy import Text
 
@@ -41,6 +42,7 @@ class TrainPolicyArgs:
     pairs: str | None = parent("build_pairs", default=None)
     problems: ProblemArgs = field(default_factory=ProblemArgs)
     model: ModelArgs = field(default_factory=ModelArgs)
+    lora: LoraArgs = field(default_factory=LoraArgs)
     train: TrainArgs = field(default_factory=TrainArgs)
     max_per_problem: int = 4
     max_length: int = 512
@@ -143,6 +145,7 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
             not know.
     """
     from rollouts.policies import context_length, load_policy
+    from training.adapters import add_adapter, merge_adapter, save_adapter
     from training.engine import mean_loss
     from training.loop import fit
     from training.models import make_policy, save_model
@@ -170,13 +173,16 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
         raise ValueError(
             f"not one of {len(texts)} texts has at most {most} tokens (max_length, or the model's context)"
         )
+    model = add_adapter(model, args.lora, args.train.seed)
 
     def evaluate(trained: PreTrainedModel) -> dict[str, float]:
         return {"cross_entropy": mean_loss(trained, validation, completion_loss, args.train, tokenizer.pad_token_id)}
 
     label, judge = "train " + "+".join(args.examples), evaluate if validation else None
     trained = fit(model, tokenizer, examples, completion_loss, args.train, work, label, judge)
-    save_model(model, tokenizer, work.folder)
+    if args.lora.keep_adapter:
+        save_adapter(model, work.folder / ADAPTER)
+    save_model(merge_adapter(model), tokenizer, work.folder)
     work.spend(int(trained.figures["trained_tokens"]))
     work.count(**trained.figures, **{f"validation_{name}": value for name, value in trained.evaluation.items()})
 

@@ -26,7 +26,8 @@ from rewards.stepwise import balance_lengths, to_solutions
 from rollouts.artifacts import Stage, Workspace, parent
 from rollouts.policies import context_length
 from rollouts.types import Problem, Rollout, StepLabels
-from training.loop import TrainArgs
+from training.adapters import ADAPTER, LoraArgs
+from training.args import TrainArgs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,6 +60,7 @@ class TrainRewardArgs:
     max_length: int = 512
     # where no label is left after balancing, save the model untrained: for debugging with weak policies only
     allow_empty: bool = False
+    lora: LoraArgs = field(default_factory=LoraArgs)
     train: TrainArgs = field(default_factory=TrainArgs)
 
     def validate(self) -> None:
@@ -191,6 +193,7 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     """Train a reward model and save it as a Hugging Face token-classification folder: the artifact itself."""
     from rewards.model import reward_loss
     from rewards.score import Scorer
+    from training.adapters import add_adapter, merge_adapter, save_adapter
     from training.loop import fit
     from training.models import make_reward_model, save_reward_model
 
@@ -201,6 +204,7 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     if args.shuffled_labels:
         train = shuffle_labels(train, args.train.seed)
     model, tokenizer = make_reward_model(args.policy, args.train.device)
+    model = add_adapter(model, args.lora, args.train.seed)
     most = min(args.max_length, context_length(model) or args.max_length)
     examples, names, lost = [], [], 0
     for solution in train:
@@ -225,7 +229,9 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
         work.count(**trained.figures)
     elif validation:
         final = evaluate(model)
-    save_reward_model(model, tokenizer, work.folder, args.kind, final.get("threshold", 0.5))
+    if args.lora.keep_adapter:
+        save_adapter(model, work.folder / ADAPTER)
+    save_reward_model(merge_adapter(model), tokenizer, work.folder, args.kind, final.get("threshold", 0.5))
     work.count(labels_lost=lost, labels=sum(len(e.targets) for e in examples))
     work.count(**{f"validation_{name}": value for name, value in final.items()})
 

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from rollouts.progress import Progress
 from rollouts.store import write_json
 from rollouts.workspace import Workspace
 from training.args import EarlyStoppingArgs, TrainArgs
+from training.attention import packed_attention
 from training.batches import Example
 from training.checkpoints import FIGURES, Checkpoint, Checkpoints, Wanted
 from training.engine import Engine, Loss, Tensors
@@ -73,12 +75,13 @@ def fit(
         raise TrainingError("no example has a target to train on")
     if args.early_stopping.metric is not None and evaluate is None:
         raise TrainingError(f"early_stopping.metric={args.early_stopping.metric}, but nothing is held out to evaluate")
-    run = _Run(model, tokenizer, examples, loss, args, work, evaluate, names)
-    run.resume()
-    with work.progress(run.last, "steps", label) as bar:
-        bar.advance(run.done)
-        run.train(bar)
-    return run.close()
+    with packed_attention(model) if args.layout == "packed" else nullcontext():
+        run = _Run(model, tokenizer, examples, loss, args, work, evaluate, names)
+        run.resume()
+        with work.progress(run.last, "steps", label) as bar:
+            bar.advance(run.done)
+            run.train(bar)
+        return run.close()
 
 
 class _Run:

@@ -203,6 +203,25 @@ def test_what_variable_length_attention_is_told(name, function, monkeypatch):
         assert_same(run(model, pack_batch([FLAT], 0)), wanted)
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma"])
+def test_under_autocast_attention_is_in_half_precision_throughout(name, monkeypatch):
+    seen = set()
+
+    def noting(query, key, value, *ends, **options):
+        seen.update(states.dtype for states in (query, key, value))
+        return variable_length_reference(query, key, value, *ends, **options)
+
+    model = make(CONFIGS[name], "sdpa")
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted = target_logits(model, pad_batch(FLAT, 0))
+        with packed_attention(model):
+            torch.testing.assert_close(target_logits(model, pack_batch(PACKS, 0)), wanted, rtol=0.05, atol=0.1)
+            monkeypatch.setattr("training.attention._variable_length", lambda: noting)
+            monkeypatch.setattr("training.attention._Attend.fused", lambda *_: True)
+            torch.testing.assert_close(target_logits(model, pack_batch(PACKS, 0)), wanted, rtol=0.05, atol=0.1)
+    assert seen == {torch.bfloat16}
+
+
 def test_variable_length_attention_is_for_half_precision_on_a_gpu():
     query = torch.zeros(1, 2, 3, 8, dtype=torch.bfloat16)
     assert not _Attend(0.0, 1.0, None, None).fused(query)

@@ -19,9 +19,10 @@ test: lint
 faults: $(VENV)/.installed-dev
 	$(OFFLINE) $(BIN)/python -m pytest -q -m slow tests/faults
 
-# the backend vllm on a real engine, in an environment of its own
+# the backend vllm and reward models on a real engine, in an environment of its own
 test-vllm: $(VLLM)/.installed
-	$(OFFLINE) $(VLLM)/bin/python -m pytest -q tests/rollouts/test_vllm_*.py tests/rollouts/test_openai_vllm_serve.py
+	$(OFFLINE) $(VLLM)/bin/python -m pytest -q tests/rollouts/test_vllm_*.py tests/rollouts/test_openai_vllm_serve.py \
+		tests/rewards/test_vllm_*.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

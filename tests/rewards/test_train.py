@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from rewards.examples import LabelledSolution
 from rewards.score import load_scorer
@@ -23,10 +24,12 @@ from rewards.train import (
     split_problems,
     validate_scores,
 )
+from rollouts import processes
 from rollouts.artifacts import ArtifactError, Stage, Untracked, Workspace, make, open_artifact
 from rollouts.sample import SampleArgs
 from rollouts.types import StepLabels
 from tests.tiny import problem, rollout, save_policy
+from tests.training.runs import close, on_two
 from training.args import EarlyStoppingArgs, TrainArgs
 from training.loop import TrainingError
 from training.tracking import Tracker, TrackingArgs
@@ -240,6 +243,27 @@ def test_the_same_arguments_give_the_same_weights(made, tmp_path):
     args = args_of(made, "sorm", train=dataclasses.replace(FAST, max_steps=3))
     first, second = (make(TRAIN_REWARD, args, tmp_path / name)[0] for name in "ab")
     assert first.manifest["files"] == second.manifest["files"] and first.key == second.key
+
+
+def _on_each(args: TrainRewardArgs, root: str) -> None:
+    make(TRAIN_REWARD, args, root, tracked)
+    processes.current().leave()
+
+
+@pytest.mark.parametrize("shard", ["none", "fsdp2"])
+def test_two_processes_make_the_same_reward_model(made, tmp_path, shard):
+    """With evaluations on the way, where every weight is shared out too."""
+    how = dataclasses.replace(FAST, max_steps=8, shard=shard, early_stopping=EarlyStoppingArgs("auroc"))
+    args = args_of(made, "sorm", train=how)
+    one, _ = make(TRAIN_REWARD, args, tmp_path / "one")
+    on_two(_on_each, args, tmp_path / "two")
+    two, there = make(TRAIN_REWARD, args, tmp_path / "two")
+    assert there and two.key == one.key
+    ours, theirs = (load_file(found.path / "model.safetensors") for found in (one, two))
+    close(ours, theirs)
+    for name, value in one.manifest["counts"].items():
+        if name not in ("train_seconds", "useful_tokens"):  # those of the first process
+            assert two.manifest["counts"][name] == pytest.approx(value, rel=1e-3), name
 
 
 def test_labels_beyond_max_length_are_counted(made, tmp_path):

@@ -180,9 +180,10 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
 
     label, judge = "train " + "+".join(args.examples), evaluate if validation else None
     trained = fit(model, tokenizer, examples, completion_loss, args.train, work, label, judge)
-    if args.lora.keep_adapter:
-        save_adapter(model, work.folder / ADAPTER)
-    save_model(merge_adapter(model), tokenizer, work.folder)
+    if work.processes.first:  # the library saves nothing on others
+        if args.lora.keep_adapter:
+            save_adapter(model, work.folder / ADAPTER)
+        save_model(merge_adapter(model), tokenizer, work.folder)
     work.spend(int(trained.figures["trained_tokens"]))
     work.count(**trained.figures, **{f"validation_{name}": value for name, value in trained.evaluation.items()})
 

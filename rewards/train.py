@@ -229,9 +229,10 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
         work.count(**trained.figures)
     elif validation:
         final = evaluate(model)
-    if args.lora.keep_adapter:
-        save_adapter(model, work.folder / ADAPTER)
-    save_reward_model(merge_adapter(model), tokenizer, work.folder, args.kind, final.get("threshold", 0.5))
+    if work.processes.first:  # the library saves nothing on others
+        if args.lora.keep_adapter:
+            save_adapter(model, work.folder / ADAPTER)
+        save_reward_model(merge_adapter(model), tokenizer, work.folder, args.kind, final.get("threshold", 0.5))
     work.count(labels_lost=lost, labels=sum(len(e.targets) for e in examples))
     work.count(**{f"validation_{name}": value for name, value in final.items()})
 

@@ -118,7 +118,7 @@ class Checkpoints:
         """
         path, aside = self.folder / f"step-{step:08d}", self.folder / f".step-{step:08d}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        for rest in self.folder.glob(".*"):  # of runs that were killed while they saved
+        for rest in [*self.folder.glob(".step-*"), *self.folder.glob(".old-*")]:  # of runs killed while they saved
             shutil.rmtree(rest)
         try:
             _write(aside, checkpoint)

@@ -72,7 +72,8 @@ class Engine:
                 f"process {processes.rank} of {processes.count} finds itself process {state.process_index} of "
                 f"{state.num_processes} in accelerate: they would train apart"
             )
-        self.rank, self.count, self.device = state.process_index, state.num_processes, state.device
+        self.rank, self.count = state.process_index, state.num_processes
+        self.device = state.device if self.count > 1 else pick_device(args.device)
         self.model, self.args = model, args
         self.sharded = self.count > 1 and wants_shards(args.shard)
         if args.gradient_checkpointing:

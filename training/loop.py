@@ -24,14 +24,14 @@ from training.checkpoints import FIGURES, Checkpoint, Checkpoints, Wanted
 from training.engine import Engine, Loss, Tensors, noticing
 from training.feed import Feed, Step
 from training.identity import identity
-from training.steps import count_steps, learning_rate_share, step_seed
+from training.steps import learning_rate_share, step_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["EarlyStoppingArgs", "TrainArgs", "Trained", "TrainingError", "count_steps", "fit"]
+__all__ = ["EarlyStoppingArgs", "TrainArgs", "Trained", "TrainingError", "fit"]
 
 Evaluate = Callable[["PreTrainedModel"], dict[str, float]]
 

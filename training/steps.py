@@ -55,12 +55,6 @@ def _cut(packs: Sequence[tuple[int, Pack]], tokens: int) -> list[list[Pack]]:
     return steps
 
 
-def count_steps(lengths: Sequence[int], args: TrainArgs) -> int:
-    """How many optimiser steps a run makes."""
-    planned = len(plan_steps(lengths, args))
-    return planned if args.stop_after is None else min(planned, args.stop_after)
-
-
 def deal(step: Sequence[Pack], lengths: Sequence[int], count: int, size: int) -> list[list[Pack]]:
     """The packs of one step for each of `count` processes, with about equally many tokens each.
 

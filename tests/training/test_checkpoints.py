@@ -135,6 +135,24 @@ def test_early_stopping_goes_on(tmp_path):
     assert again.figures["best_step"] == done.figures["best_step"]
 
 
+def test_of_a_model_with_an_adapter_only_what_is_trained_is_kept(tmp_path):
+    """And it goes on bit by bit, with the adapter's own dropout."""
+    from safetensors.torch import load_file
+
+    from training.adapters import LoraArgs, add_adapter, merge_adapter
+
+    def adapted():
+        return add_adapter(make_model(), LoraArgs(rank=2, dropout=0.2), seed=3)
+
+    wanted, _ = train(tmp_path / "a", EXAMPLES, adapted(), **(RUN | {"checkpoints": CheckpointArgs()}))
+    with pytest.raises(Killed):
+        train(tmp_path / "b", EXAMPLES, adapted(), loss=dying(8), **RUN)
+    kept = load_file(newest(tmp_path / "b") / WEIGHTS)
+    assert kept and all(".lora_" in name for name in kept)
+    found, _ = train(tmp_path / "b", EXAMPLES, adapted(), **RUN)
+    assert same(weights(merge_adapter(found)), weights(merge_adapter(wanted)))
+
+
 def test_time_alone_makes_checkpoints(tmp_path):
     often = CheckpointArgs(every_seconds=1e-9, keep=100)
     _, done = train(tmp_path, EXAMPLES, checkpoints=often)

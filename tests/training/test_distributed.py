@@ -42,6 +42,26 @@ def test_two_processes_train_as_one(shard, changes, tmp_path):
     on_two(_as_one, expected, tmp_path / "two", shard, steps)
 
 
+def _adapted(**steps) -> dict:
+    """A run of a model with an adapter, its dropout left out; the adapter's weights."""
+    from training.adapters import LoraArgs, add_adapter
+
+    model = add_adapter(make_model(layers=2), LoraArgs(rank=4), seed=1)
+    train(steps.pop("folder"), EXAMPLES, model, **steps)
+    return {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def _adapted_as_one(expected: dict[str, torch.Tensor], folder: Path, shard: str) -> None:
+    close(_adapted(folder=folder, shard=shard, **STEPS), expected)
+
+
+@pytest.mark.parametrize("shard", SHARDS)
+def test_adapters_train_on_two_processes_as_on_one(shard, tmp_path):
+    expected = _adapted(folder=tmp_path / "one", **STEPS)
+    assert any(float(weight.abs().max()) > 0 for name, weight in expected.items() if "lora_B" in name)
+    on_two(_adapted_as_one, expected, tmp_path / "two", shard)
+
+
 def test_one_pack_is_shared_by_two_processes(tmp_path):
     """And where a step is a single example, the second process has nothing but takes part."""
     steps = {"tokens_per_step": 18, "tokens_per_batch": 18, "epochs": 1}

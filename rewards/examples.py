@@ -5,6 +5,7 @@ ORM and SORM differ only in which steps carry which labels; from here on they ar
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from training.batches import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,10 @@ def encode_solutions(
     max_length: int,
 ) -> tuple[list[Example], int]:
     """Encode all solutions; `questions` is by problem id. Returns the examples and the number of labels lost to
-    `max_length`; examples that lost all of theirs are left out."""
+    `max_length`, of which a warning tells; examples that lost all of theirs are left out."""
     examples = [encode_labels(tokenizer, questions[s.problem_id], s, max_length) for s in solutions]
     labels = sum(label is not None for s in solutions for label in s.labels)
     lost = labels - sum(len(example.positions) for example in examples)
+    if lost:
+        logger.warning("%d of %d labels are lost: they stand beyond max_length=%d tokens", lost, labels, max_length)
     return [example for example in examples if example.positions], lost

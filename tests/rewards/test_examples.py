@@ -78,7 +78,7 @@ def test_labels_beyond_the_length_are_lost(max_length, kept):
     assert example.targets == [1.0, 1.0, 0.0][:kept]
 
 
-def test_lost_labels_are_counted_and_empty_examples_dropped():
+def test_lost_labels_are_counted_and_empty_examples_dropped(caplog):
     solutions = [
         LabelledSolution("p", STEPS, (1.0, None, 0.0)),
         LabelledSolution("p", STEPS[:1], (1.0,)),
@@ -86,8 +86,11 @@ def test_lost_labels_are_counted_and_empty_examples_dropped():
     ]
     examples, lost = encode_solutions(tokenizer(), {"p": QUESTION}, solutions, 38)
     assert [example.positions for example in examples] == [[29], [29]] and lost == 2
+    assert [r.getMessage() for r in caplog.records] == [
+        "2 of 4 labels are lost: they stand beyond max_length=38 tokens"
+    ]
     assert encode_solutions(tokenizer(), {"p": QUESTION}, solutions, 42)[1] == 0
-    assert encode_solutions(tokenizer(), {}, [], 42) == ([], 0)
+    assert encode_solutions(tokenizer(), {}, [], 42) == ([], 0) and len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("labels", [(1.0, 1.0), (1.0, 1.0, 2.0), (1.0, -0.1, None), (math.nan, None, None)])

@@ -36,10 +36,10 @@ AT_ONCE = 256  # solutions between two reports of progress
 class EvaluateArgs:
     """Arguments of the command `evaluate_prm`.
 
-    `data` has a file (.jsonl, .json, .parquet) in `format` for each subset, which is called like it. A step whose probability is below the
-    threshold is wrong: that is `threshold`, or the best one on the subset `choose_on`, which then counts as training
-    and not in the average; or else the one saved with a model of ours. `limit` takes so many rows of each subset.
-    `predictions` is a file for the scores of every solution.
+    `data` has a file (.jsonl, .json, .parquet) in `format` for each subset, which is called like it. A step whose
+    probability is below the threshold is wrong: that is `threshold`, or the best one on the subset `choose_on`, which
+    is then left out of the average; or else the one saved with a model of ours. `limit` takes so many rows of each
+    subset. `predictions` is a file for the scores of every solution.
     """
 
     data: list[str] = field(default_factory=list)
@@ -70,8 +70,6 @@ class EvaluateArgs:
             raise ValueError(f"choose_on={self.choose_on!r} is no subset of data: {', '.join(names)}")
         if self.choose_on is not None and len(self.data) < 2:
             raise ValueError(f"choose_on={self.choose_on!r} leaves no subset to report: data has no other")
-        if self.threshold is None and self.choose_on is None and self.prm.head != "stepwise":
-            raise ValueError("a model of others has no threshold of its own: give threshold, or choose_on=SUBSET")
         for name in ("limit", "resamples"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -151,6 +149,8 @@ def evaluate(args: EvaluateArgs) -> dict[str, Any]:
     Raises:
         ValueError: see `judge_subsets`; or a subset lacks solutions with or without an error.
     """
+    if args.threshold is None and args.choose_on is None and args.prm.head != "stepwise":
+        raise ValueError("a model of others has no threshold of its own: give threshold, or choose_on=SUBSET")
     judged, own = judge_subsets(args)
     threshold, source = args.threshold, "given"
     if args.choose_on is not None:

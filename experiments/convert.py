@@ -88,8 +88,9 @@ def convert(args: ConvertArgs) -> dict[str, Any]:
 def work(job: Job) -> dict[str, Any]:
     """Convert, and say what came of it."""
     result = convert(job.args)
-    named = {name: number for name, number in result.items() if isinstance(number, int) and number}
-    print(f"{result['output']}: {', '.join(f'{number:,} {name}' for name, number in named.items())}")
+    others = ("bad_rows", "dropped", "steps_cut", "soft_labels", "unlabelled_steps")
+    more = "".join(f", {result[name]:,} {name.replace('_', ' ')}" for name in others if result[name])
+    print(f"{result['output']}: {result['written']:,} of {result['rows']:,} rows, {result['steps']:,} steps{more}")
     return result
 
 

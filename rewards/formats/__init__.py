@@ -123,7 +123,7 @@ def _beyond(source: Format, record: StepRecord, row: dict[str, Any], choices: Ch
 
 
 def _take_carried(row: dict[str, Any]) -> dict[str, Any]:
-    carried = row.get(CARRY) or {}
+    carried = {} if row.get(CARRY) is None else row[CARRY]
     if isinstance(carried, str):  # a column of a Parquet file
         try:
             carried = json.loads(carried)

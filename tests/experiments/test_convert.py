@@ -146,7 +146,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert "in.jsonl, line 1: the rating of step 0 is 0: say what a neutral step is" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", [*argv, "choices.neutral=negative"])
     main()
-    assert "out.jsonl: 1 written, 1 rows, 3 steps" in capsys.readouterr().out
+    assert "out.jsonl: 1 of 1 rows, 3 steps\n" in capsys.readouterr().out
     (result,) = tmp_path.glob("runs/convert/*/result.json")
     assert json.loads(result.read_text())["written"] == 1
     assert rows_of("out.jsonl")[0]["labels"] == [False, True, False]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rewards.formats import FORMATS, Choices, FormatError, StepRecord, read_record, write_record
 from tests.format_rows import ROWS
@@ -145,3 +147,36 @@ def test_rows_that_are_not_of_the_format(name, row, message):
 def test_what_math_shepherd_cannot_hold(record, message):
     with pytest.raises(FormatError, match=message):
         write_record("math_shepherd", record, Choices())
+
+
+anything = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.floats(-1, 2), st.sampled_from(["", "a", "correct"])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "rating", "steps"]), inner),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(deadline=None)
+@given(data=st.data())
+def test_a_row_with_anything_in_it_is_read_or_refused(name, data):
+    """Whatever stands in a field or deeper down: a record that gives the row back, or an error that says why."""
+    row = json.loads(json.dumps(ROWS[name]))
+    inner = data.draw(st.sampled_from([row, *(value for value in row.values() if isinstance(value, dict))]))
+    if data.draw(st.booleans()) and isinstance(inner.get("steps"), list) and isinstance(inner["steps"][0], dict):
+        inner = inner["steps"][data.draw(st.integers(0, 2))]
+        if data.draw(st.booleans()):
+            inner = inner["completions"][0]
+    inner[data.draw(st.sampled_from([*inner, "stepwise"]))] = data.draw(anything)
+    try:
+        record = read_record(name, row, POSITIVE)
+    except FormatError as error:
+        assert str(error)
+        return
+    assert len(record.labels) == len(record.steps) and all(isinstance(step, str) for step in record.steps)
+    try:
+        found = write_record(name, record, Choices(neutral="positive", unlabelled="drop", threshold=0.5))
+    except FormatError:
+        return
+    if found is not None and "stepwise" not in row and name != "trl":
+        assert json.dumps(found, sort_keys=True) == json.dumps(row, sort_keys=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards.processbench import Judged, choose_threshold, find_hits, measure_f1
@@ -47,6 +47,7 @@ ones = scores.flatmap(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(ones, min_size=2, max_size=12).filter(lambda s: 0 < sum(one.truth is None for one in s) < len(s)))
 def test_no_threshold_is_better_than_the_chosen_one(solutions):
     found = choose_threshold(solutions)

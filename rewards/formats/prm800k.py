@@ -2,8 +2,8 @@
 "Let's Verify Step by Step"; the fields are those of the data set's README).
 
 A record is the trajectory that the labeller followed: of each step the chosen completion, or the one that a person
-wrote; of the last step, where none was chosen, the first, which is the solution's own. What rating 0 means is the
-caller's choice. Left out: the other completions as solutions of their own (a row keeps them).
+wrote, or the only one; of the last step, where none was chosen, the first, which is the solution's own. What rating 0
+means is the caller's choice. Left out: the other completions as solutions of their own (a row keeps them).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def parse_prm800k(row: dict[str, Any], choices: Choices) -> StepRecord:
 
 def _followed(step: Any, i: int, last: bool) -> tuple[dict[str, Any], Any] | None:
     """The completion that the trajectory took at step i, and its rating; None where it ended before."""
-    completions = step.get("completions") if isinstance(step, dict) else None
+    completions = (step.get("completions") or []) if isinstance(step, dict) else None
     if not isinstance(completions, list) or not all(isinstance(one, dict) for one in completions):
         raise FormatError(f"step {i} has no list of completions: {shown(step)}")
     chosen, written = step.get("chosen_completion"), step.get("human_completion")
@@ -48,12 +48,17 @@ def _followed(step: Any, i: int, last: bool) -> tuple[dict[str, Any], Any] | Non
         if type(chosen) is not int or not 0 <= chosen < len(completions):
             raise FormatError(f"step {i} chose completion {chosen!r} of {len(completions)}")
         return completions[chosen], completions[chosen].get("rating")
-    if isinstance(written, dict):
+    if written is not None:
+        written = {"text": written} if isinstance(written, str) else written
+        if not isinstance(written, dict):
+            raise FormatError(f"the human completion of step {i} must have a text, not be {shown(written)}")
         # a person writes a step where all of the model's are wrong: it is right unless it was corrected later
         corrected = written.get("corrected_rating")
         return written, 1 if corrected is None else corrected
-    if not last:
-        raise FormatError(f"step {i} has neither a chosen nor a human completion, and is not the last")
+    if not last and len(completions) != 1:
+        raise FormatError(
+            f"step {i} has neither a chosen nor a human completion but {len(completions)} others, and is not the last"
+        )
     return (completions[0], completions[0].get("rating")) if completions else None
 
 

@@ -29,8 +29,10 @@ def test_a_step_that_a_person_wrote_is_right_unless_corrected():
     row["label"]["steps"][1]["human_completion"]["corrected_rating"] = -1
     assert read_record("prm800k", row, POSITIVE).labels == (1.0, 0.0, 0.0)
     row["label"]["steps"][1]["human_completion"] = None
-    with pytest.raises(FormatError, match="step 1 has neither a chosen nor a human completion, and is not the last"):
+    with pytest.raises(FormatError, match="step 1 has neither a chosen nor a human completion but 2 others, and is"):
         read_record("prm800k", row, POSITIVE)
+    row["label"]["steps"][1]["completions"].pop(0)  # where there is one only, it was followed
+    assert read_record("prm800k", row, POSITIVE).steps[1] == "I factor."
 
 
 SOFT = StepRecord("Why?", ("Step 1: a", "b"), (0.99, 0.2))

@@ -60,10 +60,15 @@ def encode_solutions(
     max_length: int,
 ) -> tuple[list[Example], int]:
     """Encode all solutions; `questions` is by problem id. Returns the examples and the number of labels lost to
-    `max_length`, of which a warning tells; examples that lost all of theirs are left out."""
+    `max_length`; examples that lost all of theirs are left out."""
     examples = [encode_labels(tokenizer, questions[s.problem_id], s, max_length) for s in solutions]
     labels = sum(label is not None for s in solutions for label in s.labels)
     lost = labels - sum(len(example.positions) for example in examples)
-    if lost:
-        logger.warning("%d of %d labels are lost: they stand beyond max_length=%d tokens", lost, labels, max_length)
     return [example for example in examples if example.positions], lost
+
+
+def warn_of_lost(lost: int, left: int, max_length: int) -> None:
+    """Say in the log how many labels were lost to `max_length`, if any were; `left` are those that were not."""
+    if lost:
+        share = 100 * lost / (lost + left)
+        logger.warning("%d labels (%.1f%%) are lost: they stand beyond max_length=%d tokens", lost, share, max_length)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from rewards.examples import LabelledSolution, encode_labels, encode_solutions
+from rewards.examples import LabelledSolution, encode_labels, encode_solutions, warn_of_lost
 from rewards.outcome import label_outcomes
 from rewards.stepwise import to_solutions
 from rollouts.types import StepLabels
@@ -90,7 +90,7 @@ def test_lost_labels_are_counted_and_empty_examples_dropped(caplog):
         "2 of 4 labels are lost: they stand beyond max_length=38 tokens"
     ]
     assert encode_solutions(tokenizer(), {"p": QUESTION}, solutions, 42)[1] == 0
-    assert encode_solutions(tokenizer(), {}, [], 42) == ([], 0) and len(caplog.records) == 1
+    assert encode_solutions(tokenizer(), {}, [], 42) == ([], 0)
 
 
 @pytest.mark.parametrize("labels", [(1.0, 1.0), (1.0, 1.0, 2.0), (1.0, -0.1, None), (math.nan, None, None)])

@@ -86,9 +86,10 @@ def test_lost_labels_are_counted_and_empty_examples_dropped(caplog):
     ]
     examples, lost = encode_solutions(tokenizer(), {"p": QUESTION}, solutions, 38)
     assert [example.positions for example in examples] == [[29], [29]] and lost == 2
-    assert [r.getMessage() for r in caplog.records] == [
-        "2 of 4 labels are lost: they stand beyond max_length=38 tokens"
-    ]
+    warn_of_lost(lost, sum(len(example.targets) for example in examples), 38)
+    warn_of_lost(0, 4, 42)
+    wanted = "2 labels (50.0%) are lost: they stand beyond max_length=38 tokens"
+    assert [record.getMessage() for record in caplog.records] == [wanted]
     assert encode_solutions(tokenizer(), {"p": QUESTION}, solutions, 42)[1] == 0
     assert encode_solutions(tokenizer(), {}, [], 42) == ([], 0)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.config import Job
+from experiments.config import ConfigError, Job
 from experiments.stage import command
 from refine.intervals import RESAMPLES, Estimate, estimate, ratio_replicates, resample
 from rewards.formats import FORMATS, Choices, FormatError, StepRecord
@@ -150,7 +150,7 @@ def evaluate(args: EvaluateArgs) -> dict[str, Any]:
         ValueError: see `judge_subsets`; or a subset lacks solutions with or without an error.
     """
     if args.threshold is None and args.choose_on is None and args.prm.head != "stepwise":
-        raise ValueError("a model of others has no threshold of its own: give threshold, or choose_on=SUBSET")
+        raise ConfigError("a model of others has no threshold of its own: give threshold, or choose_on=SUBSET")
     judged, own = judge_subsets(args)
     threshold, source = args.threshold, "given"
     if args.choose_on is not None:

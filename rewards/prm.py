@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 HEADS = ("stepwise", "token_classification", "causal_lm")
 
 
+class PRMError(ValueError):
+    """A model that cannot be read as is said, or a solution that it cannot judge. The message names which."""
+
+
 @dataclass
 class PRMArgs:
     """A process reward model and how it is read.
@@ -103,7 +107,7 @@ class OurJudge:
         """The probability that each step of each solution is right.
 
         Raises:
-            ValueError: a step has several lines and `lines` is error, a solution is too long, or a score is NaN; the
+            PRMError: a step has several lines and `lines` is error, a solution is too long, or a score is NaN; the
                 message names the solution.
         """
         problems, steps = [], []
@@ -111,7 +115,7 @@ class OurJudge:
             try:
                 steps.append(one_line_steps(record, self.lines).steps)
             except ValueError as error:
-                raise ValueError(f"{record.id}: {error}") from error
+                raise PRMError(f"{record.id}: {error}") from error
             problems.append(Problem(str(record.id), record.question, record.answer or "", None, "", ""))
         return self.scorer.score(problems, steps)
 
@@ -128,9 +132,9 @@ class ForeignJudge:
         if args.head == "causal_lm":
             self.signs = [self._tokens(name, getattr(args, name), 1)[0] for name in ("positive", "negative")]
             if self.signs[0] == self.signs[1]:
-                raise ValueError(f"prm.positive={args.positive!r} and prm.negative={args.negative!r} are one token")
+                raise PRMError(f"prm.positive={args.positive!r} and prm.negative={args.negative!r} are one token")
         elif model.config.num_labels not in (1, 2):
-            raise ValueError(f"{args.model} tells {model.config.num_labels} labels apart, not 1 or 2")
+            raise PRMError(f"{args.model} tells {model.config.num_labels} labels apart, not 1 or 2")
         template = args.prompt + args.step + args.between
         # where the template speaks to the model by special tokens, a question must not be able to
         self.special = [token for token in tokenizer.all_special_tokens if token in template + args.separator]
@@ -139,7 +143,7 @@ class ForeignJudge:
         """The probability that each step of each solution is right.
 
         Raises:
-            ValueError: a solution is too long, its separators are not the tokens that they should be, or a score is
+            PRMError: a solution is too long, its separators are not the tokens that they should be, or a score is
                 NaN; the message names the solution.
         """
         encoded = [self._encode(record) for record in records]
@@ -149,24 +153,26 @@ class ForeignJudge:
             for i in batch:
                 scores[i] = list(itertools.islice(found, len(encoded[i][1])))
                 if any(score != score for score in scores[i]):
-                    raise ValueError(f"{self.args.model} scores solution {records[i].id} {scores[i]}")
+                    raise PRMError(f"{self.args.model} scores solution {records[i].id} {scores[i]}")
         return scores
 
     def _tokens(self, name: str, text: str, wanted: int) -> list[int]:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != wanted:
-            pieces = self.tokenizer.convert_ids_to_tokens(ids)
-            raise ValueError(
-                f"prm.{name}={text!r} is {len(ids)} tokens {pieces} of {self.args.model}, not {wanted}: the model was "
+            raise PRMError(
+                f"prm.{name}={text!r} is {len(ids)} tokens {self._shown(ids)} of {self.args.model}, not {wanted}: the model was "
                 "not trained with it, or not with this tokenizer"
             )
         return ids
+
+    def _shown(self, ids: list[int]) -> list[str]:
+        return [self.tokenizer.decode([token]) for token in ids]
 
     def _texts(self, record: StepRecord) -> list[str]:
         for text in (record.question, *record.steps):
             for token in self.special:
                 if token in text:
-                    raise ValueError(f"solution {record.id} holds the text {token!r}, by which the template is read")
+                    raise PRMError(f"solution {record.id} holds the text {token!r}, by which the template is read")
         steps = [self.args.step.format(n=n, step=step) for n, step in enumerate(record.steps, start=1)]
         between = ["", *[self.args.between] * (len(steps) - 1)]
         prompt = self.args.prompt.format(question=record.question)
@@ -178,14 +184,13 @@ class ForeignJudge:
         ids, ends = self._by_pieces(texts) if self.args.pieces else self._as_a_whole(texts, record)
         limit = context_length(self.model)
         if limit is not None and len(ids) > limit:
-            raise ValueError(f"solution {record.id} has {len(ids)} tokens, {self.args.model} reads {limit}")
+            raise PRMError(f"solution {record.id} has {len(ids)} tokens, {self.args.model} reads {limit}")
         for i, end in enumerate(ends):
             found = ids[end + 1 - len(self.mark) : end + 1]
             if found != self.mark:
-                pieces = self.tokenizer.convert_ids_to_tokens(found)
-                raise ValueError(
-                    f"the separator after step {i} of solution {record.id} is read as {pieces}, not as "
-                    f"{self.tokenizer.convert_ids_to_tokens(self.mark)}: try prm.pieces=true"
+                raise PRMError(
+                    f"the separator after step {i} of solution {record.id} is read as {self._shown(found)}, not as "
+                    f"{self._shown(self.mark)}: try prm.pieces=true"
                 )
         return ids, ends
 
@@ -207,7 +212,7 @@ class ForeignJudge:
             at += len(text)
             if i > 0 and i % 2 == 0:
                 if at not in last:
-                    raise ValueError(
+                    raise PRMError(
                         f"no token ends with the separator after step {i // 2 - 1} of solution {record.id}: "
                         "try prm.pieces=true"
                     )
@@ -270,6 +275,6 @@ def load_judge(args: PRMArgs) -> OurJudge | ForeignJudge:
             args.model, dtype=pick_dtype(args.dtype, place), output_loading_info=True
         )
     if loading["missing_keys"] or loading["mismatched_keys"]:
-        raise ValueError(f"{args.model} lacks weights: {sorted(loading['missing_keys'])[:5]}")
+        raise PRMError(f"{args.model} lacks weights: {sorted(loading['missing_keys'])[:5]}")
     check_weights(model, tokenizer, args.model)
     return ForeignJudge(model.to(place).eval(), tokenizer, args)

@@ -95,7 +95,7 @@ def test_a_separator_that_is_several_tokens_is_refused(tmp_path):
     path = save_bytes(tmp_path / "prm")
     with pytest.raises(ValueError, match=r"prm.separator='ки' is 4 tokens \[.*\] of .*prm, not 1: the model was not"):
         load_judge(replace(SHEPHERD, model=path))
-    with pytest.raises(ValueError, match=r"prm.positive='good' is 4 tokens"):
+    with pytest.raises(ValueError, match=r"prm.positive='good' is 4 tokens \['g', 'o', 'o', 'd'\] of"):
         load_judge(replace(SHEPHERD, model=path, separator="k", positive="good"))
     with pytest.raises(ValueError, match=r"prm.positive='\+' and prm.negative='\+' are one token"):
         load_judge(replace(SHEPHERD, model=path, separator="k", negative="+"))

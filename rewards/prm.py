@@ -160,8 +160,8 @@ class ForeignJudge:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != wanted:
             raise PRMError(
-                f"prm.{name}={text!r} is {len(ids)} tokens {self._shown(ids)} of {self.args.model}, not {wanted}: the model was "
-                "not trained with it, or not with this tokenizer"
+                f"prm.{name}={text!r} is {len(ids)} tokens {self._shown(ids)} of {self.args.model}, not {wanted}: "
+                "the model was not trained with it, or not with this tokenizer"
             )
         return ids
 

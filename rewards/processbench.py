@@ -16,12 +16,16 @@ from rewards.metrics import harmonic_mean
 from rewards.score import first_error
 
 
+class ProtocolError(ValueError):
+    """Solutions or scores of which the protocol can make nothing. The message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """A solution's first wrong step (`truth`, from 0; None: all are right) and a model's probability for each step.
 
     Raises:
-        ValueError: a score is not a number from 0 to 1, or `truth` names no step.
+        ProtocolError: a score is not a number from 0 to 1, or `truth` names no step.
     """
 
     id: str
@@ -32,9 +36,9 @@ class Judged:
     def __post_init__(self) -> None:
         for i, score in enumerate(self.scores):
             if not 0 <= score <= 1:  # NaN is not either
-                raise ValueError(f"the score of step {i} of {self.id} is {score}, not a probability")
+                raise ProtocolError(f"the score of step {i} of {self.id} is {score}, not a probability")
         if self.truth is not None and not 0 <= self.truth < len(self.scores):
-            raise ValueError(f"step {self.truth} of {self.id} is wrong, but there are {len(self.scores)} scores")
+            raise ProtocolError(f"step {self.truth} of {self.id} is wrong, but there are {len(self.scores)} scores")
 
 
 def find_hits(judged: Sequence[Judged], threshold: float) -> list[bool]:
@@ -46,7 +50,7 @@ def measure_f1(judged: Sequence[Judged], threshold: float) -> tuple[float, float
     """Accuracy on solutions with an error, accuracy on those without, and F1, their harmonic mean.
 
     Raises:
-        ValueError: there is no solution with, or none without an error.
+        ProtocolError: there is no solution with, or none without an error.
     """
     _check_both(judged)
     hits = find_hits(judged, threshold)
@@ -63,7 +67,7 @@ def choose_threshold(judged: Sequence[Judged]) -> float:
     it, so that F1 changes at these scores only.
 
     Raises:
-        ValueError: there is no solution with, or none without an error.
+        ProtocolError: there is no solution with, or none without an error.
     """
     _check_both(judged)
     ranges = np.array([_hit_range(one) for one in judged])
@@ -93,4 +97,4 @@ def _hit_range(one: Judged) -> tuple[float, float]:
 def _check_both(judged: Sequence[Judged]) -> None:
     wrong = sum(one.truth is not None for one in judged)
     if not 0 < wrong < len(judged):
-        raise ValueError(f"F1 needs solutions with and without an error: {wrong} of {len(judged)} have one")
+        raise ProtocolError(f"F1 needs solutions with and without an error: {wrong} of {len(judged)} have one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -189,3 +190,12 @@ def test_the_settings_in_conf_are_those_tested():
     found = PRMArgs(**read_yaml(conf / "math_shepherd.yaml"))
     assert found == SHEPHERD
     assert PRMArgs(**read_yaml(conf / "trl.yaml")) == replace(TRL, prompt="{question}", device="auto")
+
+
+def test_line_feeds_can_be_said_on_the_command_line():
+    from hydra import compose, initialize_config_module
+
+    importlib.import_module("experiments.evaluate_prm")  # registers the schema
+    with initialize_config_module("conf", version_base="1.3"):
+        config = compose("evaluate_prm", ["prm=trl", 'prm.separator="\n\n"'])
+    assert config.prm.separator == "\n\n"

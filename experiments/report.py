@@ -30,7 +30,7 @@ class ReportArgs:
     candidates: str = parent("revise")
     orm: str = parent("train_reward")
     sorm: str = parent("train_reward")
-    labels: str | None = parent("label_steps", default=None)
+    labels: str | None = parent("label_steps", "import_labels", default=None)
     trained_on: str | None = parent("sample", default=None)
     stages: list[str] = parent(plain=True, default=[])
     names: list[str] = field(default_factory=list)

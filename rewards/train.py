@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rewards.cleaning import balance_lengths, to_solutions
-from rewards.examples import LabelledSolution, encode_solutions
+from rewards.examples import LabelledSolution, encode_solutions, warn_of_lost
 from rewards.metrics import (
     auroc,
     best_threshold,
@@ -44,13 +44,13 @@ class TrainRewardArgs:
 
     `kind` orm reads `rollouts`, sorm reads `labels`. `positions` and `balance` are the ORM's; `balance_lengths` is the
     SORM's rule 3 (GLoRe sec. 3.2), and `targets` says whether it learns its labels (hard) or the share of
-    continuations that were right (soft). `shuffled_labels` trains the control that can learn nothing.
+    continuations expected to be right (soft). `shuffled_labels` trains the control that can learn nothing.
     """
 
     kind: str = "orm"
     policy: str = parent("train_policy", "train_reward", plain=True)
     rollouts: str | None = parent("sample", default=None)
-    labels: str | None = parent("label_steps", default=None)
+    labels: str | None = parent("label_steps", "import_labels", default=None)
     positions: str = "all_steps"
     balance: str = "problem"
     balance_lengths: bool = True
@@ -105,9 +105,9 @@ def build_solutions(args: TrainRewardArgs, work: Workspace) -> tuple[list[Labell
     labels = work.parents["labels"].rows(StepLabels)
     held = split_problems([row.problem_id for row in labels], args.validation_share, args.train.seed)
     train = [row for row in labels if row.problem_id not in held]
-    soft = {"soft": True} if args.targets == "soft" else {}
-    balanced = balance_lengths(train, args.train.seed, **soft) if args.balance_lengths else to_solutions(train, **soft)
-    return balanced, to_solutions([row for row in labels if row.problem_id in held], **soft)
+    soft = args.targets == "soft"
+    balanced = balance_lengths(train, args.train.seed, soft) if args.balance_lengths else to_solutions(train, soft=soft)
+    return balanced, to_solutions([row for row in labels if row.problem_id in held], soft=soft)
 
 
 def shuffle_labels(solutions: Sequence[LabelledSolution], seed: int) -> list[LabelledSolution]:
@@ -233,7 +233,9 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
         if args.lora.keep_adapter:
             save_adapter(model, work.folder / ADAPTER)
         save_reward_model(merge_adapter(model), tokenizer, work.folder, args.kind, final.get("threshold", 0.5))
-    work.count(labels_lost=lost, labels=sum(len(e.targets) for e in examples))
+    left = sum(len(example.targets) for example in examples)
+    warn_of_lost(lost, left, most)
+    work.count(labels_lost=lost, labels=left)
     work.count(**{f"validation_{name}": value for name, value in final.items()})
 
 

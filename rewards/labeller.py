@@ -40,7 +40,7 @@ class SearchArgs:
     at_least: int = 2
     confidence: float = 0.9
     threshold: float = 0.1
-    least_gain: float = 0.05
+    least_gain: float = 0.03
     share_traces: bool = True
 
     def validate(self) -> None:
@@ -281,8 +281,8 @@ class Labeller:
             decided = [place < first for place in range(solution.open)]
             lost = next((p for p, here in enumerate(solution.evidence) if here.refused and not trials[p]), len(decided))
             decided[lost:] = [None] * (len(decided) - lost)
-        positive = np.cumsum(negatives)[: solution.open][::-1].tolist()
-        values = value[: solution.open][::-1].tolist()
+        positive = np.clip(np.cumsum(negatives), 0, 1)[: solution.open][::-1].tolist()
+        values = np.clip(value, 0, 1)[: solution.open][::-1].tolist()
         if self.args.search == "exhaustive":
             # as many of each: the plain share is unbiased
             values = [here.successes / here.trials if here.trials else None for here in solution.evidence]

@@ -9,12 +9,16 @@ letter is how it is worded and the number its result, which the next step names.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rewards.labeller import Labeller, SearchArgs
+from rewards.prefixes import open_prefixes
+from rewards.traces import Trace, grade_trace
 from rollouts.sampling import Request, Sample, sample_seed
 from rollouts.steps import join_steps, split_steps
-from rollouts.types import Problem, Rollout
+from rollouts.types import Problem, Rollout, StepLabels
 
 STEP_TOKENS = 15
 ANSWER_TOKENS = 5
@@ -147,3 +151,55 @@ def _half_right(lengths: Sequence[int], spread: float) -> float:
 def first_wrong(steps: Sequence[str]) -> int | None:
     """The 0-based place of a simulated solution's first wrong step."""
     return next((i for i, step in enumerate(steps) if step.startswith("wrong")), None)
+
+
+@dataclass(frozen=True)
+class Study:
+    """How a way of labelling did: labelled rows, share of first errors found, and tokens beside the exhaustive ones.
+
+    `cost` is the tokens sampled over those of 8 continuations of every prefix of every solution; `cost_of_wrong` over
+    those of the wrong solutions only.
+    """
+
+    rows: list[StepLabels]
+    accuracy: float
+    cost: float
+    cost_of_wrong: float
+    samples: float
+    waves: int
+
+
+def study(policy: SimulatedPolicy, args: SearchArgs, rollouts: Sequence[Rollout], most: int = 2) -> Study:
+    """Label at most `most` wrong rollouts of each problem, and as many right ones as there are for so many wrong."""
+    taken: Counter[str] = Counter()
+    wrong = []
+    for rollout in rollouts:
+        if not rollout.correct and taken[rollout.problem_id] < most:
+            taken[rollout.problem_id] += 1
+            wrong.append(rollout)
+    # the answer line of a simulated solution repeats no result, so there is no consistency to look for
+    labeller = Labeller(wrong, args, consistency=False, drawn_alike=rollouts)
+    problems = {problem.id: problem for problem in policy.problems}
+    policy.tokens = policy.samples = 0
+    while wanted := labeller.wave():
+        requests = {}
+        for prefix, number in wanted.items():
+            problem_id, steps = prefix
+            name = f"{problem_id}/{'/'.join(steps)}/{labeller.known.found[prefix].sampled}"
+            request = Request(name, problems[problem_id].question, join_steps(steps), number, args.continuations)
+            requests[name] = request, prefix
+        drawn: dict[str, list[Trace | None]] = {name: [] for name in requests}
+        for sample in policy.sample([request for request, _ in requests.values()]):
+            problem_id, steps = requests[sample.request_id][1]
+            drawn[sample.request_id].append(grade_trace(problems[problem_id], steps, sample))
+        for name, traces in drawn.items():
+            labeller.add(requests[name][1], traces)
+    rows = labeller.label()
+    found = [next((i for i, label in enumerate(row.labels) if label is False), None) for row in rows]
+    hits = sum(a == first_wrong(row.steps) for a, row in zip(found, rows, strict=True))
+    spent = sum(8 * (STEP_TOKENS * left + ANSWER_TOKENS) for row in rows for left in range(open_prefixes(row.steps)))
+    share = sum(not rollout.correct for rollout in rollouts) / len(rollouts)
+    return Study(
+        rows, hits / len(rows), policy.tokens * share / spent, policy.tokens / spent, policy.samples / len(rows),
+        labeller.waves,
+    )  # fmt: skip

@@ -34,7 +34,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--layout", default="packed")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--tokens-per-step", type=int, default=1024)
-    parser.add_argument("--tokens-per-batch", type=int, default=1024)
+    parser.add_argument("--warmup", type=float, default=0.05)
     return parser.parse_args(argv)
 
 
@@ -52,21 +52,25 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     from training.policy import completion_loss
 
     begun = time.perf_counter()
-    # the folder of a policy, or of a reward model whose head is kept
-    model, tokenizer = (
-        make_reward_model(args.start, "cpu") if args.job == "prm" else load_policy(args.start, "float32", "cpu")
-    )
+    if args.job == "prm":
+        model, tokenizer = make_reward_model(args.start, "cpu")  # the head of a reward model is kept
+    else:
+        model, tokenizer = load_policy(args.start, "float32", "cpu")
     examples = examples_of(tokenizer, read_jsonl(args.rows))
+    held_out = examples_of(tokenizer, read_jsonl(args.held_out))
     loss = reward_loss if args.job == "prm" else completion_loss
     given = TrainArgs(
         epochs=1,
         tokens_per_step=args.tokens_per_step,
-        tokens_per_batch=args.tokens_per_batch,
+        tokens_per_batch=args.tokens_per_step,
         layout=args.layout,
         learning_rate=args.learning_rate,
+        warmup=args.warmup,
         final_share=0.0,
         device="cpu",
     )
+    loaded = time.perf_counter() - begun
+    start_loss = held_out_loss(model, held_out, args.job)
     with TemporaryDirectory() as folder:
         wall, cpu = time.perf_counter(), cpu_seconds()
         done = fit(model, tokenizer, examples, loss, given, Workspace(Path(folder, "run"), {}, Untracked()))
@@ -75,14 +79,15 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "seconds": wall,
         "cpu_seconds": cpu,
-        "whole_seconds": time.perf_counter() - begun,
+        "whole_seconds": loaded + wall,
         "steps": done.figures["steps"],
         "examples": len(examples),
         "tokens": tokens,
         "targets": sum(len(example.targets) for example in examples),
         "read": round(tokens / done.figures["useful_tokens"]),
         "digest": digest((e.ids, e.positions, e.targets) for e in examples),
-        "loss": held_out_loss(model, examples_of(tokenizer, read_jsonl(args.held_out)), args.job),
+        "start_loss": start_loss,
+        "loss": held_out_loss(model, held_out, args.job),
         "threads": torch.get_num_threads(),
         "versions": f"transformers {transformers.__version__}, torch {torch.__version__}",
     }
@@ -108,12 +113,16 @@ def held_out_loss(model: PreTrainedModel, examples: Sequence[Example], job: str)
 
 def score(args: argparse.Namespace) -> dict[str, Any]:
     """Tokens read and seconds to score all steps of the rows at once, and prefix by prefix."""
+    import torch
+
     from rewards.score import Scorer
     from rollouts.prompts import parse_prompt
     from rollouts.types import Problem
     from training.models import make_reward_model
 
     model, tokenizer = make_reward_model(args.start, "cpu")
+    with torch.no_grad():  # a head of zeros would hide a mistake
+        model.score.weight.normal_(generator=torch.Generator().manual_seed(0))
     rows = read_jsonl(args.rows)
     problems = [
         Problem(f"row {i}", parse_prompt(row["prompt"]), "", None, "bench", "test") for i, row in enumerate(rows)

@@ -90,6 +90,8 @@ def make_trainer(args: argparse.Namespace, folder: str) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(args.start)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.bos_token_id is not None and tokenizer.bos_token_id not in tokenizer("a")["input_ids"]:
+        tokenizer.bos_token = None  # else the PRMTrainer puts one before each prompt, unlike the tokenizer
     rows = load_dataset("json", data_files=args.rows, split="train", cache_dir=os.path.join(folder, "cache"))
     kind = AutoModelForTokenClassification if args.job == "prm" else AutoModelForCausalLM
     model = kind.from_pretrained(args.start, dtype="float32", attn_implementation=args.attention)

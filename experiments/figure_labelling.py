@@ -1,7 +1,7 @@
-"""`python -m experiments.figure_labelling NAME=FILE.jsonl … OUT.png`: cost against first-error accuracy, a panel a file.
+"""Cost of labels against first errors found, a panel a file.
 
-The files are those of `experiments/labelling_study.py` and `tests/rewards/labelling_sweep.py`. A panel that holds
-several worlds is cut into one for each.
+`python -m experiments.figure_labelling NAME=FILE.jsonl … OUT.png`, with files of `experiments/labelling_study.py` and
+`tests/rewards/labelling_sweep.py`. A file that holds several worlds gives a panel for each.
 """
 
 from __future__ import annotations

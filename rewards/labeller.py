@@ -38,9 +38,9 @@ class SearchArgs:
     rule: str = "posterior"
     continuations: int = 24
     at_least: int = 2
-    confidence: float = 0.9
+    confidence: float = 0.92
     threshold: float = 0.1
-    least_gain: float = 0.03
+    least_gain: float = 0.025
     share_traces: bool = True
 
     def validate(self) -> None:

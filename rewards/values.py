@@ -14,6 +14,7 @@ import numpy as np
 _EASES = 8  # levels of how often a policy goes on rightly
 _SPREAD = 8.0  # how close values are to the mean of their ease and place, as a number of samples
 _TRUST = 6.0  # how many solutions' worth of prior there is in each learnt number
+_DOUBT = 0.5  # of where first negatives lie: how many made-up solutions, lying anywhere, for every one
 _LOW = np.array([0.002, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45])
 _VALUES = np.concatenate([_LOW, np.arange(0.5, 1, 0.05), [0.99]])  # the values that are told apart
 _RARE = 0.05  # the mean recovery rate that is assumed before anything is known
@@ -125,6 +126,9 @@ def fit_model(counts: Counts, threshold: float, start: ValueModel | None = None,
         return model
     likelihood = _likelihood(counts)
     sampled = (counts.trials > 0) & (np.arange(counts.trials.shape[1]) <= counts.open[:, None])
+    # where first negatives are guessed from few samples, the guess would soon confirm itself
+    alike = np.bincount(counts.open, minlength=len(prior.first))[:, None]
+    made_up = (_TRUST + _DOUBT * alike) * prior.first
     for _ in range(rounds):
         belief, share = _infer(model, counts, likelihood)
         good = np.where(sampled[:, :, None], np.cumsum(belief.joint, 1), 0)
@@ -132,7 +136,7 @@ def fit_model(counts: Counts, threshold: float, start: ValueModel | None = None,
         mean = (good * belief.good_rate).sum(0) + _TRUST * prior.mean
         ease = belief.joint.sum((0, 1)) + _TRUST / _EASES
         bad = (negative[:, :, None] * share).sum((0, 1)) + _TRUST * prior.bad
-        first = _TRUST * prior.first
+        first = made_up.copy()
         np.add.at(first, counts.open, belief.negatives)
         model = ValueModel(
             threshold, ease / ease.sum(), mean / (good.sum(0) + _TRUST), bad / bad.sum(),

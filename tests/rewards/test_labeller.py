@@ -269,7 +269,8 @@ def test_the_model_learns_recovery_and_where_errors_are():
     counts = Counts(rng.binomial(6, value).astype(float), trials, open_)
     model = fit_model(counts, threshold=0.2)
     assert model.recovery == pytest.approx(0.06, abs=0.01)
-    assert model.first[4, 1] == pytest.approx(0.7, abs=0.05)
+    # one made-up solution, anywhere, for every two: what is learnt stays short of the 0.7 that it is
+    assert model.first[4, 1] == pytest.approx((0.7 + 0.5 / 5) / 1.5, abs=0.05)
     belief = infer(model, counts)
     assert (belief.negatives.argmax(1) == negatives).mean() > 0.95
     assert np.allclose(belief.negatives.sum(1), 1) and np.all(np.diff(belief.positive, axis=1) >= -1e-12)

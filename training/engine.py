@@ -228,9 +228,7 @@ def _replicate(model: PreTrainedModel, device: torch.device) -> torch.nn.Module:
 def _share_out(model: PreTrainedModel, device: torch.device, count: int) -> PreTrainedModel:
     """A copy of the model whose weights are cut over the processes, a layer at a time; the model waits on the CPU."""
     if any(not p.is_floating_point() for p in model.parameters()):
-        raise ValueError(
-            "train.shard: weights in 4 bits cannot be cut; train.shard=none gives each process all"
-        )
+        raise ValueError("train.shard: weights in 4 bits cannot be cut; train.shard=none gives each process all")
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

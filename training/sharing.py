@@ -5,18 +5,76 @@ Losses and gradients are those of examples read one by one, since no token of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from training.attention import reads_packs
 from training.batches import Batch, Example
 from training.branches import Reader, find_branches
-from training.packing import pack_batch
+from training.packing import pack_batch, plan_packs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _LEAST = 8  # a shorter beginning is read again: it costs less than a lookup of its keys
+
+
+def can_share(model: PreTrainedModel, training: bool) -> bool:
+    """Whether a model gives the same with shared beginnings: its attention must be ours (`packed_attention`), and in
+    training it must drop nothing, or examples would share what is dropped."""
+    return reads_packs(model) and not (training and drops(model))
+
+
+def drops(model: PreTrainedModel) -> bool:
+    """Whether a model in training, or an adapter of it, drops anything at random."""
+    import torch
+
+    return any(
+        (isinstance(module, torch.nn.Dropout) and module.p > 0) or getattr(module, "attention_dropout", 0) > 0
+        for module in model.modules()
+    )
+
+
+class Families:
+    """Which of some examples have the same prompt, and what it costs to read them together.
+
+    `of` has a number for each example; one without a prompt is a family of its own.
+    """
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self.examples = examples
+        known: dict[object, int] = {}
+        keys = (tuple(e.ids[: e.prompt]) if e.prompt else i for i, e in enumerate(examples))
+        self.of = [known.setdefault(key, len(known)) for key in keys]
+
+    def units(self, chosen: Iterable[int]) -> list[list[int]]:
+        """Chosen examples by family."""
+        found: dict[int, list[int]] = {}
+        for i in chosen:
+            found.setdefault(self.of[i], []).append(i)
+        return list(found.values())
+
+    def read(self, chosen: Sequence[int]) -> int:
+        """How many tokens are read of examples that share a row."""
+        return sum(count_own([self.examples[i] for i in chosen]))
+
+    def rows(self, chosen: Iterable[int], tokens: int) -> list[list[int]]:
+        """Chosen examples in rows of which at most `tokens` are read (or one longer example)."""
+        units = [part for unit in self.units(chosen) for part in self._cut(unit, tokens)]
+        packs = plan_packs([size for size, _ in units], tokens, 0, 0)
+        return [[i for at in pack for i in units[at][1]] for pack in packs]
+
+    def _cut(self, unit: list[int], tokens: int) -> list[tuple[int, list[int]]]:
+        parts: list[tuple[int, list[int]]] = []
+        for at, same in _overlaps([self.examples[i] for i in unit]):
+            whole = len(self.examples[unit[at]].ids)
+            if parts and parts[-1][0] + whole - same <= tokens:
+                parts[-1][1].append(unit[at])
+                parts[-1] = (parts[-1][0] + whole - same, parts[-1][1])
+            else:
+                parts.append((whole, [unit[at]]))
+        return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +106,12 @@ def share(examples: Sequence[Example]) -> Row:
     return Row(ids, depths, paths, shared)
 
 
-def count_read(examples: Sequence[Example]) -> int:
-    """How many tokens `share` leaves."""
-    return sum(len(examples[i].ids) - same for i, same in _overlaps(examples))
+def count_own(examples: Sequence[Example]) -> list[int]:
+    """How many tokens `share` reads of each example, beyond those that it has read already."""
+    own = [0] * len(examples)
+    for i, same in _overlaps(examples):
+        own[i] = len(examples[i].ids) - same
+    return own
 
 
 def _overlaps(examples: Sequence[Example]) -> Iterator[tuple[int, int]]:

@@ -169,11 +169,11 @@ def attend_packed(
             raise ValueError("positions start anew within a row: call the model with all of Batch.inputs()")
         return attend(query, key, value, attention_mask).transpose(1, 2), None
     batch, _, length, _ = query.shape
-    flat = [states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)]
+    flat = [_lowered(states.transpose(1, 2).flatten(0, 1)) for states in (query, key, value)]
     if not isinstance(packing, Packing):
         merged = packing.attend(attend, *flat)
         return merged.view(batch, length, *merged.shape[1:]), None
-    if attend.fused(query):
+    if attend.fused(flat[0]):
         return attend.variable_length(*flat, packing).view(batch, length, *flat[0].shape[1:]), None
     there = (packing.gather, packing.holes, packing.scatter, packing.idle)
     places = [regroup(states, *there).split([n * size for n, size in packing.groups]) for states in flat]
@@ -184,6 +184,15 @@ def attend_packed(
     back = (packing.scatter, packing.idle, packing.gather, packing.holes)
     merged = regroup(found[0] if len(found) == 1 else torch.cat(found), *back)
     return merged.view(batch, length, *merged.shape[1:]), None
+
+
+def _lowered(states: torch.Tensor) -> torch.Tensor:
+    """In the precision of autocast, which knows the library's attention but not this one. Positions are turned in
+    float32, so that queries and keys come in it, and values do not."""
+    import torch
+
+    kind = states.device.type
+    return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states
 
 
 @dataclass(frozen=True, slots=True)

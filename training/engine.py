@@ -11,7 +11,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 # sum of the losses of one batch's targets, given the model
 Loss = Callable[["PreTrainedModel", Batch], "torch.Tensor"]
 Tensors = dict[str, "torch.Tensor"]
+
+# how gloo and NCCL say that a process at the other end has gone
+_GONE = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "communicator was aborted")
 
 SHARDS = ("auto", "none", "fsdp2")
 
@@ -241,6 +244,22 @@ def _share_out(model: PreTrainedModel, device: torch.device, count: int) -> PreT
             fully_shard(module, mesh=mesh)
     fully_shard(shared, mesh=mesh)
     return shared.to(device)
+
+
+@contextmanager
+def noticing(count: int) -> Iterator[None]:
+    """Turn what the library raises where another process has gone into one line.
+
+    Raises:
+        ProcessError: another of the `count` processes has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = next(iter(str(error).splitlines()), "")
+        if count == 1 or not any(sign in reason for sign in _GONE):
+            raise
+        raise ProcessError(f"another of the {count} processes has ended: {reason}") from error
 
 
 def mean_loss(model: PreTrainedModel, examples: Sequence[Example], loss: Loss, args: TrainArgs, pad_id: int) -> float:

@@ -21,7 +21,7 @@ from training.args import EarlyStoppingArgs, TrainArgs
 from training.attention import packed_attention
 from training.batches import Example
 from training.checkpoints import FIGURES, Checkpoint, Checkpoints, Wanted
-from training.engine import Engine, Loss, Tensors
+from training.engine import Engine, Loss, Tensors, noticing
 from training.feed import Feed, Step
 from training.identity import identity
 from training.steps import count_steps, learning_rate_share, step_seed
@@ -68,14 +68,15 @@ def fit(
     Raises:
         TrainingError: there is nothing to train on; a loss, gradient or metric is not finite (the message names the
             step and a file with its examples); or the metric for early stopping is not among those of `evaluate`.
-        ProcessError: the processes that train are not those of `work`.
+        ProcessError: the processes that train are not those of `work`, or one of them has ended.
         CheckpointError: a checkpoint cannot be written.
     """
     if not any(example.positions for example in examples):
         raise TrainingError("no example has a target to train on")
     if args.early_stopping.metric is not None and evaluate is None:
         raise TrainingError(f"early_stopping.metric={args.early_stopping.metric}, but nothing is held out to evaluate")
-    with packed_attention(model) if args.layout == "packed" else nullcontext():
+    reading = packed_attention(model) if args.layout == "packed" else nullcontext()
+    with reading, noticing(work.processes.count):
         run = _Run(model, tokenizer, examples, loss, args, work, evaluate, names)
         run.resume()
         with work.progress(run.last, "steps", label) as bar:

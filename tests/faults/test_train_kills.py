@@ -248,7 +248,7 @@ class Command(Job):
 
 def test_one_of_two_that_dies_ends_the_other_and_the_command_goes_on(policy, tmp_path) -> None:
     overrides = [f"policy={policy}", "launch.num_processes=2", "problems.limit=30", "train.tokens_per_step=500"]
-    overrides += ["train.tokens_per_batch=250", "train.checkpoints.every_steps=1", "train.epochs=40"]
+    overrides += ["train.tokens_per_batch=250", "train.checkpoints.every_steps=5", "train.epochs=20"]
     job = Command(tmp_path / "job", overrides)
     command = job.start()
     wait_until(lambda: len(job.checkpoints()) >= 2 or command.poll() is not None, "no checkpoints come")
@@ -258,21 +258,22 @@ def test_one_of_two_that_dies_ends_the_other_and_the_command_goes_on(policy, tmp
     begin = time.monotonic()
     assert command.wait(END_SECONDS) != 0
     wait_until(lambda: not any(map(alive, everybody)), "a process lives on", END_SECONDS - (time.monotonic() - begin))
-    assert job.checkpoints(), job.log()
+    assert job.checkpoints() and "Traceback" not in job.log(), job.log()
     job.run()
     assert "going on after step" in job.log() and "refused" not in job.log()
 
 
 @pytest.mark.slow
 def test_fifty_kills(policy, undisturbed, tmp_path) -> None:
-    """30 of them inside a save, 20 at random moments; 18 of runs of two processes. Some runs are killed twice."""
+    """At least 20 of them inside a save, the others at random moments; a third of the runs have two processes, and half
+    are killed again when they go on."""
     rng = random.Random(4)
-    kills = inside = number = 0
-    while kills < 50 or inside < 25:
+    kills = inside = of_two = number = 0
+    while kills < 50 or inside < 20:
         count, root = 1 + (number % 3 == 2), tmp_path / f"run{number}"
         known = undisturbed[count]
         for _ in range(1 + number % 2):
-            kind = rng.choice(["line", "line", "file", "time"])
+            kind = rng.choice(["line", "file", "time", "time"])
             victim = rng.randrange(count) if kind == "time" else 0
             how = {
                 "line": AtLine(rng.randint(1, known["lines"])),
@@ -280,10 +281,10 @@ def test_fifty_kills(policy, undisturbed, tmp_path) -> None:
                 "time": After(rng.random() * known["seconds"]),
             }[kind]
             if killed(policy, root, count, how, victim):
-                kills, inside = kills + 1, inside + (kind != "time")
+                kills, inside, of_two = kills + 1, inside + (kind != "time"), of_two + (count == 2)
         if not list(root.glob("train_policy/*/manifest.json")):
             assert run(policy, root, count)
         assert result(root) == known["result"], f"run {number}, after {kills} kills"
         assert "refused" not in said(root)
         number += 1
-    print(f"{kills} kills in {number} runs, {inside} of them inside a save, all bit-identical")
+    print(f"{kills} kills in {number} runs, {inside} inside a save, {of_two} of two processes, all bit-identical")

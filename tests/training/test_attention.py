@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 from dataclasses import replace
 
@@ -24,7 +25,7 @@ from transformers import (
 )
 
 from rewards.model import reward_loss, step_logits
-from training.attention import PACKED, find_packing, packed_attention
+from training.attention import PACKED, _Attend, _variable_length, find_packing, packed_attention
 from training.batches import Batch, Example, pad_batch
 from training.packing import pack_batch
 from training.policy import completion_loss, target_logits
@@ -164,6 +165,67 @@ def test_the_check_above_sees_a_leak():
     first = len(PACKS[0][0].ids)
     torch.testing.assert_close(right[:, :first], leaking[:, :first], rtol=1e-5, atol=1e-5)
     assert (right[:, first:] - leaking[:, first:]).abs().max() > 0.1
+
+
+def variable_length_reference(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False
+):
+    """Torch's variable-length flash attention, as documented, sequence by sequence; it has a GPU only."""
+    assert cu_seq_q.dtype == torch.int32 and max_q == max_k == max(cu_seq_q.diff()) and window_size[1] == 0
+    found = []
+    for start, end in itertools.pairwise(cu_seq_q.tolist()):
+        own = [states[start:end].transpose(0, 1) for states in (query, key, value)]
+        mask = torch.ones(end - start, end - start, dtype=torch.bool).tril()
+        if window_size[0] >= 0:  # so many tokens to the left, beside the token itself
+            mask = mask.triu(-window_size[0])
+        made = torch.nn.functional.scaled_dot_product_attention(*own, mask, scale=scale, enable_gqa=enable_gqa)
+        found.append(made.transpose(0, 1))
+    assert end == len(query)
+    return torch.cat(found)
+
+
+def without_shared_keys(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+    """As in torch 2.11, where each query head needs a key head of its own."""
+    assert query.shape == key.shape
+    ends = (cu_seq_q, cu_seq_k, max_q, max_k)
+    return variable_length_reference(query, key, value, *ends, scale=scale, window_size=window_size)
+
+
+@pytest.mark.parametrize("function", [variable_length_reference, without_shared_keys])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "gemma2"])
+def test_what_variable_length_attention_is_told(name, function, monkeypatch):
+    model = make(CONFIGS[name], "sdpa")
+    wanted = run(model, pad_batch(FLAT, 0))
+    monkeypatch.setattr("training.attention._variable_length", lambda: function)
+    monkeypatch.setattr("training.attention._Attend.fused", lambda *_: True)
+    with packed_attention(model):
+        assert_same(run(model, pack_batch(PACKS, 0)), wanted)
+        assert_same(run(model, pack_batch([FLAT], 0)), wanted)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma"])
+def test_under_autocast_attention_is_in_half_precision_throughout(name, monkeypatch):
+    seen = set()
+
+    def noting(query, key, value, *ends, **options):
+        seen.update(states.dtype for states in (query, key, value))
+        return variable_length_reference(query, key, value, *ends, **options)
+
+    model = make(CONFIGS[name], "sdpa")
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted = target_logits(model, pad_batch(FLAT, 0))
+        with packed_attention(model):
+            torch.testing.assert_close(target_logits(model, pack_batch(PACKS, 0)), wanted, rtol=0.05, atol=0.1)
+            monkeypatch.setattr("training.attention._variable_length", lambda: noting)
+            monkeypatch.setattr("training.attention._Attend.fused", lambda *_: True)
+            torch.testing.assert_close(target_logits(model, pack_batch(PACKS, 0)), wanted, rtol=0.05, atol=0.1)
+    assert seen == {torch.bfloat16}
+
+
+def test_variable_length_attention_is_for_half_precision_on_a_gpu():
+    query = torch.zeros(1, 2, 3, 8, dtype=torch.bfloat16)
+    assert not _Attend(0.0, 1.0, None, None).fused(query)
+    assert _variable_length() is not None  # of this torch
 
 
 def test_packed_rows_without_their_packing_are_refused():

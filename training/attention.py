@@ -111,10 +111,13 @@ def packed_attention(model: PreTrainedModel) -> Iterator[None]:
     if before == PACKED or not reads_packs(model):
         yield
         return
+    from training.last_layer import only_ends  # which is built on this module
+
     _register()
     model.set_attn_implementation(PACKED)
     try:
-        yield
+        with only_ends(model):
+            yield
     finally:
         model.set_attn_implementation(before)
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from training.attention import Packing
     from training.branches import Branches
+    from training.last_layer import Ends
 
 _SORTED_TOGETHER = 4096  # examples that are sorted by length at a time: little padding, and batches still mixed
 
@@ -56,7 +57,7 @@ class Batch:
 
     A padded batch has a `mask` (batch, length), one example a row. A packed one has `position_ids` (batch, length)
     instead, which start at 0 with every example of a row, and `packing`: where the examples are. Where examples share
-    their beginning, one goes on from the tokens of another (`training/sharing.py`).
+    their beginning, one goes on from the tokens of another (`training/sharing.py`). With `ends` logits are right at targets only.
     """
 
     ids: torch.Tensor
@@ -66,6 +67,7 @@ class Batch:
     targets: torch.Tensor
     position_ids: torch.Tensor | None = None
     packing: Packing | Branches | None = None
+    ends: Ends | None = None
 
     def to(self, device: torch.device) -> Batch:
         moved = (getattr(self, field.name) for field in fields(self))
@@ -80,6 +82,8 @@ class Batch:
         if self.position_ids is None:
             return {"input_ids": self.ids, "attention_mask": self.mask, "use_cache": False}
         inputs = {"input_ids": self.ids, "position_ids": self.position_ids, "use_cache": False}
+        if self.ends is not None:
+            inputs["ends"] = self.ends
         if not hasattr(self.packing, "bounds"):
             return inputs | {"packing": self.packing}
         bounds, longest = self.packing.bounds, self.packing.longest

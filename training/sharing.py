@@ -6,12 +6,14 @@ Losses and gradients are those of examples read one by one, since no token of a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from training.attention import reads_packs
 from training.batches import Batch, Example
 from training.branches import Reader, find_branches
+from training.last_layer import find_ends
 from training.packing import pack_batch, plan_packs
 
 if TYPE_CHECKING:
@@ -127,10 +129,10 @@ def _overlaps(examples: Sequence[Example]) -> Iterator[tuple[int, int]]:
         before = own
 
 
-def share_batch(examples: Sequence[Example], pad_id: int) -> Batch:
+def share_batch(examples: Sequence[Example], pad_id: int, ends_only: bool = False) -> Batch:
     """Examples as one row in which beginnings are shared; targets are in the order of the examples.
 
-    Where nothing is shared it is a plain pack.
+    Where nothing is shared it is a plain pack. With `ends_only` the last layer is for the targets only.
 
     Raises:
         ValueError: there is no token to read.
@@ -138,18 +140,25 @@ def share_batch(examples: Sequence[Example], pad_id: int) -> Batch:
     import torch
 
     row = share(examples)
-    if not any(row.shared):
-        return pack_batch([examples], pad_id)
-    each = list(zip(examples, row.paths, row.shared, strict=True))
-    readers = [Reader(path[same:], range(same, len(path)), path) for _, path, same in each if same < len(path)]
-    places = [path[position] for example, path, _ in each for position in example.positions]
-    targets = torch.tensor([target for example in examples for target in example.targets], dtype=torch.float64)
-    return Batch(
-        ids=torch.tensor([row.ids]),
-        mask=None,
-        rows=torch.zeros(len(places), dtype=torch.long),
-        positions=torch.tensor(places, dtype=torch.long),
-        targets=targets,
-        position_ids=torch.tensor([row.depths]),
-        packing=find_branches(readers, len(row.ids)),
-    )
+    if any(row.shared):
+        each = zip(row.paths, row.shared, strict=True)
+        readers = [Reader(path[same:], range(same, len(path)), path) for path, same in each if same < len(path)]
+        places = [path[at] for example, path in zip(examples, row.paths, strict=True) for at in example.positions]
+        targets = torch.tensor([target for example in examples for target in example.targets], dtype=torch.float64)
+        batch = Batch(
+            ids=torch.tensor([row.ids]),
+            mask=None,
+            rows=torch.zeros(len(places), dtype=torch.long),
+            positions=torch.tensor(places, dtype=torch.long),
+            targets=targets,
+            position_ids=torch.tensor([row.depths]),
+            packing=find_branches(readers, len(row.ids)),
+        )
+        paths: Sequence[Sequence[int]] = row.paths
+    else:
+        batch = pack_batch([examples], pad_id)
+        ends = list(accumulate(len(example.ids) for example in examples))
+        paths = [range(end - len(example.ids), end) for end, example in zip(ends, examples, strict=True)]
+    if ends_only and len(batch.positions):
+        return replace(batch, ends=find_ends(paths, [example.positions for example in examples], len(row.ids)))
+    return batch

@@ -127,7 +127,8 @@ class Scorer:
 
         pad_id, tokens = self.tokenizer.pad_token_id, [len(example.ids) for example in examples]
         if self._shares:
-            batch, tokens = share_batch(examples, pad_id), count_own(examples)
+            ends_only = self.model.device.type == "cpu"
+            batch, tokens = share_batch(examples, pad_id, ends_only), count_own(examples)
         else:
             batch = pack_batch([examples], pad_id) if reads_packs(self.model) else pad_batch(examples, pad_id)
         with torch.inference_mode(), packed_attention(self.model):

@@ -57,7 +57,8 @@ class Batch:
 
     A padded batch has a `mask` (batch, length), one example a row. A packed one has `position_ids` (batch, length)
     instead, which start at 0 with every example of a row, and `packing`: where the examples are. Where examples share
-    their beginning, one goes on from the tokens of another (`training/sharing.py`). With `ends` logits are right at targets only.
+    their beginning, one goes on from the tokens of another (`training/sharing.py`). With `ends` logits are right at
+    targets only.
     """
 
     ids: torch.Tensor

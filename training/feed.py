@@ -43,6 +43,7 @@ class Feed:
         families = Families([examples[i] for i in self.kept]) if args.share_prefixes else None
         self.plan = plan_steps(self.lengths, args, families and families.of)
         self.shared = families if args.layout == "packed" and can_share(engine.trained, True) else None
+        self.ends_only = engine.device.type == "cpu"
 
     def prepare(self, number: int) -> Step:
         """This process's batches of step `number`, from 0."""
@@ -67,5 +68,5 @@ class Feed:
         if self.args.layout == "padded":
             return pad_batch([example for row in found for example in row], self.pad_id)
         if self.shared is not None:
-            return share_batch([example for row in found for example in row], self.pad_id)
+            return share_batch([example for row in found for example in row], self.pad_id, self.ends_only)
         return pack_batch(found, self.pad_id)

@@ -235,7 +235,7 @@ class Attend:
         return fits and not self.dropout and not self.softcap and _variable_length() is not None
 
     def variable_length(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing: Packing
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing: Packing | Branches
     ) -> torch.Tensor:
         """Attention within the sequences of `packing`: (tokens, heads, size) -> the same."""
         function = _variable_length()

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from training.attention import Packing
+
 if TYPE_CHECKING:
     import torch
 
-    from training.attention import Packing
     from training.branches import Branches
     from training.last_layer import Ends
 
@@ -85,7 +86,7 @@ class Batch:
         inputs = {"input_ids": self.ids, "position_ids": self.position_ids, "use_cache": False}
         if self.ends is not None:
             inputs["ends"] = self.ends
-        if not hasattr(self.packing, "bounds"):
+        if not isinstance(self.packing, Packing):
             return inputs | {"packing": self.packing}
         bounds, longest = self.packing.bounds, self.packing.longest
         # flash attention looks for restarted positions in batches of one row only: it is told where examples start

@@ -2,7 +2,7 @@
 own, and the keys of all that it consists of.
 
 Examples with about as many queries and keys are put side by side as a small padded batch, as plain packs are
-(`training/attention.py`); variable-length flash attention takes all at once.
+(`training/attention.py`). Variable-length flash attention takes all at once, with copies of what is shared.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from itertools import chain
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
 from training.attention import Attend, alike, regroup
@@ -43,8 +43,9 @@ class Branches:
     `groups` are (examples, queries, keys) of like size; those of the first `whole` groups have no tokens but their
     own. `gather` is the token in each place of a query, `holes` the places without one, `scatter` (tokens,) the place
     of each token's query and `idle` the tokens without. `depths` (places,) is how many tokens stand before a query.
-    `keys` is the token in each place of a key. `order` are the places of all keys, token by token, of which those of
-    a token begin at `begins` (tokens,).
+    `keys` is the token in each place of a key; `order` are those places token by token: a token's begin at `begins`
+    (tokens,). `read` are the tokens of all examples one by one, which start at `bounds`, with `longest` at most, and
+    `copies` (all tokens read,) where they are, token by token.
     """
 
     groups: tuple[tuple[int, int, int], ...]
@@ -57,6 +58,10 @@ class Branches:
     keys: torch.Tensor
     order: torch.Tensor
     begins: torch.Tensor
+    read: torch.Tensor
+    copies: torch.Tensor
+    bounds: torch.Tensor
+    longest: int
 
     def to(self, device: torch.device) -> Branches:
         import torch
@@ -68,6 +73,10 @@ class Branches:
         """Causal attention of all examples: (tokens, heads, size) -> the same; none for tokens without a query."""
         import torch
 
+        if attend.fused(query):
+            # it wants examples whole; what a token gets is the same in all that share it
+            copied = (_collect().apply(states, self.read, self.copies, self.begins) for states in (query, key, value))
+            return attend.variable_length(*copied, self).index_select(0, self.copies[self.begins])
         there, back = (self.gather, self.holes), (self.scatter, self.idle)
         queries = regroup(query, *there, *back).split([n * size for n, size, _ in self.groups])
         depths = self.depths.split([n * size for n, size, _ in self.groups])
@@ -94,14 +103,7 @@ def find_branches(readers: Sequence[Reader], tokens: int) -> Branches:
     """Where readers of a row of `tokens` tokens have their queries and keys; no token asks in two of them."""
     import torch
 
-    whole = sorted((reader for reader in readers if reader.whole), key=lambda reader: -len(reader.keys))
-    parts = sorted((reader for reader in readers if not reader.whole), key=lambda reader: -len(reader.queries))
-    groups, at = [], 0
-    for count, _ in alike([len(reader.keys) for reader in whole]):
-        groups.append(whole[at : at + count])
-        at += count
-    number = len(groups)
-    groups += _cut(parts)
+    number, groups = _group(readers)
     sizes = [(len(g), max(len(r.queries) for r in g), max(len(r.keys) for r in g)) for g in groups]
     ordered = [reader for group in groups for reader in group]
     asked = _numbers(reader.queries for reader in ordered)
@@ -130,7 +132,22 @@ def find_branches(readers: Sequence[Reader], tokens: int) -> Branches:
         keys=keys,
         order=those[order],
         begins=torch.searchsorted(of, torch.arange(tokens)),
+        read=read,
+        copies=order,
+        bounds=torch.tensor([0, *accumulate(len(reader.keys) for reader in ordered)], dtype=torch.int32),
+        longest=max(longest),
     )
+
+
+def _group(readers: Sequence[Reader]) -> tuple[int, list[list[Reader]]]:
+    """Readers in groups of like size, and how many groups have only such as are whole: those come first."""
+    whole = sorted((reader for reader in readers if reader.whole), key=lambda reader: -len(reader.keys))
+    groups, at = [], 0
+    for count, _ in alike([len(reader.keys) for reader in whole]):
+        groups.append(whole[at : at + count])
+        at += count
+    parts = sorted((reader for reader in readers if not reader.whole), key=lambda reader: -len(reader.queries))
+    return len(groups), groups + _cut(parts)
 
 
 def _numbers(parts: Iterable[Sequence[int]]) -> torch.Tensor:

@@ -18,7 +18,7 @@ from rewards.score import Scorer, load_scorer
 from rollouts.processes import current
 from tests.tiny import Log, make_model, problem, save_reward
 from tests.training.runs import args_of, close, model_with_dropout, on_two, train, weights
-from tests.training.test_attention import CONFIGS, assert_same, make, run
+from tests.training.test_attention import CONFIGS, assert_same, make, run, variable_length_reference
 from training.attention import packed_attention
 from training.batches import Batch, Example, pad_batch
 from training.engine import Engine
@@ -299,6 +299,16 @@ def test_half_precision_too():
         assert float(value) == pytest.approx(float(wanted[0]), rel=0.02)
         gap = sum(float((gradients[name] - g).square().sum()) for name, g in wanted[1].items())
         assert gap < 0.01 * sum(float(g.square().sum()) for g in wanted[1].values())
+
+
+@pytest.mark.parametrize("name", ["llama, fewer keys", "qwen2, window"])
+def test_variable_length_attention_gets_whole_examples(name, monkeypatch):
+    model = make(CONFIGS[name], "sdpa")
+    wanted = run(model, pad_batch(FOREST, 0))
+    monkeypatch.setattr("training.attention._variable_length", lambda: variable_length_reference)
+    monkeypatch.setattr("training.attention.Attend.fused", lambda *_: True)
+    with packed_attention(model):
+        assert_same(run(model, share_batch(FOREST, 0)), wanted)
 
 
 def test_scores_are_the_same_for_fewer_tokens(tmp_path):

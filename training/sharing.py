@@ -63,19 +63,24 @@ class Families:
 
     def rows(self, chosen: Iterable[int], tokens: int) -> list[list[int]]:
         """Chosen examples in rows of which at most `tokens` are read (or one longer example)."""
-        units = [part for unit in self.units(chosen) for part in self._cut(unit, tokens)]
-        packs = plan_packs([size for size, _ in units], tokens, 0, 0)
-        return [[i for at in pack for i in units[at][1]] for pack in packs]
+        parts = self.parts(chosen, tokens)
+        packs = plan_packs([self.read(part) for part in parts], tokens, 0, 0)
+        return [[i for at in pack for i in parts[at]] for pack in packs]
 
-    def _cut(self, unit: list[int], tokens: int) -> list[tuple[int, list[int]]]:
-        parts: list[tuple[int, list[int]]] = []
+    def parts(self, chosen: Iterable[int], tokens: int) -> list[list[int]]:
+        """Chosen examples by family, cut where more than `tokens` would be read of one at a time."""
+        return [part for unit in self.units(chosen) for part in self._cut(unit, tokens)]
+
+    def _cut(self, unit: list[int], tokens: int) -> list[list[int]]:
+        parts: list[list[int]] = []
+        room = 0
         for at, same in _overlaps([self.examples[i] for i in unit]):
             whole = len(self.examples[unit[at]].ids)
-            if parts and parts[-1][0] + whole - same <= tokens:
-                parts[-1][1].append(unit[at])
-                parts[-1] = (parts[-1][0] + whole - same, parts[-1][1])
-            else:
-                parts.append((whole, [unit[at]]))
+            if not parts or whole - same > room:
+                parts.append([])
+                same, room = 0, tokens
+            parts[-1].append(unit[at])
+            room -= whole - same
         return parts
 
 

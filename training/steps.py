@@ -70,16 +70,24 @@ def deal(
 
     Whole packs where there is the same number for everybody; else their examples are dealt one by one, and packed
     anew, in packs of at most `size` tokens. A process may get nothing. Families that share what they read are dealt
-    whole, where there are enough of them, and are left as they are.
+    whole or in parts, whichever is done first.
     """
     if families is not None:
-        units = families.units(i for pack in step for i in pack)
-        units = units if len(units) >= count else [[i] for unit in units for i in unit]
-        return _spread(units, [families.read(unit) for unit in units], count)
+        return _deal_families([i for pack in step for i in pack], count, families)
     whole = len(step) % count == 0
     units = list(step) if whole else [[i] for pack in step for i in pack]
     shares = _spread(units, [sum(lengths[i] for i in unit) for unit in units], count)
     return shares if whole else [repack(share, lengths, size) for share in shares]
+
+
+def _deal_families(chosen: list[int], count: int, families: Families) -> list[list[Pack]]:
+    units = families.units(chosen)
+    if count == 1:
+        return [units]
+    half = math.ceil(families.read(chosen) / (2 * count))
+    ways = (units, families.parts(chosen, half), [[i] for i in chosen])
+    dealt = [_spread(way, [families.read(unit) for unit in way], count) for way in ways]
+    return min(dealt, key=lambda shares: max(families.read([i for unit in share for i in unit]) for share in shares))
 
 
 def _spread(units: Sequence[Pack], sizes: Sequence[int], count: int) -> list[list[Pack]]:

@@ -26,7 +26,7 @@ from training.feed import Feed
 from training.packing import plan_packs
 from training.policy import completion_loss, target_logits
 from training.sharing import Families, can_share, count_own, share, share_batch
-from training.steps import plan_steps
+from training.steps import deal, plan_steps
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -214,6 +214,22 @@ def test_steps_hold_as_many_examples_as_without_and_mix_families():
         {families[i] for pack in step for i in pack} for step in plan_steps(lengths, replace(args, epochs=2), families)
     ]
     assert again[: len(shared)] == neighbours and again[len(shared) :] != neighbours  # other company in each epoch
+
+
+@pytest.mark.parametrize(("count", "each"), [(1, 40), (2, 20), (3, 13), (40, 1)])
+def test_processes_read_about_equally_much(count, each):
+    """Whole families where there are many; one family alone is cut, even into single examples."""
+    examples = families_of(count, each)
+    families, lengths = Families(examples), [len(e.ids) for e in examples]
+    chosen = list(range(len(examples)))
+    assert deal([chosen], lengths, 1, 0, families) == [families.units(chosen)]
+    for processes in (2, 4):
+        shares = [[*itertools.chain(*share)] for share in deal([chosen], lengths, processes, 0, families)]
+        assert sorted(itertools.chain(*shares)) == chosen
+        reads = [families.read(share) for share in shares]
+        assert max(reads) <= 1.6 * families.read(chosen) / processes
+        if count == 40:
+            assert sum(reads) == families.read(chosen)
 
 
 EXAMPLES = families_of(12, 5)

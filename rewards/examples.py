@@ -50,7 +50,7 @@ def encode_labels(
         if label is not None:
             positions.append(end)
             targets.append(float(label))
-    return Example(encoded.ids, positions, targets)
+    return Example(encoded.ids, positions, targets, min(encoded.prompt_length, len(encoded.ids)))
 
 
 def encode_solutions(

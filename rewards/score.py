@@ -20,6 +20,7 @@ from training.attention import packed_attention, reads_packs
 from training.batches import Example, pad_batch
 from training.models import load_reward_model
 from training.packing import pack_batch, plan_packs
+from training.sharing import Families, can_share, count_own, share_batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -34,7 +35,8 @@ class ScoreError(ValueError):
 
 class Scorer:
     """A reward model that reads solutions. `kind` is orm or sorm; `threshold` is the one chosen when it was trained.
-    It reads about `batch_tokens` tokens at a time; what else is in a batch changes a score by rounding only."""
+    It reads about `batch_tokens` tokens at a time; what else is in a batch changes a score by rounding only. With
+    `share_prefixes` what solutions of one problem begin with is read once."""
 
     def __init__(
         self,
@@ -43,8 +45,9 @@ class Scorer:
         kind: str,
         threshold: float,
         batch_tokens: int = 16384,
+        share_prefixes: bool = True,
     ) -> None:
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self.share_prefixes = model, tokenizer, share_prefixes
         self.kind, self.threshold, self.batch_tokens = kind, threshold, batch_tokens
         self.tokens = 0  # read so far
 
@@ -61,7 +64,7 @@ class Scorer:
             raise ValueError(f"{len(problems)} problems but {len(solutions)} solutions")
         examples = [self.encode(problem, solution) for problem, solution in zip(problems, solutions, strict=True)]
         scores: list[list[float]] = [[] for _ in examples]
-        for i, own in self.stream(examples, [f"a solution of {problem.id}" for problem in problems]):
+        for i, own, _ in self.stream(examples, [f"a solution of {problem.id}" for problem in problems]):
             scores[i] = own
         return scores
 
@@ -76,28 +79,39 @@ class Scorer:
         limit = context_length(self.model)
         if limit is not None and len(encoded.ids) > limit:
             raise ValueError(f"a solution of {problem.id} has {len(encoded.ids)} tokens, the model reads {limit}")
-        return Example(encoded.ids, encoded.ends, [0.0] * len(encoded.ends))
+        return Example(encoded.ids, encoded.ends, [0.0] * len(encoded.ends), encoded.prompt_length)
 
-    def stream(self, examples: Sequence[Example], names: Sequence[str]) -> Iterator[tuple[int, list[float]]]:
-        """(index, probabilities) of every example, a batch at a time; `names` are for messages.
+    def stream(self, examples: Sequence[Example], names: Sequence[str]) -> Iterator[tuple[int, list[float], int]]:
+        """(index, probabilities, tokens read) of every example, a batch at a time; `names` are for messages.
+
+        Tokens that several examples share are read for one of them.
 
         Raises:
             ScoreError: a score is not a finite number.
         """
         for i, example in enumerate(examples):
             if not example.positions:
-                yield i, []
+                yield i, [], 0
         read = [i for i, example in enumerate(examples) if example.positions]
-        for batch in self._plan([len(examples[i].ids) for i in read]):
+        for batch in self._plan([examples[i] for i in read]):
             chosen = [read[i] for i in batch]
-            logits = iter(self._forward([examples[i] for i in chosen]))
-            for i in chosen:
+            found, tokens = self._forward([examples[i] for i in chosen])
+            self.tokens += sum(tokens)
+            logits = iter(found)
+            for i, count in zip(chosen, tokens, strict=True):
                 own = [next(logits) for _ in examples[i].positions]
                 if not all(map(math.isfinite, own)):
                     raise ScoreError(f"the {self.kind} scores {names[i]} {own} (logits): not all of them are finite")
-                yield i, [_sigmoid(logit) for logit in own]
+                yield i, [_sigmoid(logit) for logit in own], count
 
-    def _plan(self, lengths: list[int]) -> list[list[int]]:
+    @property
+    def _shares(self) -> bool:
+        return self.share_prefixes and can_share(self.model, self.model.training)
+
+    def _plan(self, examples: list[Example]) -> list[list[int]]:
+        if self._shares:
+            return Families(examples).rows(range(len(examples)), self.batch_tokens)
+        lengths = [len(example.ids) for example in examples]
         if reads_packs(self.model):
             return plan_packs(lengths, self.batch_tokens, 0, 0)
         batches: list[list[int]] = []
@@ -107,14 +121,18 @@ class Scorer:
             batches[-1].append(i)
         return batches
 
-    def _forward(self, examples: list[Example]) -> list[float]:
+    def _forward(self, examples: list[Example]) -> tuple[list[float], list[int]]:
+        """All logits in their order, and how many tokens are read of each example."""
         import torch
 
-        pad_id = self.tokenizer.pad_token_id
-        with torch.inference_mode(), packed_attention(self.model):
+        pad_id, tokens = self.tokenizer.pad_token_id, [len(example.ids) for example in examples]
+        if self._shares:
+            ends_only = self.model.device.type == "cpu"
+            batch, tokens = share_batch(examples, pad_id, ends_only), count_own(examples)
+        else:
             batch = pack_batch([examples], pad_id) if reads_packs(self.model) else pad_batch(examples, pad_id)
-            self.tokens += sum(len(example.ids) for example in examples)
-            return step_logits(self.model, batch.to(self.model.device)).tolist()
+        with torch.inference_mode(), packed_attention(self.model):
+            return step_logits(self.model, batch.to(self.model.device)).tolist(), tokens
 
 
 def _sigmoid(logit: float) -> float:
@@ -139,8 +157,7 @@ class _Streamed:
 
     def sample(self, requests: Sequence[Request]) -> Generator[Sample, None, None]:
         examples = [self._scorer.encode(*self._solutions[request.id]) for request in requests]
-        for i, scores in self._scorer.stream(examples, [request.id for request in requests]):
-            read = len(examples[i].ids) if scores else 0
+        for i, scores, read in self._scorer.stream(examples, [request.id for request in requests]):
             yield Sample(requests[i].id, 0, json.dumps(scores), "stop", 0, read, 0)
 
     def close(self) -> None: ...

@@ -35,7 +35,10 @@ class TrainArgs:
     `tokens_per_batch` what one of them reads at a time. With dtype bfloat16 the weights stay in float32.
 
     Examples share rows (`layout` packed) of `pack_tokens` tokens, by default the equal parts of at most
-    `tokens_per_batch` that make up a step; padded is the same steps with a row for each example. `shard` fsdp2 gives
+    `tokens_per_batch` that make up a step; padded is the same steps with a row for each example. With `share_prefixes`
+    examples of one prompt come into the same step, and what they begin with is read once: the same losses for less
+    work, except that a model with dropout reads it for each of them. `tokens_per_step` counts what is shared for each
+    example, `tokens_per_batch` once. `shard` fsdp2 gives
     each process a part of every weight; auto does where accelerate's config file asks for FSDP.
     """
 
@@ -47,6 +50,7 @@ class TrainArgs:
     tokens_per_batch: int = 4096
     pack_tokens: int | None = None
     layout: str = "packed"
+    share_prefixes: bool = True
     learning_rate: float = 1e-3
     warmup: float = 0.05
     final_share: float = 0.05

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from training.branches import Branches
+
 PACKED = "stepwise_packed"
 # these hand window and soft cap to the attention function, and use no mask that it is not told of; all are tested
 FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
@@ -62,7 +64,7 @@ def find_packing(lengths: Sequence[Sequence[int]], width: int) -> Packing:
             longest = max(longest, (row + 1) * width - at)
             bounds.append((row + 1) * width)
     spans.sort(reverse=True)
-    groups = _group([length for length, _ in spans])
+    groups = alike([length for length, _ in spans])
     sizes = torch.tensor([places for count, places in groups for _ in range(count)])
     own, first = torch.tensor(spans).unbind(1)
     start = sizes.cumsum(0) - sizes
@@ -82,7 +84,8 @@ def find_packing(lengths: Sequence[Sequence[int]], width: int) -> Packing:
     )
 
 
-def _group(falling: Sequence[int]) -> tuple[tuple[int, int], ...]:
+def alike(falling: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Falling lengths in groups of like length: (how many, the longest) of each."""
     groups: list[tuple[int, int]] = []
     for length in falling:
         if groups and length >= _ALIKE * groups[-1][1]:
@@ -108,10 +111,13 @@ def packed_attention(model: PreTrainedModel) -> Iterator[None]:
     if before == PACKED or not reads_packs(model):
         yield
         return
+    from training.last_layer import only_ends  # which is built on this module
+
     _register()
     model.set_attn_implementation(PACKED)
     try:
-        yield
+        with only_ends(model):
+            yield
     finally:
         model.set_attn_implementation(before)
 
@@ -146,7 +152,7 @@ def attend_packed(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    packing: Packing | None = None,
+    packing: Packing | Branches | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each example, as the library calls it: query, key, value (batch, heads, length, size).
@@ -160,16 +166,18 @@ def attend_packed(
     import torch
 
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    attend = _Attend(dropout, scaling, sliding_window, softcap)
+    attend = Attend(dropout, scaling, sliding_window, softcap)
     if packing is None:
         if attention_mask is not None and not attention_mask.numel():
             raise ValueError("positions start anew within a row: call the model with all of Batch.inputs()")
         return attend(query, key, value, attention_mask).transpose(1, 2), None
     batch, _, length, _ = query.shape
     flat = [_lowered(states.transpose(1, 2).flatten(0, 1)) for states in (query, key, value)]
+    if not isinstance(packing, Packing):
+        merged = packing.attend(attend, *flat)
+        return merged.view(batch, length, *merged.shape[1:]), None
     if attend.fused(flat[0]):
         return attend.variable_length(*flat, packing).view(batch, length, *flat[0].shape[1:]), None
-    regroup = _regroup().apply
     there = (packing.gather, packing.holes, packing.scatter, packing.idle)
     places = [regroup(states, *there).split([n * size for n, size in packing.groups]) for states in flat]
     found = []
@@ -191,7 +199,7 @@ def _lowered(states: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Attend:
+class Attend:
     """Attention within rows, (rows, heads, length, size) -> the same: causal, or by a mask where one is given."""
 
     dropout: float
@@ -227,7 +235,7 @@ class _Attend:
         return fits and not self.dropout and not self.softcap and _variable_length() is not None
 
     def variable_length(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing: Packing
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing: Packing | Branches
     ) -> torch.Tensor:
         """Attention within the sequences of `packing`: (tokens, heads, size) -> the same."""
         function = _variable_length()
@@ -249,6 +257,12 @@ def _variable_length() -> Callable | None:
     except ImportError:
         return None
     return varlen_attn if {"scale", "window_size"} <= inspect.signature(varlen_attn).parameters.keys() else None
+
+
+def regroup(states: torch.Tensor, *where: torch.Tensor) -> torch.Tensor:
+    """Rows in other places, each in one at most: `where` is (the row of each place, the places without one), and the
+    same for the way back."""
+    return _regroup().apply(states, *where)
 
 
 @cache

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from training.attention import Packing
+
 if TYPE_CHECKING:
     import torch
 
-    from training.attention import Packing
+    from training.branches import Branches
+    from training.last_layer import Ends
 
 _SORTED_TOGETHER = 4096  # examples that are sorted by length at a time: little padding, and batches still mixed
 
@@ -20,12 +23,14 @@ class Example:
     """Token ids, and a target for some of them: `targets[i]` belongs to position `positions[i]`.
 
     For a policy the target of position t is the id of token t + 1; for a reward model it is the label, in [0, 1],
-    of the step that ends at position t.
+    of the step that ends at position t. The first `prompt` ids are what examples of one problem have in common; it
+    says which ones to put side by side, and nothing else depends on it.
     """
 
     ids: list[int]
     positions: list[int]
     targets: list[float]
+    prompt: int = 0
 
 
 def plan_batches(lengths: Sequence[int], tokens: int, seed: int, epoch: int) -> list[list[int]]:
@@ -52,7 +57,9 @@ class Batch:
     """Tensors of one batch: `ids` (batch, length), and `rows`, `positions`, `targets` (targets,): each target's place.
 
     A padded batch has a `mask` (batch, length), one example a row. A packed one has `position_ids` (batch, length)
-    instead, which start at 0 with every example of a row, and `packing`: where the examples are.
+    instead, which start at 0 with every example of a row, and `packing`: where the examples are. Where examples share
+    their beginning, one goes on from the tokens of another (`training/sharing.py`). With `ends` logits are right at
+    targets only.
     """
 
     ids: torch.Tensor
@@ -61,7 +68,8 @@ class Batch:
     positions: torch.Tensor
     targets: torch.Tensor
     position_ids: torch.Tensor | None = None
-    packing: Packing | None = None
+    packing: Packing | Branches | None = None
+    ends: Ends | None = None
 
     def to(self, device: torch.device) -> Batch:
         moved = (getattr(self, field.name) for field in fields(self))
@@ -76,6 +84,10 @@ class Batch:
         if self.position_ids is None:
             return {"input_ids": self.ids, "attention_mask": self.mask, "use_cache": False}
         inputs = {"input_ids": self.ids, "position_ids": self.position_ids, "use_cache": False}
+        if self.ends is not None:
+            inputs["ends"] = self.ends
+        if not isinstance(self.packing, Packing):
+            return inputs | {"packing": self.packing}
         bounds, longest = self.packing.bounds, self.packing.longest
         # flash attention looks for restarted positions in batches of one row only: it is told where examples start
         inputs |= {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}

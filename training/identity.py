@@ -45,6 +45,7 @@ def hash_examples(examples: Sequence[Example]) -> str:
     total = hashlib.sha256()
     for example in examples:
         total.update(array("q", map(len, (example.ids, example.positions, example.targets))))
+        total.update(array("q", [example.prompt]))
         total.update(array("q", example.ids))
         total.update(array("q", example.positions))
         total.update(array("d", example.targets))

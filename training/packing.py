@@ -15,10 +15,13 @@ from training.batches import Batch, Example, place_targets
 _PACKED_TOGETHER = 8192  # examples that fill packs together: enough to fill them, and packs still mixed
 
 
-def plan_packs(lengths: Sequence[int], pack_tokens: int, seed: int, epoch: int) -> list[list[int]]:
+def plan_packs(
+    lengths: Sequence[int], pack_tokens: int, seed: int, epoch: int, families: Sequence[int] | None = None
+) -> list[list[int]]:
     """Indices of every example, once, in packs of at most `pack_tokens` tokens (or one longer example).
 
-    Best-fit decreasing: the longest that is left goes where it leaves least room. Takes n log n time.
+    Best-fit decreasing: the longest that is left goes where it leaves least room. Takes n log n time. Examples of one
+    of the `families` (a number for each example) stay together; those that fill more than a pack are cut.
 
     Raises:
         ValueError: a length or `pack_tokens` is under 1.
@@ -29,10 +32,31 @@ def plan_packs(lengths: Sequence[int], pack_tokens: int, seed: int, epoch: int) 
     order = list(range(len(lengths)))
     rng.shuffle(order)
     packs: list[list[int]] = []
-    for start in range(0, len(order), _PACKED_TOGETHER):
-        packs += _best_fit(order[start : start + _PACKED_TOGETHER], lengths, pack_tokens)
+    if families is None:
+        for start in range(0, len(order), _PACKED_TOGETHER):
+            packs += _best_fit(order[start : start + _PACKED_TOGETHER], lengths, pack_tokens)
+    else:
+        units = _units(order, lengths, pack_tokens, families)
+        sizes = [sum(lengths[i] for i in unit) for unit in units]
+        for start in range(0, len(units), _PACKED_TOGETHER):
+            found = _best_fit(list(range(len(units)))[start : start + _PACKED_TOGETHER], sizes, pack_tokens)
+            packs += [[i for at in pack for i in units[at]] for pack in found]
     rng.shuffle(packs)
     return packs
+
+
+def _units(order: Sequence[int], lengths: Sequence[int], pack_tokens: int, families: Sequence[int]) -> list[list[int]]:
+    """The examples of each family, cut where they fill a pack."""
+    units: list[list[int]] = []
+    newest: dict[int, tuple[list[int], int]] = {}  # of each family: the unit that is being filled, its tokens
+    for i in order:
+        unit, size = newest.get(families[i], ([], 0))
+        if not unit or size + lengths[i] > pack_tokens:
+            unit, size = [], 0
+            units.append(unit)
+        unit.append(i)
+        newest[families[i]] = (unit, size + lengths[i])
+    return units
 
 
 def _best_fit(chosen: list[int], lengths: Sequence[int], pack_tokens: int) -> list[list[int]]:

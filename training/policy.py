@@ -34,7 +34,7 @@ def encode_completion(tokenizer: PreTrainedTokenizerFast, text: Text) -> Example
         raise ValueError(f"the prompt before {text.completion!r} has no token: {text.prompt!r}")
     ids = prompt + encode_text(tokenizer, text.completion) + [tokenizer.eos_token_id]
     positions = list(range(len(prompt) - 1, len(ids) - 1))
-    return Example(ids, positions, ids[len(prompt) :])
+    return Example(ids, positions, ids[len(prompt) :], len(prompt))
 
 
 def encode_completions(

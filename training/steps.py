@@ -15,6 +15,7 @@ from training.packing import plan_packs
 
 if TYPE_CHECKING:
     from training.args import TrainArgs
+    from training.sharing import Families
 
 Pack = list[int]  # indices of the examples that share a row
 
@@ -26,17 +27,18 @@ def pack_size(args: TrainArgs) -> int:
     return args.tokens_per_step // math.ceil(args.tokens_per_step / args.tokens_per_batch)
 
 
-def plan_steps(lengths: Sequence[int], args: TrainArgs) -> list[list[Pack]]:
+def plan_steps(lengths: Sequence[int], args: TrainArgs, families: Sequence[int] | None = None) -> list[list[Pack]]:
     """The packs of every optimiser step of the whole run; the last epoch may be a part of one.
 
-    A step takes packs while they fit in `tokens_per_step`; one that is longer by itself is a step.
+    A step takes packs while they fit in `tokens_per_step`; one that is longer by itself is a step. What examples of
+    one of the `families` share counts for each of them, so that a step holds as many examples as without.
     """
     steps: list[list[Pack]] = []
     most = math.inf if args.max_steps is None else args.max_steps
     for epoch in range(math.ceil(args.epochs)):
         if not lengths or len(steps) >= most:
             break
-        packs = plan_packs(lengths, pack_size(args), args.seed, epoch)
+        packs = plan_packs(lengths, pack_size(args), args.seed, epoch, families)
         own = _cut([(sum(lengths[i] for i in pack), pack) for pack in packs], args.tokens_per_step)
         share = min(1.0, args.epochs - epoch)
         steps.extend(own[: max(1, round(share * len(own)))])
@@ -55,22 +57,41 @@ def _cut(packs: Sequence[tuple[int, Pack]], tokens: int) -> list[list[Pack]]:
     return steps
 
 
-def deal(step: Sequence[Pack], lengths: Sequence[int], count: int, size: int) -> list[list[Pack]]:
+def deal(
+    step: Sequence[Pack], lengths: Sequence[int], count: int, size: int, families: Families | None = None
+) -> list[list[Pack]]:
     """The packs of one step for each of `count` processes, with about equally many tokens each.
 
     Whole packs where there is the same number for everybody; else their examples are dealt one by one, and packed
-    anew, in packs of at most `size` tokens. A process may get nothing.
+    anew, in packs of at most `size` tokens. A process may get nothing. Families that share what they read are dealt
+    whole or in parts, whichever is done first.
     """
+    if families is not None:
+        return _deal_families([i for pack in step for i in pack], count, families)
     whole = len(step) % count == 0
     units = list(step) if whole else [[i] for pack in step for i in pack]
-    sizes = [sum(lengths[i] for i in unit) for unit in units]
+    shares = _spread(units, [sum(lengths[i] for i in unit) for unit in units], count)
+    return shares if whole else [repack(share, lengths, size) for share in shares]
+
+
+def _deal_families(chosen: list[int], count: int, families: Families) -> list[list[Pack]]:
+    units = families.units(chosen)
+    if count == 1:
+        return [units]
+    half = math.ceil(families.read(chosen) / (2 * count))
+    ways = (units, families.parts(chosen, half), [[i] for i in chosen])
+    dealt = [_spread(way, [families.read(unit) for unit in way], count) for way in ways]
+    return min(dealt, key=lambda shares: max(families.read([i for unit in share for i in unit]) for share in shares))
+
+
+def _spread(units: Sequence[Pack], sizes: Sequence[int], count: int) -> list[list[Pack]]:
     shares: list[list[Pack]] = [[] for _ in range(count)]
     loads = [0] * count
     for at in sorted(range(len(units)), key=lambda at: -sizes[at]):
         to = loads.index(min(loads))
         shares[to].append(units[at])
         loads[to] += sizes[at]
-    return shares if whole else [repack(share, lengths, size) for share in shares]
+    return shares
 
 
 def repack(packs: Sequence[Pack], lengths: Sequence[int], size: int) -> list[Pack]:
@@ -79,11 +100,16 @@ def repack(packs: Sequence[Pack], lengths: Sequence[int], size: int) -> list[Pac
     return [[chosen[at] for at in pack] for pack in plan_packs([lengths[i] for i in chosen], size, 0, 0)]
 
 
-def micro_batches(packs: Sequence[Pack], lengths: Sequence[int], args: TrainArgs) -> list[list[Pack]]:
+def micro_batches(
+    packs: Sequence[Pack], lengths: Sequence[int], args: TrainArgs, families: Families | None = None
+) -> list[list[Pack]]:
     """One process's packs in batches of at most `tokens_per_batch` tokens, padding counted (or one longer example).
 
-    With `layout` padded every example is a row of its own.
+    With `layout` padded every example is a row of its own. With `families` a batch is one row, and what its examples
+    share counts once.
     """
+    if families is not None:
+        return [[row] for row in families.rows((i for pack in packs for i in pack), args.tokens_per_batch)]
     rows: list[Pack] = []
     for pack in packs:
         if args.layout == "padded":

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from rewards.model import reward_loss, step_logits
-from training.attention import PACKED, _Attend, _variable_length, find_packing, packed_attention
+from training.attention import PACKED, Attend, _variable_length, find_packing, packed_attention
 from training.batches import Batch, Example, pad_batch
 from training.packing import pack_batch
 from training.policy import completion_loss, target_logits
@@ -197,7 +197,7 @@ def test_what_variable_length_attention_is_told(name, function, monkeypatch):
     model = make(CONFIGS[name], "sdpa")
     wanted = run(model, pad_batch(FLAT, 0))
     monkeypatch.setattr("training.attention._variable_length", lambda: function)
-    monkeypatch.setattr("training.attention._Attend.fused", lambda *_: True)
+    monkeypatch.setattr("training.attention.Attend.fused", lambda *_: True)
     with packed_attention(model):
         assert_same(run(model, pack_batch(PACKS, 0)), wanted)
         assert_same(run(model, pack_batch([FLAT], 0)), wanted)
@@ -217,14 +217,14 @@ def test_under_autocast_attention_is_in_half_precision_throughout(name, monkeypa
         with packed_attention(model):
             torch.testing.assert_close(target_logits(model, pack_batch(PACKS, 0)), wanted, rtol=0.05, atol=0.1)
             monkeypatch.setattr("training.attention._variable_length", lambda: noting)
-            monkeypatch.setattr("training.attention._Attend.fused", lambda *_: True)
+            monkeypatch.setattr("training.attention.Attend.fused", lambda *_: True)
             torch.testing.assert_close(target_logits(model, pack_batch(PACKS, 0)), wanted, rtol=0.05, atol=0.1)
     assert seen == {torch.bfloat16}
 
 
 def test_variable_length_attention_is_for_half_precision_on_a_gpu():
     query = torch.zeros(1, 2, 3, 8, dtype=torch.bfloat16)
-    assert not _Attend(0.0, 1.0, None, None).fused(query)
+    assert not Attend(0.0, 1.0, None, None).fused(query)
     assert _variable_length() is not None  # of this torch
 
 

@@ -5,6 +5,7 @@ It samples nothing itself: `wave()` says what it wants, `add()` takes what came,
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -156,24 +157,24 @@ class Labeller:
         self.known.add(prefix, traces)
 
     def counts(self, solutions: Sequence[_Solution]) -> Counts:
-        """What is known of some solutions. Each continuation counts once, at the last prefix of the solution that it
-        passes: whether it is right says nothing more of shorter ones. The rollout itself is no evidence."""
+        """What is known of some solutions, each continuation once, since counts are taken as independent: what was
+        sampled of a prefix there, and a rollout at the last prefix of the solution that it passes. The rollout itself
+        is no evidence."""
         # the width is that of all solutions, so that a model of some fits the others
         columns = 1 + max((solution.open for solution in self.solutions), default=0)
         successes, trials = np.zeros((len(solutions), columns)), np.zeros((len(solutions), columns))
         for n, solution in enumerate(solutions):
             right, all_ = self.known.solved.get(solution.rollout.problem_id, (0, 0))
-            own = solution.rollout.id in self._alike
-            for column in range(solution.open, -1, -1):
-                if column < solution.open:
-                    here = solution.evidence[solution.open - 1 - column]
-                    right, all_ = here.successes, here.trials
-                if column > 0:
-                    longer = solution.evidence[solution.open - column]
-                    right, all_ = right - longer.passed_successes, all_ - longer.passed
-                else:
-                    all_ -= own
+            rolled = [(right, all_), *((here.rolled_successes, here.rolled) for here in solution.evidence), (0, 0)]
+            rolled[-1] = (0, int(solution.rollout.id in self._alike))
+            for place, (here, longer) in enumerate(itertools.pairwise(rolled)):
+                right, all_ = here[0] - longer[0], here[1] - longer[1]
+                if place > 0:
+                    own = solution.evidence[place - 1]
+                    right += own.successes - own.passed_successes - own.rolled_successes
+                    all_ += own.trials - own.passed - own.rolled
                 # with consistency, what vouches for a longer prefix need not vouch for a shorter one
+                column = solution.open - place
                 successes[n, column], trials[n, column] = min(max(right, 0), all_), all_
         return Counts(successes, trials, np.array([s.open for s in solutions], dtype=int))
 

@@ -6,7 +6,7 @@ drawn from the same distribution; so is a whole rollout of the problem. None of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rewards.traces import Trace, vouches
@@ -18,8 +18,9 @@ Prefix = tuple[str, tuple[str, ...]]  # a problem's id, and the first steps of a
 
 @dataclass(slots=True)
 class Evidence:
-    """Of one prefix: how many continuations are known and how many of them vouch for it, of all and of those that
-    came past from a shorter prefix; and the first that does and writes something (a local refiner's target).
+    """Of one prefix: how many continuations are known and how many of them vouch for it; of all, of those that were
+    sampled of shorter prefixes and came past (`passed`), and of whole rollouts (`rolled`); and the first that vouches
+    and writes something (a local refiner's target).
     `sampled` of them were asked for here, `refused` in vain. `correct` counts those that are right, whether or not they
     vouch."""
 
@@ -28,18 +29,17 @@ class Evidence:
     correct: int = 0
     passed_successes: int = 0
     passed: int = 0
+    rolled_successes: int = 0
+    rolled: int = 0
     sampled: int = 0
     refused: int = 0
     right: Trace | None = None
 
-    def add(self, trace: Trace, vouching: bool, passing: bool = False) -> None:
+    def add(self, trace: Trace, vouching: bool) -> None:
         """Count one continuation."""
         self.trials += 1
         self.correct += trace.correct
         self.successes += vouching
-        if passing:
-            self.passed += 1
-            self.passed_successes += vouching
         if vouching and trace.steps and self.right is None:
             self.right = trace
 
@@ -77,7 +77,9 @@ class Knowledge:
                 continue
             here.add(trace, vouches(prefix[1], trace, self.consistency))
             if self.share:
-                self._pass(prefix, trace)
+                for longer, vouching in self._pass(prefix, trace):
+                    longer.passed += 1
+                    longer.passed_successes += vouching
 
     def add_rollouts(self, rollouts: Iterable[Rollout]) -> None:
         """Count whole rollouts, drawn as continuations are, of their problem and of every prefix they pass."""
@@ -86,17 +88,22 @@ class Knowledge:
                 continue
             right, all_ = self.solved.get(rollout.problem_id, (0, 0))
             self.solved[rollout.problem_id] = (right + rollout.correct, all_ + 1)
-            self._pass((rollout.problem_id, ()), Trace(rollout.steps, rollout.correct))
+            for longer, vouching in self._pass((rollout.problem_id, ()), Trace(rollout.steps, rollout.correct)):
+                longer.rolled += 1
+                longer.rolled_successes += vouching
 
     def inconsistent(self) -> int:
         """How many prefixes have right continuations of which none vouches for them (rule 2)."""
         return sum(here.correct > 0 and here.successes == 0 for here in self.found.values())
 
-    def _pass(self, prefix: Prefix, trace: Trace) -> None:
+    def _pass(self, prefix: Prefix, trace: Trace) -> Iterator[tuple[Evidence, bool]]:
+        """Count a continuation for the longer prefixes that it passes; yields each, and whether it vouches for it."""
         problem, steps = prefix
         for length in range(1, len(trace.steps)):
             longer = steps + trace.steps[:length]
             here = self.found.get((problem, longer))
             if here is not None:
                 rest = Trace(trace.steps[length:], trace.correct)
-                here.add(rest, vouches(longer, rest, self.consistency), passing=True)
+                vouching = vouches(longer, rest, self.consistency)
+                here.add(rest, vouching)
+                yield here, vouching

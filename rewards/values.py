@@ -172,8 +172,8 @@ def _infer(model: ValueModel, counts: Counts, likelihood: np.ndarray) -> tuple[B
 def _good_values(model: ValueModel) -> np.ndarray:
     """The distribution over values of positive prefixes (M + 1, values, levels): none at or below the threshold."""
     mean, value = model.mean[:, None, :], _VALUES[:, None]
-    density = value ** (mean * _SPREAD - 1) * (1 - value) ** ((1 - mean) * _SPREAD - 1) * np.gradient(_VALUES)[:, None]
-    density = np.where(value > model.threshold, density, 0)
+    width = np.where(value > model.threshold, np.gradient(_VALUES)[:, None], 0)
+    density = value ** (mean * _SPREAD - 1) * (1 - value) ** ((1 - mean) * _SPREAD - 1) * width
     return density / density.sum(1, keepdims=True)
 
 

@@ -145,9 +145,18 @@ def test_continuations_count_wherever_they_pass():
     assert (found.successes, found.trials, found.sampled) == (1, 2, 0)
     assert found.right == Trace(("then", "#### 1"), True)
     assert labeller.wave() == {("p", ("step 0", "step 1", "step 2")): 2}
-    # each counts once for the model: at the last prefix that it passes
+    # each counts once for the model: where it was sampled
     counts = labeller.counts(labeller.solutions)
-    assert counts.trials.tolist() == [[0, 2, 0, 0]] and counts.successes.tolist() == [[0, 1, 0, 0]]
+    assert counts.trials.tolist() == [[0, 0, 2, 0]] and counts.successes.tolist() == [[0, 0, 1, 0]]
+
+
+def test_a_rollout_counts_once_at_the_last_prefix_that_it_passes():
+    wrong = solution(3)
+    others = [rollout(["step 0", "step 1", "else", "#### 1"], True, 1), rollout(["other", "#### 9"], False, 2)]
+    labeller = Labeller([wrong], SearchArgs(), consistency=False, drawn_alike=[wrong, *others])
+    counts = labeller.counts(labeller.solutions)
+    # columns from the last prefix back to the question, where the second one left the solution's way
+    assert counts.trials.tolist() == [[0, 1, 0, 1]] and counts.successes.tolist() == [[0, 1, 0, 0]]
 
 
 def test_right_rollouts_vouch_for_free():

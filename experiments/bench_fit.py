@@ -63,7 +63,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         epochs=1,
         tokens_per_step=args.tokens_per_step,
         tokens_per_batch=args.tokens_per_step,
-        layout=args.layout,
+        layout="padded" if args.layout == "padded" else "packed",
+        share_prefixes=args.layout == "shared",
         learning_rate=args.learning_rate,
         warmup=args.warmup,
         final_share=0.0,
@@ -130,13 +131,18 @@ def score(args: argparse.Namespace) -> dict[str, Any]:
     solutions = [row["completions"] for row in rows]
     found: dict[str, Any] = {"solutions": len(rows), "steps": sum(map(len, solutions))}
     scores = {}
-    for name, run in (("whole", _score_whole), ("prefix", _score_prefixes)):
-        scorer = Scorer(model.eval(), tokenizer, "sorm", 0.5)
+    for name, run in (("whole", _score_whole), ("prefix", _score_prefixes), ("shared", _score_whole)):
+        scorer = Scorer(model.eval(), tokenizer, "sorm", 0.5, share_prefixes=name == "shared")
         wall, cpu = time.perf_counter(), cpu_seconds()
         scores[name] = run(scorer, problems, solutions)
         found |= {f"{name}_seconds": time.perf_counter() - wall, f"{name}_cpu_seconds": cpu_seconds() - cpu}
         found[f"{name}_tokens"] = scorer.tokens
-    gaps = [abs(a - b) for one, other in zip(*scores.values(), strict=True) for a, b in zip(one, other, strict=True)]
+    gaps = [
+        abs(a - b)
+        for name in ("prefix", "shared")
+        for one, other in zip(scores["whole"], scores[name], strict=True)
+        for a, b in zip(one, other, strict=True)
+    ]
     return found | {"largest_gap": max(gaps)}
 
 

@@ -138,7 +138,7 @@ def contenders(job: str, args: argparse.Namespace, data: Data) -> list[Contender
     here = [sys.executable, "-m", "experiments.bench_fit", job, *common]
     here += ["--start", str(data.ours), "--held-out", str(data.held_out), "--warmup", str(_WARMUP)]
     here += ["--tokens-per-step", str(args.tokens_per_step)]
-    found = [Contender(f"ours, {layout}", [*here, "--layout", layout]) for layout in ("packed", "padded")]
+    found = [Contender(f"ours, {layout}", [*here, "--layout", layout]) for layout in ("shared", "packed", "padded")]
     if args.alone:
         return found
     there = [getattr(args, f"trl_{job}"), "-m", "experiments.bench_trl", job, *common]
@@ -194,7 +194,7 @@ def compare(job: str, args: argparse.Namespace, folder: Path) -> None:
 
 
 def render_table(job: str, contenders: Sequence[Contender], lengths: Sequence[int]) -> list[str]:
-    """Medians of all rounds, and of the ratios of our packed path to each other within a round."""
+    """Medians of all rounds, and of the ratios of our shared path to each other within a round."""
     first = contenders[0].runs[0]
     lines = [
         f"{JOBS[job]}: {first['examples']} examples of {min(lengths)} to {max(lengths)} tokens, "
@@ -218,7 +218,7 @@ def render_table(job: str, contenders: Sequence[Contender], lengths: Sequence[in
     for contender in contenders[1:]:
         by = [ratios(contenders[0], contender, clock) for clock in ("seconds", "cpu_seconds")]
         wall, cpu = (f"{statistics.median(one):.2f} ({min(one):.2f} to {max(one):.2f})" for one in by)
-        lines.append(f"packed is {wall} times as fast as {contender.name}; by processor time {cpu}")
+        lines.append(f"ours, shared is {wall} times as fast as {contender.name}; by processor time {cpu}")
     return [*lines, ""]
 
 
@@ -235,7 +235,8 @@ def compare_scoring(args: argparse.Namespace, folder: Path) -> None:
     runs = [run(command) for _ in range(args.rounds)]
     first = runs[0]
     print(f"scoring: {first['solutions']} solutions, {first['steps']} steps, largest gap {first['largest_gap']:.1e}")
-    for name, way in (("whole", "one forward for all steps"), ("prefix", "one a prefix")):
+    ways = {"shared": "all steps, prompts once", "whole": "one forward for all steps", "prefix": "one a prefix"}
+    for name, way in ways.items():
         seconds = statistics.median(one[f"{name}_seconds"] for one in runs)
         print(f"{way:28}{first[f'{name}_tokens']:12} tokens{seconds:9.2f} s")
     faster = statistics.median(one["prefix_cpu_seconds"] / one["whole_cpu_seconds"] for one in runs)

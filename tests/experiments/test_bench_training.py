@@ -93,7 +93,7 @@ def test_the_table_has_medians_and_ratios_within_rounds():
     assert "loss before 0.7000" in lines[1]
     assert lines[3].split()[1:] == ["5.0", "400", "200", "80.0%", "5", "0.5000", "3.0"]
     assert lines[4].split()[1:3] == ["3.3", "267"]
-    expected = "packed is 1.50 (1.00 to 3.00) times as fast as other; by processor time 1.00 (1.00 to 2.00)"
+    expected = "ours, shared is 1.50 (1.00 to 3.00) times as fast as other; by processor time 1.00 (1.00 to 2.00)"
     assert lines[5] == expected
 
 
@@ -122,7 +122,7 @@ def test_trl_gets_as_many_tokens_a_step_and_the_same_schedule(tmp_path):
         ("prm", ["--batch 10"] * 2),
         ("sft", ["--packing 256 --batch 1 --accumulate 4", "--batch 10"]),
     ):
-        _, _, *theirs = contenders(job, args, data)
+        _, _, _, *theirs = contenders(job, args, data)
         for one, option in zip(theirs, options, strict=True):
             command = " ".join(one.command)
             assert f"experiments.bench_trl {job} --rows {data.rows} --learning-rate 0.0004" in command
@@ -160,13 +160,14 @@ def test_our_side_trains_and_scores(tmp_path, monkeypatch, capsys):
     given = "--alone --problems 6 --solutions 3 --held-out-problems 2 --rounds 1 --tokens-per-step 400".split()
     assert main(["--model", save_policy(tmp_path / "policy", context=256), *given]) == 0
     out = "".join(printed) + capsys.readouterr().out
-    packed, padded, *_, scores = told
-    assert packed["digest"] == padded["digest"] and packed["examples"] == 18
+    shared, packed, padded, *_, scores = told
+    assert shared["digest"] == packed["digest"] == padded["digest"] and packed["examples"] == 18
     assert packed["start_loss"] == pytest.approx(0.6931, abs=1e-4)
     # two layouts, one training
     assert packed["loss"] == pytest.approx(padded["loss"], abs=1e-5) != packed["start_loss"]
-    assert packed["tokens"] == packed["read"] < padded["read"]
-    assert "ours, packed" in out and "packed is" in out and "times fewer tokens" in out
+    assert shared["read"] < packed["tokens"] == packed["read"] < padded["read"]
+    assert scores["shared_tokens"] < scores["whole_tokens"] < scores["prefix_tokens"]
+    assert "ours, shared" in out and "shared is" in out and "times fewer tokens" in out
     assert scores["largest_gap"] < 1e-5
     rows = step_rows(make_problems("validation", 2, None), 3, seed=1)
     examples = examples_of(tokenizer(), rows)

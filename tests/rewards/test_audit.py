@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 
 import pytest
@@ -204,6 +205,8 @@ def test_the_command(labelled, tmp_path, monkeypatch, capsys):
     labels, policy = labelled
     argv = [f"labels={labels}", f"policy={policy}", "sampler.backend=scripted", "sampler.max_tokens=8"]
     monkeypatch.chdir(tmp_path)
+    # a command ends in its own way when it is told to; not so the tests
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     for how in ("made in", "reused"):
         monkeypatch.setattr(sys, "argv", ["audit_labels", *argv])
         main()

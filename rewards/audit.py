@@ -244,13 +244,19 @@ def audit_labels(args: AuditArgs, work: Workspace) -> None:
     work.count(
         solutions=len(drawn),
         wrong_solutions=sum(not row.correct for row in rows),
-        continuations=sum(sum(one.trials) for one in audited),
+        continuations=count_continuations(audited),
         not_decided=given - labels,
         **doubt_reference(audited),
     )
     for name, rate in measure(audited).items():
         shares = {"": rate.errors / rate.n, "_low": rate.low, "_high": rate.high, "_n": rate.n}
         work.count(**{name + end: value for end, value in shares.items()})
+
+
+def count_continuations(audited: Sequence[Audited]) -> int:
+    """Continuations of all prefixes: what two solutions share was sampled once."""
+    own = {(one.problem_id, one.steps[: i + 1]): number for one in audited for i, number in enumerate(one.trials)}
+    return sum(own.values())
 
 
 def warn_of_others(source: Artifact, policy: Artifact, args: AuditArgs, work: Workspace) -> None:

@@ -72,9 +72,8 @@ def collect(
     """Draw every sample of every request that is not on disk yet; what was there and what is new come back together.
 
     `label` names this piece of work within its stage; what stands before a slash is common to several pieces.
-    `make_row` turns a sample into the record (of class `cls`) to
-    keep, such as a graded rollout; without it the sample itself is kept. With several processes each draws its share,
-    and all of them get all rows.
+    `make_row` turns a sample into the record (of class `cls`) to keep, such as a graded rollout; without it the sample
+    itself is kept. With several processes each draws its share, and all of them get all rows.
 
     Raises:
         ValueError: two requests have the same id, an id is no text, `n` is under 1, or every request was refused
@@ -87,7 +86,7 @@ def collect(
     known, others = _known(folder, about, work)
     missing = [_missing(request, known.get(request.id, set())) for request in requests]
     left = sum(len(request.indices) for request in missing)
-    if known:
+    if known and (left or "/" not in label):  # of many pieces only the one that is gone on with
         logger.info("%s: %d samples are there from before, %d to go", label, sum(map(len, known.values())), left)
     # by the request's place in the list, so that a share is the same whatever is missing
     share = [request for i, request in enumerate(missing) if i % work.processes.count == work.processes.rank]

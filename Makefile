@@ -6,8 +6,10 @@ CONSTRAINED := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1
 
 VLLM := .venv-vllm
+TRL_PRM := .venv-trl-prm
+TRL_SFT := .venv-trl-sft
 
-.PHONY: demo test faults test-vllm bench-sampling lint format clean students
+.PHONY: demo test faults test-vllm bench-sampling bench-training lint format clean students
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.glore run.name=demo
@@ -19,9 +21,10 @@ test: lint
 faults: $(VENV)/.installed-dev
 	$(OFFLINE) $(BIN)/python -m pytest -q -m slow tests/faults
 
-# the backend vllm on a real engine, in an environment of its own
+# the backend vllm and reward models on a real engine, in an environment of its own
 test-vllm: $(VLLM)/.installed
-	$(OFFLINE) $(VLLM)/bin/python -m pytest -q tests/rollouts/test_vllm_*.py tests/rollouts/test_openai_vllm_serve.py
+	$(OFFLINE) $(VLLM)/bin/python -m pytest -q tests/rollouts/test_vllm_*.py tests/rollouts/test_openai_vllm_serve.py \
+		tests/rewards/test_vllm_*.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -49,8 +52,16 @@ $(VLLM)/.installed: pyproject.toml setup.cfg constraints.txt constraints-vllm.tx
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
+# the last release with a PRMTrainer, and a current one
+$(TRL_PRM)/.installed: RELEASE := trl==1.13.0
+$(TRL_SFT)/.installed: RELEASE := trl==1.16.0
+$(TRL_PRM)/.installed $(TRL_SFT)/.installed: constraints-trl.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-trl.txt $(RELEASE)
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(TRL_PRM) $(TRL_SFT) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 # the checkpoint in refine/students, made anew (its README says how long it took)
 students: $(VENV)/.installed
@@ -64,3 +75,8 @@ students: $(VENV)/.installed
 bench-sampling: $(VENV)/.installed $(VLLM)/.installed
 	$(OFFLINE) $(BIN)/python -m experiments.bench_sampling $(BENCH)
 	$(OFFLINE) $(VLLM)/bin/python -m experiments.bench_vllm $(BENCH_VLLM)
+
+# training beside TRL's own trainers, a quarter of an hour; for another model and real problems:
+# make bench-training BENCH='--model MODEL --gsm8k FOLDER --problems 10 --held-out-problems 5 --learning-rate 2e-5'
+bench-training: $(VENV)/.installed $(TRL_PRM)/.installed $(TRL_SFT)/.installed
+	$(OFFLINE) $(BIN)/python -m experiments.bench_training $(BENCH)

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import and_
-from pathlib import Path
 
 from experiments.stage import stage_command
 from refine.evaluate import ReportInputs, build_report
 from rollouts.artifacts import Artifact, Stage, Workspace, parent
 from rollouts.problems.oracle import can_still_reach, judge_steps
 from rollouts.problems.source import question_key
-from rollouts.store import read_json
 from rollouts.types import Candidate, Choice, Judgement, Problem, StepLabels
+from training.models import read_facts
 
 WITH_ORACLE = "arithmetic"  # the source whose problems the oracle understands
 
@@ -31,7 +30,7 @@ class ReportArgs:
     candidates: str = parent("revise")
     orm: str = parent("train_reward")
     sorm: str = parent("train_reward")
-    labels: str | None = parent("label_steps", default=None)
+    labels: str | None = parent("label_steps", "import_labels", default=None)
     trained_on: str | None = parent("sample", default=None)
     stages: list[str] = parent(plain=True, default=[])
     names: list[str] = field(default_factory=list)
@@ -115,7 +114,7 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
 
 
 def _threshold(model: Artifact) -> float:
-    return read_json(Path(model.path) / "reward.json")["threshold"]
+    return read_facts(model.path)["threshold"]
 
 
 def _cost(artifact: Artifact) -> dict[str, float | bool]:

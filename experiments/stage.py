@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config import ConfigError, Job, build_job, claim_folder, read_yaml, register_schema
-from rollouts.artifacts import Stage, make
+from rollouts.artifacts import Artifact, Stage, make
 from rollouts.processes import current
 from rollouts.store import write_json
 from training.launch import LaunchArgs, child, child_environment, end_with_parent, launch_command, must_launch
@@ -35,8 +35,11 @@ class JobFailed(RuntimeError):
         self.code = code
 
 
-def stage_command(stage: Stage, config_name: str | None = None) -> Callable[[], None]:
-    """The command of one stage: finds or makes its artifact. See `command`."""
+def stage_command(
+    stage: Stage, config_name: str | None = None, show: Callable[[Artifact], None] | None = None
+) -> Callable[[], None]:
+    """The command of one stage: finds or makes its artifact, of which `show` prints more than the path. See
+    `command`."""
 
     def work(job: Job) -> dict[str, Any]:
         tracking = dataclasses.replace(
@@ -47,6 +50,8 @@ def stage_command(stage: Stage, config_name: str | None = None) -> Callable[[], 
             return Tracker(tracking, folder, config=job.config, mirror_folder=job.folder)
 
         artifact, reused = make(stage, job.args, job.run.artifacts, track)
+        if show is not None and current().first:
+            show(artifact)
         known = {name: artifact.manifest[name] for name in ("stage", "key", "seconds", "tokens")}
         return known | {"path": str(artifact.path), "reused": reused}
 

@@ -19,7 +19,7 @@ class PairArgs:
     """Arguments of the stage `build_pairs`: at most `max_per_problem` pairs of each kind for a problem."""
 
     rollouts: str = parent("sample")
-    labels: str | None = parent("label_steps", default=None)
+    labels: str | None = parent("label_steps", "import_labels", default=None)
     max_per_problem: int = 4
     max_right_per_wrong: int = 1
     seed: int = 0

@@ -15,8 +15,8 @@ from rollouts.types import Candidate, Choice, Judgement, Problem
 
 
 def _best(candidates: Sequence[Candidate], scores: Sequence[float]) -> int:
-    # not a number is the worst there is; among equals the first wins, which keeps the draft
-    ranked = [-math.inf if math.isnan(score) else score for score in scores]
+    # what is no finite number is the worst there is; among equals the first wins, which keeps the draft
+    ranked = [score if math.isfinite(score) else -math.inf for score in scores]
     return ranked.index(max(ranked))
 
 
@@ -153,7 +153,7 @@ def choose(
 def rerank(args: RerankArgs, work: Workspace) -> None:
     """Score every candidate with both reward models and choose by every selector; writes `judgements` (Judgement)
     and `rows` (Choice)."""
-    from rewards.score import load_scorer
+    from rewards.score import load_scorer, score_all
 
     source = work.parents["candidates"]
     problems = {problem.id: problem for problem in source.rows(Problem, "problems")}
@@ -168,10 +168,9 @@ def rerank(args: RerankArgs, work: Workspace) -> None:
         scorer = load_scorer(getattr(args, name), device=args.device, batch_tokens=args.batch_tokens)
         if scorer.kind != name:
             raise ValueError(f"{name}={getattr(args, name)} is a reward model of kind {scorer.kind}")
-        with work.progress(len(candidates), "candidates", f"score {name}") as bar:
-            scores = scorer.score([problems[c.problem_id] for c in candidates], [c.steps for c in candidates])
-            bar.advance(len(candidates))
-        work.spend(scorer.tokens)
+        names = ["/".join(map(str, identity(c))) for c in candidates]
+        asked = [problems[c.problem_id] for c in candidates]
+        scores = score_all(scorer, names, asked, [c.steps for c in candidates], work, f"score {name}")
         own = [Judgement(*identity(c), name, tuple(s)) for c, s in zip(candidates, scores, strict=True)]
         judgements.extend(own)
         # a text without a single step is worth nothing

@@ -61,13 +61,13 @@ def locate(
         return [0 if draft.steps else None for draft in drafts]
     if where == "oracle":
         return [_true_first_error(problem, draft) for problem, draft in zip(problems, drafts, strict=True)]
-    from rewards.score import first_error, load_scorer
+    from rewards.score import first_error, load_scorer, score_all
 
     scorer = load_scorer(getattr(args, where), device=args.sampler.device, batch_tokens=args.batch_tokens)
     if scorer.kind != where:
         raise ValueError(f"{where}={getattr(args, where)} is a reward model of kind {scorer.kind}")
-    scores = scorer.score(problems, [draft.steps for draft in drafts])
-    work.spend(scorer.tokens)
+    steps = [draft.steps for draft in drafts]
+    scores = score_all(scorer, [draft.id for draft in drafts], problems, steps, work, f"score {where}")
     return [first_error(own, scorer.threshold) for own in scores]
 
 

@@ -5,8 +5,10 @@ Student, refiners and control are all supervised fine-tuning: one trainer, diffe
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from refine.formats import KINDS, render_refinement
 from rollouts.artifacts import Stage, Workspace, parent
@@ -15,9 +17,13 @@ from rollouts.problems.source import ProblemArgs
 from rollouts.prompts import render_prompt, render_solution
 from rollouts.steps import split_steps
 from rollouts.types import Problem, RefinementPair, Rollout
-from training.loop import TrainArgs
+from training.adapters import ADAPTER, LoraArgs
+from training.args import TrainArgs
 from training.models import ModelArgs
 from training.policy import Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 EXAMPLES = ("solutions", "rollouts", *KINDS)
 
@@ -36,9 +42,12 @@ class TrainPolicyArgs:
     pairs: str | None = parent("build_pairs", default=None)
     problems: ProblemArgs = field(default_factory=ProblemArgs)
     model: ModelArgs = field(default_factory=ModelArgs)
+    lora: LoraArgs = field(default_factory=LoraArgs)
     train: TrainArgs = field(default_factory=TrainArgs)
     max_per_problem: int = 4
     max_length: int = 512
+    # of the questions; on their texts the loss is measured, and may stop the training early
+    validation_share: float = 0.0
     # where there is not one example, hand the starting policy on untrained: for debugging with weak policies only
     allow_empty: bool = False
 
@@ -51,6 +60,8 @@ class TrainPolicyArgs:
             raise ValueError(f"examples={list(self.examples)} with rollouts={self.rollouts}: give both or neither")
         if bool(set(KINDS) & set(self.examples)) != (self.pairs is not None):
             raise ValueError(f"examples={list(self.examples)} with pairs={self.pairs}: give both or neither")
+        if not 0 <= self.validation_share < 1:
+            raise ValueError(f"validation_share must be in [0, 1), not {self.validation_share}")
         if self.max_per_problem < 1 or self.max_length < 8:
             raise ValueError(
                 f"max_per_problem must be at least 1 and max_length 8, not {self.max_per_problem}, {self.max_length}"
@@ -110,6 +121,22 @@ def collect_texts(args: TrainPolicyArgs, work: Workspace) -> tuple[list[Text], d
     return texts, counts
 
 
+def hold_out(texts: Sequence[Text], share: float, seed: int) -> tuple[list[Text], list[Text]]:
+    """Texts for training, and those of a share of the questions (at least one of two) for validation.
+
+    A question is the first line of what a policy reads, whatever else there is to read.
+    """
+    questions = sorted({text.prompt.partition("\n")[0] for text in texts})
+    if share == 0 or len(questions) < 2:
+        return list(texts), []
+    random.Random(f"validation/{seed}").shuffle(questions)
+    held = set(questions[: min(len(questions) - 1, max(1, round(share * len(questions))))])
+    parts: tuple[list[Text], list[Text]] = ([], [])
+    for text in texts:
+        parts[text.prompt.partition("\n")[0] in held].append(text)
+    return parts
+
+
 def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
     """Fine-tune a policy and save it as a Hugging Face folder: the artifact itself is the checkpoint.
 
@@ -118,7 +145,9 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
             not know.
     """
     from rollouts.policies import context_length, load_policy
-    from training.loop import count_steps, fit
+    from training.adapters import add_adapter, merge_adapter, save_adapter
+    from training.engine import mean_loss
+    from training.loop import fit
     from training.models import make_policy, save_model
     from training.policy import completion_loss, encode_completions
 
@@ -133,8 +162,10 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
     else:
         model, tokenizer = load_policy(args.policy, "float32", args.train.device)
     most = min(args.max_length, context_length(model) or args.max_length)
-    examples, too_long = encode_completions(tokenizer, texts, most)
-    work.count(**counts, too_long=too_long)
+    train, held = hold_out(texts, args.validation_share, args.train.seed)
+    examples, too_long = encode_completions(tokenizer, train, most)
+    validation, too_long_held = encode_completions(tokenizer, held, most)
+    work.count(**counts, too_long=too_long + too_long_held)
     if not examples and args.allow_empty:
         save_model(model, tokenizer, work.folder)
         return
@@ -142,12 +173,19 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
         raise ValueError(
             f"not one of {len(texts)} texts has at most {most} tokens (max_length, or the model's context)"
         )
-    steps = count_steps([len(example.ids) for example in examples], args.train)
-    with work.progress(steps, "steps", "train " + "+".join(args.examples)) as bar:
-        figures = fit(model, examples, completion_loss, args.train, tokenizer.pad_token_id, work.track, bar)
-    save_model(model, tokenizer, work.folder)
-    work.spend(int(figures["trained_tokens"]))
-    work.count(**figures)
+    model = add_adapter(model, args.lora, args.train.seed)
+
+    def evaluate(trained: PreTrainedModel) -> dict[str, float]:
+        return {"cross_entropy": mean_loss(trained, validation, completion_loss, args.train, tokenizer.pad_token_id)}
+
+    label, judge = "train " + "+".join(args.examples), evaluate if validation else None
+    trained = fit(model, tokenizer, examples, completion_loss, args.train, work, label, judge)
+    if work.processes.first:  # the library saves nothing on others
+        if args.lora.keep_adapter:
+            save_adapter(model, work.folder / ADAPTER)
+        save_model(merge_adapter(model), tokenizer, work.folder)
+    work.spend(int(trained.figures["trained_tokens"]))
+    work.count(**trained.figures, **{f"validation_{name}": value for name, value in trained.evaluation.items()})
 
 
-TRAIN_POLICY = Stage("train_policy", 2, TrainPolicyArgs, train_policy)
+TRAIN_POLICY = Stage("train_policy", 3, TrainPolicyArgs, train_policy)

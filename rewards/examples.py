@@ -5,6 +5,7 @@ ORM and SORM differ only in which steps carry which labels; from here on they ar
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from training.batches import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ def encode_labels(
         if label is not None:
             positions.append(end)
             targets.append(float(label))
-    return Example(encoded.ids, positions, targets)
+    return Example(encoded.ids, positions, targets, min(encoded.prompt_length, len(encoded.ids)))
 
 
 def encode_solutions(
@@ -62,3 +65,10 @@ def encode_solutions(
     labels = sum(label is not None for s in solutions for label in s.labels)
     lost = labels - sum(len(example.positions) for example in examples)
     return [example for example in examples if example.positions], lost
+
+
+def warn_of_lost(lost: int, left: int, max_length: int) -> None:
+    """Say in the log how many labels were lost to `max_length`, if any were; `left` are those that were not."""
+    if lost:
+        share = 100 * lost / (lost + left)
+        logger.warning("%d labels (%.1f%%) are lost: they stand beyond max_length=%d tokens", lost, share, max_length)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def step_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """The head's logits (targets,) at the ends of the steps that `batch` names, in float32."""
-    logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+    logits = model(**batch.inputs()).logits
     return logits[batch.rows, batch.positions, 0].float()
 
 

@@ -1,46 +1,48 @@
-"""Rollouts into step labels: K continuations from every prefix say whether a right answer can still be reached
-(GLoRe sec. 3.2), and three rules clean what they say.
+"""Rollouts into step labels: continuations of prefixes say whether a right answer can still be reached.
 
-The rules are pure functions, each with its own switch. Balance is applied when a model is trained, since it drops
-labels that other users of the same labels want.
+The stage only (GLoRe sec. 3.2): who asks for what is in `rewards/labeller.py`, rules that clean labels in
+`rewards/cleaning.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import random
-import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from rewards.examples import LabelledSolution
-from rollouts.answers import grade
-from rollouts.artifacts import Stage, Workspace, parent
+from rewards.cleaning import changed_labels, drop_doubtful
+from rewards.labeller import Labeller, SearchArgs
+from rewards.prefixes import Prefix, open_prefixes
+from rewards.search import continuation_steps
+from rewards.traces import Trace, grade_trace
+from rollouts.artifacts import Artifact, Stage, Workspace, parent
 from rollouts.collect import collect
-from rollouts.prompts import parse_solution, render_prompt
-from rollouts.sampling import REFUSED, Request, Sample, SamplerArgs, by_name, load_sampler
-from rollouts.steps import ANSWER_MARK, join_steps
+from rollouts.prompts import render_prompt
+from rollouts.sampling import Request, Sampler, SamplerArgs, by_name, load_sampler
+from rollouts.steps import join_steps
 from rollouts.types import Problem, Rollout, StepLabels
 
-# a minus is a sign where nothing that could be subtracted from stands before it
-_NUMBER = re.compile(r"(?<![0-9.])(?:(?<![0-9A-Za-z)%.])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?")
-_EQUALS = re.compile(r"=\s*\$?\s*(?=-?[0-9])")
+PAPER_K = 8  # continuations of every prefix that GLoRe samples: what costs are compared with
 
 
 @dataclass
-class LabelArgs:
-    """Arguments of the stage `label_steps`: `continuations` is the paper's K."""
+class LabelArgs(SearchArgs):
+    """Arguments of the stage `label_steps`: those of the search, and which rollouts are labelled.
+
+    `least_confidence` removes labels that are less likely than this to be right.
+    """
 
     rollouts: str = parent("sample")
     policy: str = parent("train_policy", plain=True, unless="served")
     sampler: SamplerArgs = field(default_factory=SamplerArgs)
-    continuations: int = 8
     max_wrong_per_problem: int | None = None
     max_right_per_problem: int | None = None
     max_problems: int | None = None
     positive_propagation: bool = True
     consistency: bool = True
+    least_confidence: float | None = None
     seed: int = 0
 
     @property
@@ -50,130 +52,15 @@ class LabelArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
-        for name in ("continuations", "max_wrong_per_problem", "max_right_per_problem", "max_problems"):
+        super().validate()
+        for name in ("max_wrong_per_problem", "max_right_per_problem", "max_problems"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.least_confidence is not None and not 0 <= self.least_confidence <= 1:
+            raise ValueError(f"least_confidence must be in [0, 1], not {self.least_confidence}")
         if self.continuations > 1 and self.sampler.temperature == 0:
             raise ValueError("greedy continuations would all be the same: set sampler.temperature")
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """One verifying trace: the steps that followed a prefix, and whether they reached the right answer."""
-
-    steps: tuple[str, ...]
-    correct: bool
-
-
-def step_result(step: str) -> str | None:
-    """The intermediate result R_i that a step computed: the number after its last equals sign, else the last number
-    it states; None where there is none. Written without separators and trailing zeros."""
-    after = [found.end() for found in _EQUALS.finditer(step)]
-    numbers = _numbers(step[after[-1] :])[:1] if after else _numbers(step)[-1:]
-    return numbers[0] if numbers else None
-
-
-def _numbers(text: str) -> list[str]:
-    """The numbers of a text as digits that can be compared: 1,080.50 is 1080.5 (no text is too long for that)."""
-    found = []
-    for number in _NUMBER.findall(text):
-        whole, _, decimals = number.replace(",", "").partition(".")
-        sign, whole, decimals = whole[: whole.count("-")], whole.lstrip("-0") or "0", decimals.rstrip("0")
-        found.append(sign + whole + ("." + decimals if decimals else ""))
-    return found
-
-
-def is_consistent(prefix: Sequence[str], suffix: Sequence[str]) -> bool:
-    """Whether a trace uses what the prefix's last step computed: the result stands in the suffix (rule 2).
-
-    A step that states no number cannot be ignored, and an answer line has nothing after it that could use it.
-    """
-    result = step_result(prefix[-1])
-    if result is None or prefix[-1].startswith(ANSWER_MARK):
-        return True
-    return any(result in _numbers(step) for step in suffix)
-
-
-def count_traces(prefix: Sequence[str], traces: Sequence[Trace], consistency: bool) -> tuple[int, Trace | None]:
-    """How many traces vouch for a prefix, and the first of them that writes anything: a refiner's target."""
-    good = [t for t in traces if t.correct and (not consistency or is_consistent(prefix, t.steps))]
-    return len(good), next((t for t in good if t.steps), None)
-
-
-def propagate_positives(labels: Sequence[bool | None]) -> tuple[bool | None, ...]:
-    """If a prefix is positive, every shorter one is (rule 1)."""
-    last = max((i for i, label in enumerate(labels) if label), default=-1)
-    return tuple(True if i < last else label for i, label in enumerate(labels))
-
-
-def label_rollout(rollout: Rollout, traces: Sequence[Sequence[Trace]], args: LabelArgs) -> StepLabels:
-    """Labels of a wrong rollout, from the traces of each of its prefixes (`traces[i]` follow step i).
-
-    A prefix that ends in the answer line is the whole solution, and wrong; another one without a single trace has no
-    label of its own. The right continuation that is kept starts at the first error: after the last prefix before the
-    first negative one.
-    """
-    successes, found = [], []
-    labels: tuple[bool | None, ...] = ()
-    for i, step in enumerate(rollout.steps):
-        number, trace = count_traces(rollout.steps[: i + 1], traces[i], args.consistency)
-        successes.append(number)
-        found.append(trace)
-        labels += (number > 0 if traces[i] or step.startswith(ANSWER_MARK) else None,)
-    if args.positive_propagation:
-        labels = propagate_positives(labels)
-    first_negative = next((i for i, label in enumerate(labels) if label is False), len(labels))
-    fix = found[first_negative - 1] if 0 < first_negative < len(labels) else None
-    return StepLabels(
-        rollout_id=rollout.id,
-        problem_id=rollout.problem_id,
-        steps=rollout.steps,
-        correct=False,
-        labels=labels,
-        successes=tuple(successes),
-        trials=tuple(len(t) for t in traces),
-        fix_length=first_negative if fix is not None else None,
-        fix_steps=fix.steps if fix is not None else (),
-    )
-
-
-def label_right(rollout: Rollout) -> StepLabels:
-    """A rollout that was right is positive throughout, without sampling."""
-    zeros = (0,) * len(rollout.steps)
-    labels = (True,) * len(rollout.steps)
-    return StepLabels(rollout.id, rollout.problem_id, rollout.steps, True, labels, zeros, zeros, None, ())
-
-
-def balance_lengths(labels: Sequence[StepLabels], seed: int) -> list[LabelledSolution]:
-    """As many positive as negative labels at each prefix length (rule 3), so that a model cannot learn that early
-    steps are right and late ones wrong. Labels too many become None; solutions that lose all are dropped."""
-    places: dict[tuple[int, bool], list[tuple[int, int]]] = {}
-    for row, item in enumerate(labels):
-        for i, label in enumerate(item.labels):
-            if label is not None:
-                places.setdefault((i, label), []).append((row, i))
-    rng = random.Random(f"balance/{seed}")
-    kept: set[tuple[int, int]] = set()
-    for length in sorted({i for i, _ in places}):
-        sides = [places.get((length, label), []) for label in (True, False)]
-        fewer = min(map(len, sides))
-        for side in sides:
-            kept.update(rng.sample(side, fewer))
-    return to_solutions(labels, kept)
-
-
-def to_solutions(labels: Sequence[StepLabels], kept: set[tuple[int, int]] | None = None) -> list[LabelledSolution]:
-    """Step labels as a reward model's training rows; `kept` names the (row, step) places that keep their label."""
-    solutions = []
-    for row, item in enumerate(labels):
-        values = tuple(
-            float(label) if label is not None and (kept is None or (row, i) in kept) else None
-            for i, label in enumerate(item.labels)
-        )
-        if any(value is not None for value in values):
-            solutions.append(LabelledSolution(item.problem_id, item.steps, values))
-    return solutions
 
 
 def choose_rollouts(rollouts: Sequence[Rollout], args: LabelArgs) -> list[Rollout]:
@@ -195,59 +82,108 @@ def choose_rollouts(rollouts: Sequence[Rollout], args: LabelArgs) -> list[Rollou
     return chosen
 
 
-def prefix_requests(
-    problems: dict[str, Problem], rollouts: Sequence[Rollout], args: LabelArgs
-) -> dict[tuple[str, tuple[str, ...]], Request]:
-    """One request for each different prefix of the wrong rollouts, but for whole solutions: those are known.
+def label_right(rollout: Rollout) -> StepLabels:
+    """A rollout that was right is positive throughout, without sampling."""
+    zeros, known = (0,) * len(rollout.steps), (True,) * len(rollout.steps)
+    return StepLabels(rollout.id, rollout.problem_id, rollout.steps, True, known, zeros, zeros, None, (), "right")
 
-    A request is named after what it continues, so that its samples do not depend on what else is labelled.
+
+def drawn_alike(source: Artifact, policy: Artifact | None, args: LabelArgs) -> bool:
+    """Whether the rollouts were drawn as the continuations will be: same policy, temperature and nucleus. Then those
+    that begin alike are evidence for what they share, at no cost."""
+    sampled = source.manifest.get("args", {}).get("sampler", {})
+    came_from = (source.manifest.get("parents", {}).get("policy") or {}).get("key")
+    same = all(sampled.get(name) == getattr(args.sampler, name) for name in ("temperature", "top_p"))
+    return same and policy is not None and came_from == policy.key
+
+
+def wave_requests(wanted: Mapping[Prefix, int], labeller: Labeller, problems: dict[str, Problem], seed: int) -> dict:
+    """A request for the next continuations of each prefix, and what it continues, by its id.
+
+    It is named after the prefix and how many of its continuations there are, so that its samples do not depend on what
+    else is labelled.
     """
-    requests: dict[tuple[str, tuple[str, ...]], Request] = {}
-    for rollout in rollouts:
-        for length in range(1, len(rollout.steps) + 1):
-            prefix = rollout.steps[:length]
-            key = (rollout.problem_id, prefix)
-            if rollout.correct or prefix[-1].startswith(ANSWER_MARK) or key in requests:
-                continue
-            prompt, written = render_prompt(problems[rollout.problem_id].question), join_steps(prefix)
-            name = f"{rollout.problem_id}/prefix/{hashlib.sha256(written.encode()).hexdigest()[:16]}"
-            requests[key] = Request(name, prompt, written, args.continuations, args.seed)
+    requests: dict[str, tuple[Request, Prefix]] = {}
+    for prefix, number in wanted.items():
+        problem_id, steps = prefix
+        written = join_steps(steps)
+        digest = hashlib.sha256(written.encode()).hexdigest()[:16]
+        name = f"{problem_id}/prefix/{digest}/{labeller.known.found[prefix].sampled}"
+        requests[name] = Request(name, render_prompt(problems[problem_id].question), written, number, seed), prefix
     return requests
 
 
-def grade_trace(problem: Problem, prefix: Sequence[str], sample: Sample) -> Trace | None:
-    """A continuation as a trace; None where there is none (it was refused) or the grader could not decide."""
-    if sample.finish_reason == REFUSED:
-        return None
-    verdict = grade(join_steps(prefix) + sample.text, problem.answer)
-    return Trace(parse_solution(sample.text), verdict.correct) if verdict.graded else None
+def sample_waves(
+    labeller: Labeller, sampler: Sampler, problems: dict[str, Problem], work: Workspace, name: str, seed: int
+) -> float:
+    """Give the labeller what it asks for, wave after wave; returns the mean tokens of a continued step.
+
+    Every continuation is kept as it comes, and the waves follow from them: after a kill the same ones are asked for,
+    and only what is missing is sampled.
+    """
+    tokens = steps = 0.0
+    while True:
+        # floating-point sums may differ between machines: one process decides for all
+        asked = work.processes.share([[*prefix, number] for prefix, number in labeller.wave().items()])
+        if not asked:
+            return tokens / max(1.0, steps)
+        wanted = {(problem_id, tuple(prefix)): number for problem_id, prefix, number in asked}
+        requests = wave_requests(wanted, labeller, problems, seed)
+        samples = collect(sampler, [request for request, _ in requests.values()], work, f"{name}/{labeller.waves}")
+        for request, prefix in requests.values():
+            traces: list[Trace | None] = []
+            for sample in samples[request.id]:
+                trace = grade_trace(problems[prefix[0]], prefix[1], sample)
+                traces.append(trace)
+                tokens += sample.completion_tokens
+                steps += 0 if trace is None else max(0.5, len(trace.steps) - 0.5)
+            labeller.add(prefix, traces)
+        samples.close()
 
 
 def label_steps(args: LabelArgs, work: Workspace) -> None:
-    """Label the steps of the rollouts; writes `rows` (StepLabels) and `problems` (Problem).
-
-    K continuations are sampled at every prefix of every wrong rollout: the paper's way, and the reference.
-    """
+    """Label the steps of the rollouts; writes `rows` (StepLabels) and `problems` (Problem)."""
     source = work.parents["rollouts"]
     problems = {problem.id: problem for problem in source.rows(Problem, "problems")}
-    rollouts = choose_rollouts(source.rows(Rollout), args)
-    requests = prefix_requests(problems, rollouts, args)
+    rollouts = source.rows(Rollout)
+    chosen = choose_rollouts(rollouts, args)
+    wrong = [rollout for rollout in chosen if not rollout.correct]
+    alike = rollouts if drawn_alike(source, work.parents["policy"], args) else []
+    labeller = Labeller(wrong, args, args.consistency, alike, args.positive_propagation)
     with closing(load_sampler(args.policy, args.sampler)) as sampler:
-        samples = collect(sampler, list(requests.values()), work, "label_steps")
-    traces = {}
-    for (problem_id, prefix), request in requests.items():
-        graded = [grade_trace(problems[problem_id], prefix, sample) for sample in samples[request.id]]
-        traces[problem_id, prefix] = [trace for trace in graded if trace is not None]
-    rows = []
-    for rollout in rollouts:
-        if rollout.correct:
-            rows.append(label_right(rollout))
-        else:
-            prefixes = [rollout.steps[: i + 1] for i in range(len(rollout.steps))]
-            rows.append(label_rollout(rollout, [traces.get((rollout.problem_id, p), []) for p in prefixes], args))
+        step_tokens = sample_waves(labeller, sampler, problems, work, "label_steps", args.seed)
+    found = {row.rollout_id: row for row in labeller.label()}
+    doubtful = 0
+    if args.least_confidence is not None:
+        sure = {name: drop_doubtful(row, args.least_confidence) for name, row in found.items()}
+        doubtful = sum(changed_labels(row.labels, sure[name].labels) for name, row in found.items())
+        found = sure
+    rows = [found.get(rollout.id) or label_right(rollout) for rollout in chosen]
     work.write_rows("problems", list(problems.values()))
-    work.write_rows("rows", rows)
-    work.count(**count_labels(rows), continuations=sum(len(t) for t in traces.values()))
+    work.write_rows("rows", rows, StepLabels)
+    work.count(**count_labels(rows), removed_as_doubtful=doubtful, **count_cost(chosen, labeller, step_tokens))
+
+
+def count_cost(chosen: Sequence[Rollout], labeller: Labeller, step_tokens: float) -> dict[str, float]:
+    """What was sampled, and what GLoRe's way would have cost: 8 continuations of every prefix of every solution, or of
+    the wrong ones only. Its tokens are the steps it would write times the mean tokens of a step."""
+    sampled = sum(here.sampled for here in labeller.known.found.values())
+    writes = {True: 0.0, False: 0.0}
+    prefixes: dict[bool, int] = defaultdict(int)
+    for rollout in chosen:
+        open_ = open_prefixes(rollout.steps)
+        prefixes[bool(rollout.correct)] += open_
+        writes[bool(rollout.correct)] += PAPER_K * sum(continuation_steps(left) for left in range(open_))
+    return {
+        "waves": labeller.waves,
+        "continuations": sampled,
+        "changed_by_propagation": labeller.propagated,
+        "changed_by_consistency": labeller.known.inconsistent(),
+        "exhaustive_continuations": PAPER_K * sum(prefixes.values()),
+        "exhaustive_tokens": round(step_tokens * sum(writes.values())),
+        "exhaustive_tokens_of_wrong": round(step_tokens * writes[False]),
+        "recovery_rate": 0.0 if labeller.model is None else labeller.model.recovery,
+    }
 
 
 def count_labels(rows: Sequence[StepLabels]) -> dict[str, float]:
@@ -262,4 +198,4 @@ def count_labels(rows: Sequence[StepLabels]) -> dict[str, float]:
     }
 
 
-LABEL_STEPS = Stage("label_steps", 1, LabelArgs, label_steps)
+LABEL_STEPS = Stage("label_steps", 2, LabelArgs, label_steps)

@@ -6,22 +6,36 @@ chooses the threshold that is saved with the model.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rewards.examples import LabelledSolution, encode_solutions
-from rewards.metrics import auroc, best_threshold, brier, pairwise_accuracy
+from rewards.cleaning import balance_lengths, to_solutions
+from rewards.examples import LabelledSolution, encode_solutions, warn_of_lost
+from rewards.metrics import (
+    auroc,
+    best_threshold,
+    brier,
+    expected_calibration_error,
+    first_error_accuracy,
+    pairwise_accuracy,
+)
 from rewards.outcome import BALANCES, POSITIONS, balance_outcomes, label_outcomes
-from rewards.stepwise import balance_lengths, to_solutions
 from rollouts.artifacts import Stage, Workspace, parent
 from rollouts.policies import context_length
 from rollouts.types import Problem, Rollout, StepLabels
-from training.loop import TrainArgs
+from training.adapters import ADAPTER, LoraArgs
+from training.args import TrainArgs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+TARGETS = ("hard", "soft")
+_POSITIONS = 10  # from which on positions are taken together
+_LEAST = 1e-7  # the smallest chance of being wrong that is believed, since the last digits of a float32 say 0
 
 
 @dataclass
@@ -29,21 +43,24 @@ class TrainRewardArgs:
     """Arguments of the stage `train_reward`.
 
     `kind` orm reads `rollouts`, sorm reads `labels`. `positions` and `balance` are the ORM's; `balance_lengths` is the
-    SORM's rule 3 (GLoRe sec. 3.2). `shuffled_labels` trains the control that can learn nothing.
+    SORM's rule 3 (GLoRe sec. 3.2), and `targets` says whether it learns its labels (hard) or the share of
+    continuations expected to be right (soft). `shuffled_labels` trains the control that can learn nothing.
     """
 
     kind: str = "orm"
     policy: str = parent("train_policy", "train_reward", plain=True)
     rollouts: str | None = parent("sample", default=None)
-    labels: str | None = parent("label_steps", default=None)
+    labels: str | None = parent("label_steps", "import_labels", default=None)
     positions: str = "all_steps"
     balance: str = "problem"
     balance_lengths: bool = True
+    targets: str = "hard"
     shuffled_labels: bool = False
     validation_share: float = 0.05
     max_length: int = 512
     # where no label is left after balancing, save the model untrained: for debugging with weak policies only
     allow_empty: bool = False
+    lora: LoraArgs = field(default_factory=LoraArgs)
     train: TrainArgs = field(default_factory=TrainArgs)
 
     def validate(self) -> None:
@@ -60,6 +77,8 @@ class TrainRewardArgs:
                 f"an orm is trained on rollouts, a sorm on labels: kind={self.kind} with "
                 f"rollouts={self.rollouts}, labels={self.labels}"
             )
+        if self.targets not in TARGETS or (self.kind == "orm" and self.targets != "hard"):
+            raise ValueError(f"targets={self.targets!r} must be hard, or soft for a sorm, and kind is {self.kind}")
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share must be in (0, 1), not {self.validation_share}")
         if self.max_length < 8:
@@ -86,8 +105,9 @@ def build_solutions(args: TrainRewardArgs, work: Workspace) -> tuple[list[Labell
     labels = work.parents["labels"].rows(StepLabels)
     held = split_problems([row.problem_id for row in labels], args.validation_share, args.train.seed)
     train = [row for row in labels if row.problem_id not in held]
-    balanced = balance_lengths(train, args.train.seed) if args.balance_lengths else to_solutions(train)
-    return balanced, to_solutions([row for row in labels if row.problem_id in held])
+    soft = args.targets == "soft"
+    balanced = balance_lengths(train, args.train.seed, soft) if args.balance_lengths else to_solutions(train, soft=soft)
+    return balanced, to_solutions([row for row in labels if row.problem_id in held], soft=soft)
 
 
 def shuffle_labels(solutions: Sequence[LabelledSolution], seed: int) -> list[LabelledSolution]:
@@ -104,40 +124,77 @@ def shuffle_labels(solutions: Sequence[LabelledSolution], seed: int) -> list[Lab
 def validate_scores(
     kind: str, solutions: Sequence[LabelledSolution], scores: Sequence[Sequence[float]]
 ) -> dict[str, float]:
-    """What the held-out problems say of a model, by their own labels.
+    """What the held-out problems say of a model, by their own labels; a soft one counts as right from over 0.5.
 
-    AUROC, Brier score and accuracy over all steps; `threshold` is the one of best balanced accuracy on intermediate
-    steps (0.5 where they are all of one kind); for an ORM also AUROC and within-problem pairwise accuracy of the
-    scores of full solutions.
+    Cross-entropy (of the labels as they are), AUROC, Brier score, expected calibration error, and accuracy over all
+    steps and at each position (`accuracy_at_1` is the first step, `accuracy_at_10` all from the tenth on);
+    `threshold` is the one of best balanced accuracy on intermediate steps (0.5 where they are all of one kind). For
+    a SORM also how often the first wrong step is found; for an ORM AUROC and within-problem pairwise accuracy of
+    the scores of full solutions. What the labels cannot give is left out.
     """
     known = [
-        (label > 0.5, score, step + 1 < len(solution.steps))
+        (label, score, step)
         for solution, own in zip(solutions, scores, strict=True)
         for step, (label, score) in enumerate(zip(solution.labels, own, strict=True))
         if label is not None
     ]
-    labels, values = [label for label, *_ in known], [score for _, score, _ in known]
-    intermediate = [(label, score) for label, score, before_last in known if before_last]
+    right, values = [label > 0.5 for label, *_ in known], [score for _, score, _ in known]
+    intermediate = [
+        (label > 0.5, score)
+        for solution, own in zip(solutions, scores, strict=True)
+        for label, score in list(zip(solution.labels, own, strict=True))[:-1]
+        if label is not None
+    ]
     threshold = best_threshold([label for label, _ in intermediate], [score for _, score in intermediate])
+    hits = [(value >= threshold) == label for label, value in zip(right, values, strict=True)]
     found = {
-        "auroc": auroc(labels, values),
-        "brier": brier(labels, values),
-        "accuracy": sum((value >= threshold) == label for label, value in zip(labels, values, strict=True))
-        / len(labels),
+        "cross_entropy": sum(cross_entropy(label, score) for label, score, _ in known) / len(known),
+        "auroc": auroc(right, values),
+        "brier": brier(right, values),
+        "calibration_error": expected_calibration_error(right, values),
+        "accuracy": sum(hits) / len(hits),
         "threshold": threshold,
     }
+    places: dict[int, list[bool]] = {}
+    for hit, (_, _, step) in zip(hits, known, strict=True):
+        places.setdefault(min(step + 1, _POSITIONS), []).append(hit)
+    found |= {f"accuracy_at_{place}": sum(own) / len(own) for place, own in sorted(places.items())}
     if kind == "orm":
         finals = [(s.problem_id, s.labels[-1] == 1.0, own[-1]) for s, own in zip(solutions, scores, strict=True)]
         found["pairwise_accuracy"] = pairwise_accuracy(*map(list, zip(*finals, strict=True)))
         found["final_auroc"] = auroc([right for _, right, _ in finals], [score for *_, score in finals])
+    else:
+        found["first_error_accuracy"] = found_errors(solutions, scores, threshold)
     return {name: value for name, value in found.items() if value is not None}
+
+
+def cross_entropy(label: float, probability: float) -> float:
+    """What a step's probability costs in nats, given its label in [0, 1]."""
+    sure = min(max(probability, _LEAST), 1 - _LEAST)
+    return -label * math.log(sure) - (1 - label) * math.log(1 - sure)
+
+
+def found_errors(
+    solutions: Sequence[LabelledSolution], scores: Sequence[Sequence[float]], threshold: float
+) -> float | None:
+    """How often the first wrong step, or that there is none, is what the scores say; of the solutions whose labels
+    up to there are all known."""
+    truth, said = [], []
+    for solution, own in zip(solutions, scores, strict=True):
+        until = [None if label is None else label > 0.5 for label in solution.labels]
+        wrong = until.index(False) if False in until else None
+        if None not in until[:wrong]:
+            truth.append(wrong)
+            said.append(next((i for i, score in enumerate(own) if score < threshold), None))
+    return first_error_accuracy(truth, said)
 
 
 def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     """Train a reward model and save it as a Hugging Face token-classification folder: the artifact itself."""
     from rewards.model import reward_loss
     from rewards.score import Scorer
-    from training.loop import count_steps, fit
+    from training.adapters import add_adapter, merge_adapter, save_adapter
+    from training.loop import fit
     from training.models import make_reward_model, save_reward_model
 
     source = work.parents["rollouts" if args.kind == "orm" else "labels"]
@@ -147,31 +204,39 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     if args.shuffled_labels:
         train = shuffle_labels(train, args.train.seed)
     model, tokenizer = make_reward_model(args.policy, args.train.device)
+    model = add_adapter(model, args.lora, args.train.seed)
     most = min(args.max_length, context_length(model) or args.max_length)
-    examples, lost = encode_solutions(tokenizer, questions, train, most)
-    steps = count_steps([len(example.ids) for example in examples], args.train)
-    latest: dict[str, float] = {}
+    examples, names, lost = [], [], 0
+    for solution in train:
+        own, gone = encode_solutions(tokenizer, questions, [solution], most)
+        examples += own
+        names += [solution.problem_id] * len(own)
+        lost += gone
 
     def evaluate(trained: PreTrainedModel) -> dict[str, float]:
         scorer = Scorer(trained, tokenizer, args.kind, 0.5)
         scores = scorer.score([problems[s.problem_id] for s in validation], [s.steps for s in validation])
-        latest.clear()
-        latest.update(validate_scores(args.kind, validation, scores))
-        return dict(latest)
+        return validate_scores(args.kind, validation, scores)
 
+    final: dict[str, float] = {}
     if examples or not args.allow_empty:
-        with work.progress(steps, "steps", f"train {args.kind}") as bar:
-            figures = fit(
-                model, examples, reward_loss, args.train, tokenizer.pad_token_id, work.track, bar,
-                evaluate if validation else None,
-            )  # fmt: skip
-        work.spend(int(figures["trained_tokens"]))
-        work.count(**figures)
-    if validation and not latest:
-        evaluate(model)
-    final = {f"validation_{name}": value for name, value in latest.items()}
-    save_reward_model(model, tokenizer, work.folder, args.kind, float(final.get("validation_threshold", 0.5)))
-    work.count(labels_lost=lost, labels=sum(len(e.targets) for e in examples), **final)
+        judge = evaluate if validation else None
+        trained = fit(
+            model, tokenizer, examples, reward_loss, args.train, work, f"train {args.kind}", judge, names
+        )  # fmt: skip
+        final = trained.evaluation
+        work.spend(int(trained.figures["trained_tokens"]))
+        work.count(**trained.figures)
+    elif validation:
+        final = evaluate(model)
+    if work.processes.first:  # the library saves nothing on others
+        if args.lora.keep_adapter:
+            save_adapter(model, work.folder / ADAPTER)
+        save_reward_model(merge_adapter(model), tokenizer, work.folder, args.kind, final.get("threshold", 0.5))
+    left = sum(len(example.targets) for example in examples)
+    warn_of_lost(lost, left, most)
+    work.count(labels_lost=lost, labels=left)
+    work.count(**{f"validation_{name}": value for name, value in final.items()})
 
 
-TRAIN_REWARD = Stage("train_reward", 1, TrainRewardArgs, train_reward)
+TRAIN_REWARD = Stage("train_reward", 2, TrainRewardArgs, train_reward)

@@ -53,6 +53,10 @@ class Collected(Generic[T]):
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._counts
 
+    def close(self) -> None:
+        """Close the files, where a stage collects many times; they are closed anyhow when it ends."""
+        self._rows.close()
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._counts)
 
@@ -67,9 +71,9 @@ def collect(
 ) -> Collected[T]:
     """Draw every sample of every request that is not on disk yet; what was there and what is new come back together.
 
-    `label` names this piece of work within its stage. `make_row` turns a sample into the record (of class `cls`) to
-    keep, such as a graded rollout; without it the sample itself is kept. With several processes each draws its share,
-    and all of them get all rows.
+    `label` names this piece of work within its stage; what stands before a slash is common to several pieces.
+    `make_row` turns a sample into the record (of class `cls`) to keep, such as a graded rollout; without it the sample
+    itself is kept. With several processes each draws its share, and all of them get all rows.
 
     Raises:
         ValueError: two requests have the same id, an id is no text, `n` is under 1, or every request was refused
@@ -82,7 +86,7 @@ def collect(
     known, others = _known(folder, about, work)
     missing = [_missing(request, known.get(request.id, set())) for request in requests]
     left = sum(len(request.indices) for request in missing)
-    if known:
+    if known and (left or "/" not in label):  # of many pieces only the one that is gone on with
         logger.info("%s: %d samples are there from before, %d to go", label, sum(map(len, known.values())), left)
     # by the request's place in the list, so that a share is the same whatever is missing
     share = [request for i, request in enumerate(missing) if i % work.processes.count == work.processes.rank]
@@ -91,7 +95,7 @@ def collect(
     rows = work.keep_open(Rows(_files(folder)))
     _check_complete(rows.samples(), counts)
     work.spend(rows.tokens())
-    work.note(f"promise of {label}", sampler.promise)
+    work.note(f"promise of {label.partition('/')[0]}", sampler.promise)
     refused = rows.refused()
     if refused and len(refused) == len(requests):
         _forget(rows, folder, work)

@@ -17,6 +17,7 @@ from typing import Protocol
 PREFIX = "@progress "
 LINES_EVERY = 0.25  # seconds between two lines for a parent process
 TEXT_EVERY = 30.0  # seconds between two lines in a log file
+SHORT = 5.0  # seconds: what takes less leaves no line in a log file and no bar, as a stage may have a hundred of them
 
 
 class Progress(Protocol):
@@ -49,7 +50,8 @@ def progress(total: float | None, unit: str, label: str) -> Iterator[Progress]:
     try:
         yield lines
     finally:
-        lines.report()
+        if lines.render is _as_json or time.monotonic() - lines.start >= SHORT:
+            lines.report()
 
 
 class Lines:
@@ -121,7 +123,7 @@ def _bar(total: float | None, unit: str, label: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     with RichProgress(*columns, console=Console(stderr=True)) as display:
-        task = display.add_task(label, total=total, unit=unit, rate="")
+        task, start = display.add_task(label, total=total, unit=unit, rate=""), time.monotonic()
 
         class Bar:
             def advance(self, n: float = 1) -> None:
@@ -129,4 +131,7 @@ def _bar(total: float | None, unit: str, label: str) -> Iterator[Progress]:
                 speed = display.tasks[0].speed
                 display.update(task, rate=f"{speed:.1f}/s" if speed else "")
 
-        yield Bar()
+        try:
+            yield Bar()
+        finally:
+            display.live.transient = time.monotonic() - start < SHORT

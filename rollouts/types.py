@@ -63,8 +63,12 @@ class StepLabels:
     """What is known of each prefix P_1 … P_L of one rollout (GLoRe sec. 3.2).
 
     `labels[i]` says whether a right answer can still be reached after step i (0-based), None where no label
-    is given; `successes[i]` of `trials[i]` continuations from there were right (0 of 0: not sampled).
+    is given; `successes[i]` of `trials[i]` continuations from there were right (0 of 0: none is known).
     `fix_length` steps were kept when `fix_steps`, a right continuation, was found: the local refiner's target.
+    `rule` is how labels were decided and sampling stopped, such as `any of 8, forward`; counts of a search that stops
+    early are no unbiased shares. `values[i]` is the share of continuations expected to be right, in [0, 1], and
+    `confidences[i]` the probability that the label is right; None where nothing is known, empty where neither was
+    worked out.
     """
 
     rollout_id: str
@@ -76,6 +80,9 @@ class StepLabels:
     trials: tuple[int, ...]
     fix_length: int | None
     fix_steps: tuple[str, ...]
+    rule: str = ""
+    values: tuple[float | None, ...] = ()
+    confidences: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

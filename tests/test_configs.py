@@ -146,7 +146,7 @@ def test_misspelt_keys_and_wrong_types_are_refused(name: str) -> None:
 
 @pytest.mark.skipif(not PRIMARY, reason="no command has a config")
 def test_every_group_is_used() -> None:
-    used = {group for name in PRIMARY for group in groups(name).values()} | {"hydra", "sweep"}
+    used = {group for name in PRIMARY for group in groups(name).values()} | {"hydra", "sweep", "accelerate"}
     assert {named(path).rpartition("/")[0] for path in FILES} - {""} <= used | {
         f"{group}/{option.rpartition('/')[0]}" for group in used for option in options(group)
     }

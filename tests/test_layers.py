@@ -21,7 +21,18 @@ BELOW = {
     "conf": set(),
 }
 HEAVY = {
-    *("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "safetensors", "math_verify", "sympy"),
+    *(
+        "torch",
+        "transformers",
+        "tokenizers",
+        "accelerate",
+        "peft",
+        "bitsandbytes",
+        "datasets",
+        "safetensors",
+        "math_verify",
+        "sympy",
+    ),
     *("pebble", "matplotlib", "scipy", "wandb", "pandas", "vllm", "ray", "openai", "tenacity"),
 }
 COMMAND_LINE = {"hydra", "omegaconf", "argparse", "click", "typer"}

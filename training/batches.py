@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from training.attention import Packing
 
 if TYPE_CHECKING:
     import torch
+
+    from training.branches import Branches
+    from training.last_layer import Ends
 
 _SORTED_TOGETHER = 4096  # examples that are sorted by length at a time: little padding, and batches still mixed
 
@@ -18,12 +23,14 @@ class Example:
     """Token ids, and a target for some of them: `targets[i]` belongs to position `positions[i]`.
 
     For a policy the target of position t is the id of token t + 1; for a reward model it is the label, in [0, 1],
-    of the step that ends at position t.
+    of the step that ends at position t. The first `prompt` ids are what examples of one problem have in common; it
+    says which ones to put side by side, and nothing else depends on it.
     """
 
     ids: list[int]
     positions: list[int]
     targets: list[float]
+    prompt: int = 0
 
 
 def plan_batches(lengths: Sequence[int], tokens: int, seed: int, epoch: int) -> list[list[int]]:
@@ -47,16 +54,54 @@ def plan_batches(lengths: Sequence[int], tokens: int, seed: int, epoch: int) -> 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tensors of one padded batch: `ids`, `mask` (batch, length); `rows`, `positions`, `targets` (targets,)."""
+    """Tensors of one batch: `ids` (batch, length), and `rows`, `positions`, `targets` (targets,): each target's place.
+
+    A padded batch has a `mask` (batch, length), one example a row. A packed one has `position_ids` (batch, length)
+    instead, which start at 0 with every example of a row, and `packing`: where the examples are. Where examples share
+    their beginning, one goes on from the tokens of another (`training/sharing.py`). With `ends` logits are right at
+    targets only.
+    """
 
     ids: torch.Tensor
-    mask: torch.Tensor
+    mask: torch.Tensor | None
     rows: torch.Tensor
     positions: torch.Tensor
     targets: torch.Tensor
+    position_ids: torch.Tensor | None = None
+    packing: Packing | Branches | None = None
+    ends: Ends | None = None
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(getattr(self, name).to(device) for name in Batch.__slots__))
+        moved = (getattr(self, field.name) for field in fields(self))
+        return Batch(*(None if value is None else value.to(device) for value in moved))
+
+    def inputs(self) -> dict[str, Any]:
+        """What a model is called with: `model(**batch.inputs())`.
+
+        Without a cache: with one the library does not look for restarted positions, and examples of a row would see
+        one another.
+        """
+        if self.position_ids is None:
+            return {"input_ids": self.ids, "attention_mask": self.mask, "use_cache": False}
+        inputs = {"input_ids": self.ids, "position_ids": self.position_ids, "use_cache": False}
+        if self.ends is not None:
+            inputs["ends"] = self.ends
+        if not isinstance(self.packing, Packing):
+            return inputs | {"packing": self.packing}
+        bounds, longest = self.packing.bounds, self.packing.longest
+        # flash attention looks for restarted positions in batches of one row only: it is told where examples start
+        inputs |= {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
+        return inputs | {"packing": self.packing}
+
+
+def place_targets(examples: Sequence[Example], rows: Sequence[int], starts: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    """(rows, positions, targets) of all targets, given the row and the column where each example starts."""
+    import torch
+
+    each = torch.tensor([len(example.positions) for example in examples])
+    places = [start + position for e, start in zip(examples, starts, strict=True) for position in e.positions]
+    targets = torch.tensor([target for e in examples for target in e.targets], dtype=torch.float64)
+    return torch.repeat_interleave(torch.tensor(rows), each), torch.tensor(places, dtype=torch.long), targets
 
 
 def pad_batch(examples: Sequence[Example], pad_id: int) -> Batch:
@@ -69,7 +114,4 @@ def pad_batch(examples: Sequence[Example], pad_id: int) -> Batch:
     for row, example in enumerate(examples):
         ids[row, : len(example.ids)] = torch.tensor(example.ids)
         mask[row, : len(example.ids)] = 1
-    rows = torch.repeat_interleave(torch.arange(len(examples)), torch.tensor([len(e.positions) for e in examples]))
-    positions = torch.tensor([position for e in examples for position in e.positions], dtype=torch.long)
-    targets = torch.tensor([target for e in examples for target in e.targets], dtype=torch.float64)
-    return Batch(ids, mask, rows, positions, targets)
+    return Batch(ids, mask, *place_targets(examples, range(len(examples)), [0] * len(examples)))

@@ -6,6 +6,7 @@ Run as `python -m training.launcher` with the arguments of `accelerate launch`.
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 
 
@@ -24,6 +25,8 @@ def main() -> None:
         if code < 0:
             print(f"error: process {rank} was ended by signal {-code}", file=sys.stderr)
         sys.exit(code if code >= 0 else 128 - code)
+    except subprocess.CalledProcessError as error:  # of one process, which is started without torchrun
+        sys.exit(error.returncode if error.returncode >= 0 else 128 - error.returncode)
     except SignalException as error:
         sys.exit(128 + error.sigval)
 

@@ -1,244 +1,276 @@
 """The one training loop: policies and reward models differ in their loss and their examples only.
 
-Runs on accelerate; each process takes its share of every batch, and the loss is weighted so that the number of
-processes and of micro-batches does not change it. Checkpoints and resume inside a stage are left out here.
+The loss is weighted so that neither the layout of a step, nor the number of micro-batches and processes, changes it.
+What a step draws on is a function of (seed, epoch, step, process), so that a run that was killed goes on bit by bit.
 """
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
-from rollouts.policies import pick_device
 from rollouts.progress import Progress
-from training.batches import Batch, Example, pad_batch, plan_batches
+from rollouts.store import write_json
+from rollouts.workspace import Workspace
+from training.args import EarlyStoppingArgs, TrainArgs
+from training.attention import packed_attention
+from training.batches import Example
+from training.checkpoints import FIGURES, Checkpoint, Checkpoints, Wanted
+from training.engine import Engine, Loss, Tensors, noticing
+from training.feed import Feed, Step
+from training.identity import identity
+from training.steps import learning_rate_share, step_seed
 
 if TYPE_CHECKING:
-    import torch
-    from accelerate import Accelerator
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+logger = logging.getLogger(__name__)
 
-@dataclass
-class TrainArgs:
-    """How to train. `tokens_per_step` is the size of an optimiser step in padded tokens, over all processes;
-    `tokens_per_batch` what one of them reads at a time. With dtype bfloat16 the weights stay in float32."""
+__all__ = ["EarlyStoppingArgs", "TrainArgs", "Trained", "TrainingError", "fit"]
 
-    epochs: float = 1.0
-    max_steps: int | None = None
-    # stop there with the learning rate of the whole run, as if it had been cut off: a checkpoint from midway
-    stop_after: int | None = None
-    tokens_per_step: int = 4096
-    tokens_per_batch: int = 4096
-    learning_rate: float = 1e-3
-    warmup: float = 0.05
-    final_share: float = 0.05
-    weight_decay: float = 0.01
-    beta2: float = 0.98
-    max_grad_norm: float = 1.0
-    seed: int = 0
-    dtype: str = "float32"
-    gradient_checkpointing: bool = False
-    device: str = "auto"
-
-    def validate(self) -> None:
-        """Raise ValueError naming the first setting out of range."""
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(f"learning_rate must be finite and positive, not {self.learning_rate}")
-        if not (math.isfinite(self.epochs) and self.epochs > 0):
-            raise ValueError(f"epochs must be finite and positive, not {self.epochs}")
-        for name in ("max_steps", "stop_after"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.tokens_per_step < 1 or self.tokens_per_batch < 1:
-            raise ValueError(
-                f"tokens_per_step and tokens_per_batch must be at least 1, not {self.tokens_per_step}, "
-                f"{self.tokens_per_batch}"
-            )
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype must be float32 or bfloat16, not {self.dtype!r}")
-        for name in ("warmup", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        if not 0 <= self.final_share <= 1:
-            raise ValueError(f"final_share must be in [0, 1], not {self.final_share}")
-        if not self.weight_decay >= 0 or not self.max_grad_norm > 0:
-            raise ValueError(
-                f"weight_decay must be >= 0 and max_grad_norm > 0, not {self.weight_decay}, {self.max_grad_norm}"
-            )
-
-
-class Log(Protocol):
-    """Where a loop writes its numbers."""
-
-    def log(self, step: int, **metrics: float) -> None: ...
-
-
-# sum of the losses of one batch's targets, given the model
-Loss = Callable[["PreTrainedModel", Batch], "torch.Tensor"]
+Evaluate = Callable[["PreTrainedModel"], dict[str, float]]
 
 
 class TrainingError(ValueError):
-    """Training met a loss or gradient that is not a number, or had nothing to train on."""
+    """Training met a loss, gradient or metric that is not a number, or had nothing to train on."""
 
 
-def learning_rate_share(step: int, steps: int, warmup: float, final_share: float) -> float:
-    """Linear warm-up over the first `warmup` of all steps, then linear decay to `final_share`; step counts from 0."""
-    rising = max(1, round(warmup * steps))
-    if step < rising:
-        return (step + 1) / rising
-    return 1 - (1 - final_share) * (step - rising) / max(1, steps - rising)
+@dataclass(frozen=True)
+class Trained:
+    """A run's `figures` (steps, examples, tokens, seconds, running mean of the loss), and what `evaluate` last said of
+    the weights that the model has now."""
 
-
-def plan_steps(lengths: Sequence[int], args: TrainArgs) -> list[list[int]]:
-    """The examples of every optimiser step of the whole run; the last epoch may be a part of one."""
-    steps: list[list[int]] = []
-    most = math.inf if args.max_steps is None else args.max_steps
-    for epoch in range(math.ceil(args.epochs)):
-        if not lengths or len(steps) >= most:
-            break
-        batches = plan_batches(lengths, args.tokens_per_step, args.seed, epoch)
-        share = min(1.0, args.epochs - epoch)
-        steps.extend(batches[: max(1, round(share * len(batches)))])
-    return steps[: args.max_steps]
-
-
-def count_steps(lengths: Sequence[int], args: TrainArgs) -> int:
-    """How many optimiser steps a run makes."""
-    planned = len(plan_steps(lengths, args))
-    return planned if args.stop_after is None else min(planned, args.stop_after)
-
-
-def step_seed(seed: int, step: int, process: int) -> int:
-    """The seed of one step's random numbers (dropout) on one process, the same whatever ran before (63 bits)."""
-    digest = hashlib.sha256(f"{seed}/{step}/{process}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def make_optimizer(model: PreTrainedModel, args: TrainArgs) -> torch.optim.Optimizer:
-    """AdamW; norms and biases are not decayed."""
-    import torch
-
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": args.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, args.beta2))
+    figures: dict[str, float]
+    evaluation: dict[str, float]
 
 
 def fit(
     model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
     examples: Sequence[Example],
     loss: Loss,
     args: TrainArgs,
-    pad_id: int,
-    log: Log,
-    bar: Progress,
-    evaluate: Callable[[PreTrainedModel], dict[str, float]] | None = None,
-    evaluations: int = 4,
-) -> dict[str, float]:
-    """Train `model` in place and return the run's figures: steps, examples, tokens, seconds, running mean of the loss.
+    work: Workspace,
+    label: str = "train",
+    evaluate: Evaluate | None = None,
+    names: Sequence[str] | None = None,
+) -> Trained:
+    """Train `model` in place; it is in evaluation mode afterwards, its weights whole, on every process.
 
-    Examples without targets are left out. `evaluate` is called `evaluations` times, evenly spread, the last time at
-    the end; its numbers are logged.
+    Examples without targets are left out. Numbers go to `work.track`, checkpoints to `work.unfinished`, where a run
+    that is called again with the same arguments goes on. `names` tells whose the examples are, for error messages.
 
     Raises:
-        TrainingError: there is nothing to train on, or the loss or the gradient is not finite (the message names
-            the step and the examples).
+        TrainingError: there is nothing to train on; a loss, gradient or metric is not finite (the message names the
+            step and a file with its examples); or the metric for early stopping is not among those of `evaluate`.
+        ProcessError: the processes that train are not those of `work`, or one of them has ended.
+        CheckpointError: a checkpoint cannot be written.
     """
-    import torch
-    from accelerate import Accelerator
-
-    kept = [i for i, example in enumerate(examples) if example.positions]
-    if not kept:
+    if not any(example.positions for example in examples):
         raise TrainingError("no example has a target to train on")
-    precision = "bf16" if args.dtype == "bfloat16" else "no"
-    accelerator = Accelerator(cpu=pick_device(args.device).type == "cpu", mixed_precision=precision)
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    wrapped, optimizer = accelerator.prepare(model, make_optimizer(model, args))
-    plan = plan_steps([len(examples[i].ids) for i in kept], args)
-    last = len(plan) if args.stop_after is None else min(len(plan), args.stop_after)
-    evaluate_at = {round((i + 1) * last / evaluations) - 1 for i in range(evaluations)} if evaluate else set()
-    started, tokens, running = time.monotonic(), 0, 0.0
-    wrapped.train()
-    for number, step in enumerate(plan[:last]):
-        chosen = [kept[i] for i in step]
-        rate = args.learning_rate * learning_rate_share(number, len(plan), args.warmup, args.final_share)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        torch.manual_seed(step_seed(args.seed, number, accelerator.process_index))
-        value = _step(wrapped, optimizer, accelerator, [examples[i] for i in chosen], loss, args, pad_id)
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss or gradient of step {number + 1} of {len(plan)} is {value}, on examples {_shown(chosen)}"
+    if args.early_stopping.metric is not None and evaluate is None:
+        raise TrainingError(f"early_stopping.metric={args.early_stopping.metric}, but nothing is held out to evaluate")
+    reading = packed_attention(model) if args.layout == "packed" else nullcontext()
+    with reading, noticing(work.processes.count):
+        run = _Run(model, tokenizer, examples, loss, args, work, evaluate, names)
+        run.resume()
+        with work.progress(run.last, "steps", label) as bar:
+            bar.advance(run.done)
+            run.train(bar)
+        return run.close()
+
+
+class _Run:
+    """One run: what it consists of, and how far it is."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        examples: Sequence[Example],
+        loss: Loss,
+        args: TrainArgs,
+        work: Workspace,
+        evaluate: Evaluate | None,
+        names: Sequence[str] | None,
+    ) -> None:
+        self.examples, self.names, self.tokenizer = examples, names, tokenizer
+        self.loss, self.args, self.work, self.evaluate = loss, args, work, evaluate
+        self.belongs = identity(model, tokenizer, examples, args, work.processes.count)
+        self.engine = Engine(model, args, work.processes)
+        self.feed = Feed(examples, args, tokenizer.pad_token_id, self.engine)
+        self.steps = len(self.feed.plan)
+        self.last = self.steps if args.stop_after is None else min(self.steps, args.stop_after)
+        every = range(1, args.evaluations + 1) if evaluate is not None else ()
+        self.evaluate_at = {round(i * self.last / args.evaluations) for i in every}
+        self.checkpoints = Checkpoints(work.unfinished / "checkpoints", args.checkpoints.keep)
+        self.done = 0
+        self.figures: dict[str, float] = dict.fromkeys(FIGURES, 0)
+        self.rows: list[tuple[int, dict[str, float]]] = []  # all that was logged
+        self.evaluation: dict[str, float] = {}
+        self.best: dict[str, Any] | None = None
+        self.best_weights: Tensors | None = None
+        self.began = self.saved = time.monotonic()
+
+    @property
+    def finished(self) -> bool:
+        stopping = self.args.early_stopping
+        return self.done >= self.last or (stopping.metric is not None and self.figures["misses"] >= stopping.patience)
+
+    def train(self, bar: Progress) -> None:
+        """Take all steps that are left."""
+        import torch
+
+        self.engine.wrapped.train()
+        step = None if self.finished else self.feed.prepare(self.done)
+        while step is not None:
+            number, schedule = self.done, (self.steps, self.args.warmup, self.args.final_share)
+            rate = self.args.learning_rate * learning_rate_share(number, *schedule)
+            self.engine.set_rate(rate)
+            torch.manual_seed(step_seed(self.args.seed, number, self.engine.rank))
+            seen = self.engine.step(step.batches, step.share, step.targets, self.loss, self.is_due(number + 1))
+            # while the device is at work
+            following = self.feed.prepare(number + 1) if number + 1 < self.last else None
+            value, due = self.engine.read(seen)
+            if not math.isfinite(value):
+                self.fail(value, step)
+            self.done += 1
+            bar.advance(1)
+            self.note(value, rate, step)
+            if self.done in self.evaluate_at:
+                self.judge()
+            if due:
+                self.save()
+            step = None if self.finished else following
+
+    def note(self, value: float, rate: float, step: Step) -> None:
+        """Keep the figures of a step that is done; about fifty of a run are logged."""
+        for name, count in step.figures.items():
+            self.figures[name] += count
+        running = self.figures["running"]
+        self.figures["running"] = value if self.done == 1 else 0.95 * running + 0.05 * value
+        if (self.done - 1) % math.ceil(self.last / 50) == 0 or self.done == self.last:
+            self.log(loss=self.figures["running"], learning_rate=rate, tokens=self.figures["tokens"])
+
+    def log(self, **metrics: float) -> None:
+        """Log, and remember it for a run that goes on from here with a new log."""
+        self.rows.append((self.done, metrics))
+        self.work.track.log(self.done, **metrics)
+
+    def judge(self) -> None:
+        """Evaluate the model, and see whether it has become better.
+
+        Raises:
+            TrainingError: a metric is not a number, or there is none of the name to stop early by.
+        """
+        self.engine.wrapped.eval()
+        with self.engine.autocast():
+            own = self.evaluate(self.engine.trained)
+        # a GPU need not add up in the same order twice, and all must decide the same
+        self.evaluation = self.engine.agree({name: float(value) for name, value in own.items()})
+        self.engine.wrapped.train()
+        for name, value in self.evaluation.items():
+            if not math.isfinite(value):
+                raise TrainingError(f"{name} of the evaluation after step {self.done} of {self.steps} is {value}")
+        self.log(**self.evaluation)
+        stopping = self.args.early_stopping
+        if stopping.metric is None:
+            return
+        if stopping.metric not in self.evaluation:
+            known = ", ".join(sorted(self.evaluation))
+            raise TrainingError(f"early_stopping.metric={stopping.metric} is none of {known}")
+        value, sign = self.evaluation[stopping.metric], 1 if stopping.mode == "max" else -1
+        if self.best is None or sign * (value - self.best["value"]) > 0:
+            self.best = {"step": self.done, "value": value, "evaluation": self.evaluation}
+            self.best_weights = self.engine.weights()
+            self.figures["misses"] = 0
+        else:
+            self.figures["misses"] += 1
+
+    def fail(self, value: float, step: Step) -> None:
+        """Save what the step was trained on, and raise TrainingError."""
+        file = self.work.unfinished / "not_finite.json"
+        if self.engine.rank == 0:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(
+                file, {"step": self.done + 1, "value": str(value), "examples": list(map(self.shown, step.chosen))}
             )
-        tokens += sum(len(examples[i].ids) for i in chosen)
-        running = value if number == 0 else 0.95 * running + 0.05 * value
-        bar.advance(1)
-        if number % max(1, last // 50) == 0 or number + 1 == last:
-            log.log(number + 1, loss=running, learning_rate=rate, tokens=tokens)
-        if number in evaluate_at:
-            wrapped.eval()
-            log.log(number + 1, **evaluate(accelerator.unwrap_model(wrapped)))
-            wrapped.train()
-    model.eval()
-    figures = {"steps": last, "examples": len(kept), "trained_tokens": tokens, "loss": running}
-    return figures | {"train_seconds": time.monotonic() - started}
+        self.engine.agree(None)  # it is there before any process ends
+        names = [str(i) if self.names is None else f"{i} ({self.names[i]})" for i in step.chosen[:20]]
+        more = len(step.chosen) - len(names)
+        raise TrainingError(
+            f"the loss or gradient of step {self.done + 1} of {self.steps} is {value}, on examples "
+            f"{', '.join(names)}{f' and {more} more' if more else ''}; they are in {file}"
+        )
 
+    def shown(self, number: int) -> dict[str, Any]:
+        """One example as people and programs can read it."""
+        example = self.examples[number]
+        return {
+            "example": number,
+            "name": None if self.names is None else self.names[number],
+            "text": self.tokenizer.decode(example.ids),
+            "ids": example.ids,
+            "positions": example.positions,
+            "targets": [str(target) for target in example.targets],
+        }
 
-def _shown(numbers: list[int]) -> str:
-    rest = len(numbers) - 20
-    return ", ".join(map(str, numbers[:20])) + (f" and {rest} more" if rest > 0 else "")
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint should follow this step; with several processes the first one has the clock."""
+        args = self.args.checkpoints
+        if args.every_steps is not None and step % args.every_steps == 0:
+            return True
+        late = args.every_seconds is not None and time.monotonic() - self.saved >= args.every_seconds
+        return late and self.engine.rank == 0
 
+    def save(self) -> None:
+        """Keep all that the run needs to go on from here."""
+        weights, moments = self.engine.weights(), self.engine.moments()
+        now = time.monotonic()
+        if self.engine.rank == 0:
+            touched = {key.rpartition("/")[0] for key in moments}
+            state = {
+                "step": self.done,
+                "belongs": self.belongs,
+                "untouched": sorted(weights.keys() - touched),
+                "figures": self.figures | {"seconds": self.figures["seconds"] + now - self.began},
+                "rows": self.rows,
+                "evaluation": self.evaluation,
+                "best": self.best,
+            }
+            self.checkpoints.save(self.done, Checkpoint(state, weights, moments, self.best_weights))
+        self.saved = time.monotonic()
 
-def _step(
-    wrapped: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-    chosen: list[Example],
-    loss: Loss,
-    args: TrainArgs,
-    pad_id: int,
-) -> float:
-    """One optimiser step; returns the mean loss a target, NaN or infinite where the gradient is."""
-    import torch
+    def resume(self) -> None:
+        """Go on from the newest good checkpoint, where there is one."""
+        shapes = {name: (tuple(weight.shape), weight.dtype) for name, weight in self.engine.named.items()}
+        found = self.checkpoints.newest(Wanted(self.belongs, shapes, self.last)) if self.engine.rank == 0 else None
+        state = self.engine.agree(found and found.state)
+        if state is None:
+            return
+        self.engine.set_weights(found.weights if found else {})
+        self.engine.set_moments(found.moments if found else {})
+        self.done, self.figures, self.best = state["step"], state["figures"], state["best"]
+        self.evaluation, self.best_weights = state["evaluation"], found and found.best
+        self.rows = [(step, metrics) for step, metrics in state["rows"]]
+        for step, metrics in self.rows:
+            self.work.track.log(step, **metrics)
+        logger.info("going on after step %d of %d", self.done, self.last)
 
-    targets = sum(len(example.targets) for example in chosen)
-    share = chosen[accelerator.process_index :: accelerator.num_processes]
-    # every process must take part in the exchange of gradients, if only with nothing
-    weight = accelerator.num_processes if share else 0
-    micro = plan_micro(share or chosen[:1], args.tokens_per_batch)
-    total = torch.zeros((), device=accelerator.device)
-    for number, part in enumerate(micro):
-        batch = pad_batch(part, pad_id).to(accelerator.device)
-        # gradients are exchanged once a step, however many micro-batches each process has
-        last = number + 1 == len(micro)
-        with nullcontext() if last else accelerator.no_sync(wrapped):
-            with accelerator.autocast():
-                summed = loss(wrapped, batch)
-            # the exchange averages over processes; the factor makes it a mean over all targets of the step
-            accelerator.backward(summed * weight / targets)
-        total += summed.detach() * weight / accelerator.num_processes
-    norm = accelerator.clip_grad_norm_(wrapped.parameters(), args.max_grad_norm)
-    if not torch.isfinite(norm):
-        return float(norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    return float(accelerator.reduce(total, "sum")) / targets
-
-
-def plan_micro(examples: list[Example], tokens: int) -> list[list[Example]]:
-    """Cut one step's examples into batches that fit in memory: at most `tokens` padded tokens each."""
-    parts: list[list[Example]] = []
-    for example in sorted(examples, key=lambda example: len(example.ids)):
-        if not parts or len(example.ids) * (len(parts[-1]) + 1) > tokens:
-            parts.append([])
-        parts[-1].append(example)
-    return parts
+    def close(self) -> Trained:
+        """Leave the best weights, or the last ones, in the model."""
+        if self.best is not None:
+            self.engine.set_weights(self.best_weights or {})
+            self.evaluation = self.best["evaluation"]
+        self.engine.finish()
+        found = {"steps": self.done, "examples": len(self.feed.kept), "trained_tokens": self.figures["tokens"]}
+        if self.best is not None:
+            found["best_step"] = self.best["step"]
+        found["useful_tokens"] = self.figures["useful"] / max(1, self.figures["computed"])
+        seconds = self.figures["seconds"] + time.monotonic() - self.began
+        return Trained(found | {"loss": self.figures["running"], "train_seconds": seconds}, self.evaluation)

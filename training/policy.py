@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ def encode_completion(tokenizer: PreTrainedTokenizerFast, text: Text) -> Example
         raise ValueError(f"the prompt before {text.completion!r} has no token: {text.prompt!r}")
     ids = prompt + encode_text(tokenizer, text.completion) + [tokenizer.eos_token_id]
     positions = list(range(len(prompt) - 1, len(ids) - 1))
-    return Example(ids, positions, ids[len(prompt) :])
+    return Example(ids, positions, ids[len(prompt) :], len(prompt))
 
 
 def encode_completions(
@@ -45,10 +46,28 @@ def encode_completions(
     return kept, len(encoded) - len(kept)
 
 
+def target_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """The logits (targets, vocabulary) at the positions that have a target.
+
+    Of a batch of one row, such as a pack, no others are computed: most of the work and memory of a large vocabulary
+    would go to the prompts.
+    """
+    if len(batch.ids) == 1 and keeps_logits(model):
+        return model(**batch.inputs(), logits_to_keep=batch.positions).logits[0]
+    return model(**batch.inputs()).logits[batch.rows, batch.positions]
+
+
+def keeps_logits(model: PreTrainedModel) -> bool:
+    """Whether a model, wrapped or not, can be asked for the logits of some positions only."""
+    inner = getattr(model, "module", model)  # of one wrapped for several processes
+    if hasattr(inner, "get_base_model"):  # of one with adapters
+        inner = inner.get_base_model()
+    return "logits_to_keep" in inspect.signature(getattr(type(inner), "forward", inner)).parameters
+
+
 def completion_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """Sum over all targets of the negative log-likelihood of the target token, in float32."""
     import torch
 
-    logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
-    chosen = logits[batch.rows, batch.positions].float()
-    return torch.nn.functional.cross_entropy(chosen, batch.targets.long(), reduction="sum")
+    logits = target_logits(model, batch).float()
+    return torch.nn.functional.cross_entropy(logits, batch.targets.long(), reduction="sum")

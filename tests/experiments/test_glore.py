@@ -71,7 +71,7 @@ def arguments(policy: Path) -> GloreArgs:
         rollouts=replace(args.rollouts, n=4, sampler=scripted),
         drafts=replace(args.drafts, sampler=greedy),
         samples=replace(args.samples, sampler=scripted),
-        labels=replace(args.labels, continuations=2, sampler=scripted),
+        labels=replace(args.labels, search="exhaustive", rule="any", continuations=2, sampler=scripted),
         orm=replace(args.orm, train=train, validation_share=0.25),
         sorm=replace(args.sorm, train=train, validation_share=0.25),
         refiner=replace(args.refiner, train=train),

@@ -31,9 +31,10 @@ def write_script(folder: Path, texts: int = 40) -> str:
 
 
 class Job:
-    """One `python -m experiments.sample` with these overrides, its artifacts in a folder."""
+    """One `python -m experiments.sample` (or another program) with these overrides, its artifacts in a folder."""
 
     python, root = (sys.executable,), ROOT
+    program = "experiments.sample"
 
     def __init__(self, folder: Path, overrides: list[str]) -> None:
         self.folder, self.overrides = folder, overrides
@@ -44,7 +45,7 @@ class Job:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "experiments.sample", *self.overrides],
+                [sys.executable, "-m", self.program, *self.overrides],
                 cwd=self.folder,
                 env=environment,
                 stdout=log,

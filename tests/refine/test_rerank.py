@@ -38,6 +38,7 @@ NAN, LOW = math.nan, -math.inf
         ([NAN, NAN, NAN], 0),
         ([LOW, LOW, 0.0], 2),
         ([LOW, NAN, LOW], 0),
+        ([0.1, math.inf, 0.2], 2),
     ],
 )
 def test_best(scores, best):

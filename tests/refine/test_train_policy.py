@@ -11,19 +11,22 @@ from refine.pairs import BUILD_PAIRS, PairArgs
 from refine.train_policy import (
     TRAIN_POLICY,
     TrainPolicyArgs,
+    hold_out,
     pair_texts,
     rollout_texts,
     solution_texts,
 )
 from rollouts.artifacts import ArtifactError, Stage, make
 from rollouts.policies import load_policy
+from rollouts.problems import load_problems
 from rollouts.problems.source import ProblemArgs
 from rollouts.sample import SampleArgs
 from rollouts.types import RefinementPair
 from tests.tiny import problem, rollout, save_policy
-from training.loop import TrainArgs
+from training.args import EarlyStoppingArgs, TrainArgs
+from training.batches import pad_batch
 from training.models import ModelArgs
-from training.policy import Text
+from training.policy import Text, completion_loss, encode_completion
 
 SMALL = ModelArgs(hidden_size=32, layers=1, heads=2, feed_forward=64, context=256)
 FAST = TrainArgs(device="cpu", tokens_per_step=1500, tokens_per_batch=1500, learning_rate=1e-2, max_steps=4)
@@ -87,6 +90,34 @@ def test_a_student_from_nothing_learns_and_loads(student):
     assert student.manifest["tokens"] == counts["trained_tokens"] > 0
     assert counts["loss"] < 3.5  # that of a guess among 251 words is 5.5
     assert model.config.hidden_size == 32 and len(tokenizer) == model.config.vocab_size
+
+
+def test_questions_are_held_out_with_all_of_their_texts():
+    texts = [Text(f"Q: {i % 10}?\n{'draft' * (i % 3)}", str(i)) for i in range(40)]
+    train, held = hold_out(texts, 0.2, 0)
+    ours, theirs = ({text.prompt.partition("\n")[0] for text in part} for part in (train, held))
+    assert len(theirs) == 2 and not ours & theirs and sorted(train + held, key=texts.index) == texts
+    assert hold_out(texts, 0.2, 0) == (train, held) != hold_out(texts, 0.2, 1)
+    assert hold_out(texts, 0.0, 0) == (texts, []) and hold_out(texts[:1], 0.5, 0) == (texts[:1], [])
+    assert len(hold_out(texts[:2], 0.9, 0)[1]) == 1
+
+
+def test_the_loss_on_texts_held_out_is_measured_and_may_stop_early(student, tmp_path):
+    """It is that of the model that is saved, worked out anew."""
+    stopping = EarlyStoppingArgs("cross_entropy", "min", 1)
+    train = dataclasses.replace(FAST, max_steps=None, epochs=40, evaluations=20, early_stopping=stopping)
+    args = args_of(policy=str(student.path), validation_share=0.25, train=train)
+    found, _ = make(TRAIN_POLICY, args, tmp_path)
+    counts = found.manifest["counts"]
+    assert counts["examples"] == 30 and counts["steps"] > counts["best_step"]
+    model, tokenizer = load_policy(str(found.path), device="cpu")
+    _, held = hold_out(solution_texts(load_problems(FEW)), 0.25, 0)
+    total = targets = 0
+    for text in held:
+        batch = pad_batch([encode_completion(tokenizer, text)], 0)
+        with torch.no_grad():
+            total, targets = total + float(completion_loss(model, batch)), targets + len(batch.targets)
+    assert counts["validation_cross_entropy"] == pytest.approx(total / targets, rel=1e-4)
 
 
 def test_the_same_arguments_give_the_same_weights(tmp_path):
@@ -169,6 +200,7 @@ def test_a_parent_of_another_stage_is_refused(student, parents, tmp_path):
         ({"pairs": "x"}, "pairs=x"),
         ({"max_per_problem": 0}, "not 0"),
         ({"max_length": 3}, "not 4, 3"),
+        ({"validation_share": 1.0}, "not 1.0"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from rewards.examples import LabelledSolution, encode_labels, encode_solutions
+from rewards.cleaning import to_solutions
+from rewards.examples import LabelledSolution, encode_labels, encode_solutions, warn_of_lost
 from rewards.outcome import label_outcomes
-from rewards.stepwise import to_solutions
 from rollouts.types import StepLabels
 from tests.tiny import PROMPT_TOKENS, QUESTION, ids, rollout, tokenizer
 
@@ -78,7 +78,7 @@ def test_labels_beyond_the_length_are_lost(max_length, kept):
     assert example.targets == [1.0, 1.0, 0.0][:kept]
 
 
-def test_lost_labels_are_counted_and_empty_examples_dropped():
+def test_lost_labels_are_counted_and_empty_examples_dropped(caplog):
     solutions = [
         LabelledSolution("p", STEPS, (1.0, None, 0.0)),
         LabelledSolution("p", STEPS[:1], (1.0,)),
@@ -86,6 +86,10 @@ def test_lost_labels_are_counted_and_empty_examples_dropped():
     ]
     examples, lost = encode_solutions(tokenizer(), {"p": QUESTION}, solutions, 38)
     assert [example.positions for example in examples] == [[29], [29]] and lost == 2
+    warn_of_lost(lost, sum(len(example.targets) for example in examples), 38)
+    warn_of_lost(0, 4, 42)
+    wanted = "2 labels (50.0%) are lost: they stand beyond max_length=38 tokens"
+    assert [record.getMessage() for record in caplog.records] == [wanted]
     assert encode_solutions(tokenizer(), {"p": QUESTION}, solutions, 42)[1] == 0
     assert encode_solutions(tokenizer(), {}, [], 42) == ([], 0)
 

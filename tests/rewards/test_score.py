@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2ForTokenClassification
 
 from rewards.model import reward_loss, step_logits
-from rewards.score import Scorer, first_error, load_scorer
+from rewards.score import ScoreError, Scorer, first_error, load_scorer, score_all
+from rollouts.artifacts import Untracked, Workspace
+from rollouts.problems import load_problems
+from rollouts.problems.source import ProblemArgs
+from rollouts.processes import Processes
 from rollouts.prompts import render_prompt
-from rollouts.steps import encode_steps
+from rollouts.steps import encode_steps, split_steps
+from rollouts.types import Problem
 from tests.tiny import problem, save_policy, save_reward, tokenizer
 from training.batches import Example, pad_batch
+from training.models import make_reward_model
 
 SOLUTIONS = [
     "<<7+5=12>>12\n#### 12",
@@ -73,8 +81,104 @@ def test_a_score_that_is_no_number_is_named(scorer, tmp_path):
     broken = load_scorer(save_reward(tmp_path / "reward", "orm"), device="cpu")
     with torch.no_grad():
         broken.model.score.bias.fill_(math.nan)
-    with pytest.raises(ValueError, match=r"the orm scores a solution of p0 \[nan"):
-        broken.score(PROBLEMS[:2], SOLUTIONS[:2])
+    with pytest.raises(ValueError, match=r"the orm scores a solution of p1 \[nan"):
+        broken.score(PROBLEMS[:2], SOLUTIONS[:2])  # the longest is read first
+    with torch.no_grad():
+        broken.model.score.bias.fill_(math.inf)  # a probability of 1, were it let through
+    with pytest.raises(ScoreError, match=r"the orm scores a solution of p0 \[inf, inf\] \(logits\)"):
+        broken.score(PROBLEMS[:1], SOLUTIONS[:1])
+
+
+def test_a_family_that_reads_no_packs_scores_the_same(tmp_path):
+    config = GPT2Config(
+        vocab_size=len(tokenizer()), n_embd=32, n_layer=2, n_head=2, n_positions=128, num_labels=1, eos_token_id=1
+    )
+    model = GPT2ForTokenClassification(config).eval()
+    padded = Scorer(model, tokenizer(), "orm", 0.5, batch_tokens=150)
+    together = padded.score(PROBLEMS, SOLUTIONS)
+    assert [len(own) for own in together] == STEPS
+    for i, own in enumerate(together):
+        assert padded.score([PROBLEMS[i]], [SOLUTIONS[i]]) == [pytest.approx(own, abs=1e-6)]
+
+
+def score_prefixes(scorer: Scorer, asked: Problem, steps: list[str]) -> list[float]:
+    """The reference: a forward pass for each prefix, read at its end."""
+    return [scorer.score([asked], [steps[: i + 1]])[0][-1] for i in range(len(steps))]
+
+
+def test_one_pass_gives_what_a_pass_for_each_prefix_gives_for_far_fewer_tokens(tmp_path):
+    model, words = make_reward_model(save_policy(tmp_path / "policy", context=512), "cpu")
+    torch.nn.init.normal_(model.score.weight)
+    worlds = load_problems(ProblemArgs(limit=30))
+    steps = [split_steps(one.solution) for one in worlds]
+    whole, reference = (Scorer(model.eval(), words, "sorm", 0.5) for _ in range(2))
+    for one, own, found in zip(worlds, steps, whole.score(worlds, steps), strict=True):
+        assert found == pytest.approx(score_prefixes(reference, one, own), abs=1e-6)
+    assert reference.tokens > 3.5 * whole.tokens
+
+
+def workspace(folder: Path, processes: Processes | None = None) -> Workspace:
+    return Workspace(folder, {}, Untracked(), folder / "kept", processes)
+
+
+def score_here(scorer: Scorer, work: Workspace) -> list[list[float]]:
+    steps = [split_steps(text) for text in SOLUTIONS]
+    try:
+        return score_all(scorer, [f"s{i}" for i in range(5)], PROBLEMS, steps, work, "score it")
+    finally:
+        work.close()
+
+
+def test_a_stage_that_was_killed_scores_only_what_is_missing(scorer, tmp_path, monkeypatch):
+    wanted = scorer.score(PROBLEMS, SOLUTIONS)
+    small = Scorer(scorer.model, scorer.tokenizer, "sorm", 0.25, batch_tokens=60)
+    forward, passes = Scorer._forward, []
+
+    def killed(self, examples):
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+        passes.append(len(examples))
+        return forward(self, examples)
+
+    monkeypatch.setattr(Scorer, "_forward", killed)
+    with pytest.raises(KeyboardInterrupt):
+        score_here(small, workspace(tmp_path))
+    monkeypatch.setattr(Scorer, "_forward", forward)
+    before = small.tokens
+    work = workspace(tmp_path)
+    assert score_here(small, work) == [pytest.approx(own, abs=1e-6) for own in wanted]
+    lengths = [len(small.encode(*pair).ids) for pair in zip(PROBLEMS, SOLUTIONS, strict=True)]
+    read = sum(n for n, steps in zip(lengths, STEPS, strict=True) if steps)
+    assert before > 0 and small.tokens == read == work.tokens  # nothing twice, and all of it counted
+    assert "rounding" in work.notes["promise of score it"]
+
+
+class Alone(Processes):
+    """A process of several that does not wait for the others."""
+
+    def wait(self) -> None: ...
+
+
+def test_two_processes_share_the_work(scorer, tmp_path):
+    shares = []
+    for rank in range(2):
+        own = Scorer(scorer.model, scorer.tokenizer, "sorm", 0.25)
+        if rank == 0:  # the other is not there yet
+            with pytest.raises(RuntimeError, match="0 of 1 samples of s1"):
+                score_here(own, workspace(tmp_path, Alone(rank, 2)))
+        else:
+            found = score_here(own, workspace(tmp_path, Alone(rank, 2)))
+        shares.append(own.tokens)
+    assert found == [pytest.approx(own, abs=1e-6) for own in scorer.score(PROBLEMS, SOLUTIONS)]
+    assert all(shares) and sum(shares) == own.tokens + shares[0]
+
+
+def test_what_cannot_be_kept_is_refused(scorer, tmp_path):
+    with pytest.raises(ValueError, match="2 solutions have 1 different names"):
+        score_all(scorer, ["a", "a"], PROBLEMS[:2], [["#### 1"]] * 2, workspace(tmp_path), "x")
+    broken = problem("odd", question="Ann\ud800")
+    with pytest.raises(ValueError, match="solution a cannot be scored: the prompt holds the lone surrogate"):
+        score_all(scorer, ["a"], [broken], [["#### 1"]], workspace(tmp_path), "x")
 
 
 def test_a_policy_is_no_scorer(tmp_path):

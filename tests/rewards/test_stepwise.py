@@ -10,23 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rewards.cleaning import balance_lengths, changed_labels, drop_doubtful, propagate_positives, to_solutions
+from rewards.labeller import Labeller
 from rewards.stepwise import (
     LABEL_STEPS,
     LabelArgs,
-    Trace,
-    balance_lengths,
     choose_rollouts,
     count_labels,
-    count_traces,
-    grade_trace,
-    is_consistent,
     label_right,
-    label_rollout,
-    prefix_requests,
-    propagate_positives,
-    step_result,
-    to_solutions,
+    wave_requests,
 )
+from rewards.traces import Trace, grade_trace, is_consistent, step_result, vouches
 from rollouts.artifacts import Stage, make
 from rollouts.prompts import render_prompt
 from rollouts.sample import SampleArgs
@@ -36,7 +30,24 @@ from tests.tiny import problem, rollout
 
 
 def args_of(**changes) -> LabelArgs:
-    return LabelArgs(rollouts="r", policy="p", **changes)
+    """The paper's labels, but for what is changed."""
+    paper = {"search": "exhaustive", "rule": "any", "continuations": 8}
+    return LabelArgs(rollouts="r", policy="p", **(paper | changes))
+
+
+def label_all(cases, args: LabelArgs) -> list[StepLabels]:
+    """Labels of (steps, traces of each prefix), each of another problem."""
+    wrong = [rollout(steps, problem_id=f"p{i}") for i, (steps, _) in enumerate(cases)]
+    labeller = Labeller(wrong, args, args.consistency, propagate=args.positive_propagation)
+    for (problem_id, prefix), number in labeller.wave().items():
+        given = cases[int(problem_id[1:])][1][len(prefix) - 1]
+        labeller.add((problem_id, prefix), [*given, *[None] * (number - len(given))])
+    assert labeller.wave() == {}
+    return labeller.label()
+
+
+def label_rollout(steps, traces, args: LabelArgs) -> StepLabels:
+    return label_all([(steps, traces)], args)[0]
 
 
 @pytest.mark.parametrize(
@@ -90,12 +101,17 @@ def test_numbers_of_any_length_are_compared():
 def test_traces_that_vouch():
     prefix = ["<<7+5=12>>12"]
     wrong, right = Trace(("#### 12",), False), Trace(("#### 12",), True)
-    ignores, silent = Trace(("#### 13",), True), Trace((), True)
-    assert count_traces(prefix, [wrong, ignores, right], True) == (1, right)
-    assert count_traces(prefix, [wrong, ignores, right], False) == (2, ignores)
-    assert count_traces(prefix, [silent, right], False) == (2, right)  # what writes nothing is no target
-    assert count_traces(prefix, [silent], False) == (1, None)
-    assert count_traces(prefix, [], True) == (0, None)
+    ignores = Trace(("#### 13",), True)
+    assert [vouches(prefix, trace, True) for trace in (wrong, ignores, right)] == [False, False, True]
+    assert [vouches(prefix, trace, False) for trace in (wrong, ignores, right)] == [False, True, True]
+
+
+def test_what_writes_nothing_vouches_but_is_no_target():
+    silent, right = Trace((), True), Trace(("#### 12",), True)
+    steps = ["<<7+5=12>>12", "#### 13"]
+    row = label_rollout(steps, [[silent, right], []], args_of(consistency=False))
+    assert row.successes == (2, 0) and row.fix_steps == right.steps
+    assert label_rollout(steps, [[silent], []], args_of(consistency=False)).fix_length is None
 
 
 def reference_labels(steps, traces, propagate: bool, consistency: bool) -> list[bool | None]:
@@ -136,12 +152,17 @@ def test_labels_agree_with_the_paper_on_thousands_of_cases(propagate, consistenc
     rng = random.Random(f"{propagate}{consistency}")
     args = args_of(positive_propagation=propagate, consistency=consistency)
     fixes = Counter()
-    for _ in range(3000):
-        steps, traces = random_case(rng)
-        row = label_rollout(rollout(steps), traces, args)
+    cases = [random_case(rng) for _ in range(3000)]
+    for i, ((steps, traces), row) in enumerate(zip(cases, label_all(cases, args), strict=True)):
         wanted = reference_labels(steps, traces, propagate, consistency)
         assert list(row.labels) == wanted
-        assert (row.steps, row.correct, row.rollout_id, row.problem_id) == (tuple(steps), False, "p#0", "p")
+        assert (row.steps, row.correct, row.rollout_id, row.problem_id) == (tuple(steps), False, f"p{i}#0", f"p{i}")
+        assert row.values == tuple(
+            (sum(map(lambda t: vouches(steps[: n + 1], t, consistency), own)) / len(own))
+            if own
+            else (0.0 if steps[n].startswith("#") else None)
+            for n, own in enumerate(traces)
+        )
         assert row.trials == tuple(map(len, traces)) and all(s <= t for s, t in zip(row.successes, row.trials))  # noqa: B905
         first = wanted.index(False) if False in wanted else None
         # the kept continuation is a right one of exactly the steps before the first error
@@ -159,19 +180,19 @@ def test_a_rollout_by_hand():
     steps = ["<<7+5=12>>12", "<<12+1=13>>13", "<<13+1=14>>14", "#### 14"]
     right, other = Trace(("<<12+3=15>>15", "#### 15"), True), Trace(("<<9+6=15>>15", "#### 15"), True)
     miss = Trace(("#### 9",), False)
-    row = label_rollout(rollout(steps), [[miss, other, right], [miss, other], [miss], []], args_of())
+    row = label_rollout(steps, [[miss, other, right], [miss, other], [miss], []], args_of())
     assert row.labels == (True, False, False, False) and row.successes == (1, 0, 0, 0) and row.trials == (3, 2, 1, 0)
     assert (row.fix_length, row.fix_steps) == (1, right.steps)
-    free = label_rollout(rollout(steps), [[miss], [miss, other], [miss], []], args_of(consistency=False))
+    free = label_rollout(steps, [[miss], [miss, other], [miss], []], args_of(consistency=False))
     assert free.labels == (True, True, False, False) and free.successes == (0, 1, 0, 0)
     assert (free.fix_length, free.fix_steps) == (2, other.steps)
     neither = args_of(consistency=False, positive_propagation=False)
-    plain = label_rollout(rollout(steps), [[miss], [miss, other], [miss], []], neither)
+    plain = label_rollout(steps, [[miss], [miss, other], [miss], []], neither)
     assert plain.labels == (False, True, False, False) and plain.fix_length is None
 
 
 def test_what_was_not_sampled_has_no_label():
-    row = label_rollout(rollout(["x=1", "x=2", "#### 2"]), [[Trace(("1", "#### 1"), True)], [], []], args_of())
+    row = label_rollout(["x=1", "x=2", "#### 2"], [[Trace(("1", "#### 1"), True)], [], []], args_of())
     assert row.labels == (True, None, False) and row.fix_length is None
 
 
@@ -184,7 +205,7 @@ def test_propagation(labels):
 
 def test_right_rollouts_are_positive_throughout():
     row = label_right(rollout(["a", "b"], True))
-    assert row == StepLabels("p#0", "p", ("a", "b"), True, (True, True), (0, 0), (0, 0), None, ())
+    assert row == StepLabels("p#0", "p", ("a", "b"), True, (True, True), (0, 0), (0, 0), None, (), "right")
 
 
 def rows_of(*labels) -> list[StepLabels]:
@@ -250,17 +271,33 @@ def test_each_prefix_of_wrong_rollouts_is_asked_for_once():
         rollout(["a", "b", "#### 1"], False, 0, "q"),
     ]
     problems = {"p": problem("p"), "q": problem("q", question="How many?")}
-    requests = prefix_requests(problems, rollouts, args_of(continuations=5, seed=7))
-    wanted = [("p", ("a",)), ("p", ("a", "b")), ("p", ("a", "c")), ("q", ("a",)), ("q", ("a", "b"))]
-    assert list(requests) == wanted
+
+    def requests_of(rollouts):
+        labeller = Labeller(rollouts, args_of(continuations=5))
+        found = wave_requests(labeller.wave(), labeller, problems, seed=7)
+        return {prefix: request for request, prefix in found.values()}
+
+    requests = requests_of([r for r in rollouts if not r.correct])
+    assert list(requests) == [("p", ("a",)), ("p", ("a", "b")), ("p", ("a", "c")), ("q", ("a",)), ("q", ("a", "b"))]
     request = requests["p", ("a", "b")]
     assert (request.prompt, request.prefix) == (render_prompt(problem("p").question), "a\nb\n")
     assert (request.n, request.seed) == (5, 7)
     assert len({r.id for r in requests.values()}) == 5
     # a prefix is sampled the same whatever else is labelled
-    assert (
-        prefix_requests(problems, rollouts[1:2], args_of(continuations=5, seed=7))["p", ("a",)] == requests["p", ("a",)]
-    )
+    assert requests_of(rollouts[1:2])["p", ("a",)] == requests["p", ("a",)]
+
+
+def test_doubtful_labels_are_removed():
+    row = StepLabels("p#0", "p", ("a", "b", "c"), False, (True, False, False), (1, 0, 0), (1, 1, 0), None, (), "", (0.5,) * 3, (0.7, 0.6, None))  # fmt: skip  # noqa: E501
+    assert drop_doubtful(row, 0.65).labels == (True, None, False)
+    assert drop_doubtful(row, 0.8).labels == (None, None, False)
+    assert changed_labels(row.labels, drop_doubtful(row, 0.8).labels) == 2
+
+
+def test_soft_targets_are_never_rounded():
+    row = StepLabels("p#0", "p", ("a", "b", "c"), False, (True, False, None), (1, 0, 0), (1, 1, 0), None, (), "", (0.99, 0.01, 0.5), (1.0, 1.0, 1.0))  # fmt: skip  # noqa: E501
+    assert to_solutions([row], soft=True)[0].labels == (0.99, 0.01, None)
+    assert to_solutions([row])[0].labels == (1.0, 0.0, None)
 
 
 def test_a_continuation_is_graded_as_a_part_of_the_whole():
@@ -275,7 +312,19 @@ def test_a_continuation_is_graded_as_a_part_of_the_whole():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("continuations", 0), ("max_wrong_per_problem", 0), ("max_right_per_problem", -1), ("max_problems", 0)],
+    [
+        ("continuations", 0),
+        ("search", "up"),
+        ("rule", "all"),
+        ("at_least", 0),
+        ("confidence", 1.0),
+        ("threshold", 0.0),
+        ("least_gain", -1.0),
+        ("least_confidence", 2.0),
+        ("max_wrong_per_problem", 0),
+        ("max_right_per_problem", -1),
+        ("max_problems", 0),
+    ],
 )
 def test_settings_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=rf"{name}.*{value}"):
@@ -316,6 +365,8 @@ def test_the_stage_on_a_script(tmp_path):
         rollouts=str(made.path),
         policy=str(tmp_path / "policy"),
         sampler=SamplerArgs(backend="scripted", max_tokens=9),
+        search="exhaustive",
+        rule="any",
         continuations=3,
     )
     artifact, _ = make(LABEL_STEPS, args, tmp_path)

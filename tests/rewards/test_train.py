@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import random
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from rewards.examples import LabelledSolution
 from rewards.score import load_scorer
@@ -21,11 +24,15 @@ from rewards.train import (
     split_problems,
     validate_scores,
 )
+from rollouts import processes
 from rollouts.artifacts import ArtifactError, Stage, Untracked, Workspace, make, open_artifact
 from rollouts.sample import SampleArgs
 from rollouts.types import StepLabels
 from tests.tiny import problem, rollout, save_policy
-from training.loop import TrainArgs, TrainingError
+from tests.training.runs import close, on_two
+from training.args import EarlyStoppingArgs, TrainArgs
+from training.loop import TrainingError
+from training.tracking import Tracker, TrackingArgs
 
 PROBLEMS = [problem(f"p{i}", question=f"Ann has {i} pens. How many pens does Ann have?") for i in range(30)]
 FAST = TrainArgs(device="cpu", tokens_per_step=1500, tokens_per_batch=1500, learning_rate=1e-2, epochs=12)
@@ -65,6 +72,10 @@ def made(tmp_path_factory) -> dict[str, str]:
     args = LabelArgs(rollouts=str(rollouts.path), policy=policy)
     labels, _ = make(dataclasses.replace(LABEL_STEPS, run=write_labels), args, root)
     return {"root": str(root), "policy": policy, "rollouts": str(rollouts.path), "labels": str(labels.path)}
+
+
+def tracked(folder) -> Tracker:
+    return Tracker(TrackingArgs(), folder)
 
 
 def args_of(made, kind: str, **changes) -> TrainRewardArgs:
@@ -125,13 +136,42 @@ def test_figures_by_hand():
         LabelledSolution("p", ("a", "b", "c"), (1.0, 0.0, 0.0)),
         LabelledSolution("q", ("a", "b"), (None, 0.0)),
     ]
-    scores = [[0.9, 0.8, 0.7], [0.6, 0.4, 0.75], [0.3, 0.1]]
+    scores = [[0.9, 0.8, 0.72], [0.6, 0.4, 0.75], [0.3, 0.1]]
     found = validate_scores("orm", solutions, scores)
     # intermediate steps only: 0.9, 0.8 and 0.6 are right, 0.4 is wrong
     assert found["threshold"] == pytest.approx(0.5)
     assert found["accuracy"] == pytest.approx(6 / 7)  # of all steps with a label
     assert found["pairwise_accuracy"] == 0.0 and found["final_auroc"] == pytest.approx(1 / 2)
-    assert "pairwise_accuracy" not in validate_scores("sorm", solutions, scores)
+    assert [found[f"accuracy_at_{place}"] for place in (1, 2, 3)] == pytest.approx([1.0, 1.0, 1 / 2])
+    assert "accuracy_at_4" not in found and "first_error_accuracy" not in found
+    costs = [0.9, 0.8, 0.72, 0.6, 1 - 0.4, 1 - 0.75, 1 - 0.1]
+    assert found["cross_entropy"] == pytest.approx(-sum(map(math.log, costs)) / 7)
+    assert found["brier"] == pytest.approx(sum((1 - cost) ** 2 for cost in costs) / 7)
+    # a bin for each, but that 0.72 and 0.75 share one: 0.735 where half are right
+    assert found["calibration_error"] == pytest.approx((0.1 + 0.2 + 2 * 0.235 + 0.4 + 0.4 + 0.1) / 7)
+    sorm = validate_scores("sorm", solutions, scores)
+    assert "pairwise_accuracy" not in sorm
+    # of the third solution it is not known whether its first step is wrong
+    assert sorm["first_error_accuracy"] == 1.0
+    scores[1][0] = 0.2
+    assert validate_scores("sorm", solutions, scores)["first_error_accuracy"] == 0.5
+
+
+def test_labels_that_are_shares_of_right_continuations():
+    """They count as they are in the cross-entropy, and as right or wrong in all else."""
+    solutions = [LabelledSolution("p", ("a", "b"), (0.75, 0.25)), LabelledSolution("p", ("a", "b"), (0.5, None))]
+    found = validate_scores("sorm", solutions, [[0.75, 0.25], [0.5, 0.5]])
+    parts = [0.75 * math.log(0.75) + 0.25 * math.log(0.25)] * 2 + [math.log(0.5)]
+    assert found["cross_entropy"] == pytest.approx(-sum(parts) / 3)
+    assert found["auroc"] == 1.0 and found["accuracy"] == 1.0 and found["first_error_accuracy"] == 1.0
+    assert validate_scores("sorm", solutions, [[1.0, 0.0], [0.0, 0.5]])["cross_entropy"] < 10  # and not infinite
+
+
+def test_positions_from_the_tenth_on_are_one():
+    solutions = [LabelledSolution("p", ("a",) * 12, (1.0,) * 9 + (0.0,) * 3)]
+    found = validate_scores("sorm", solutions, [[0.9] * 9 + [0.1, 0.9, 0.1]])
+    assert found["accuracy_at_9"] == 1.0 and found["accuracy_at_10"] == pytest.approx(2 / 3)
+    assert not {"accuracy_at_11", "accuracy_at_12"} & found.keys()
 
 
 def test_the_threshold_does_not_look_at_last_steps():
@@ -144,7 +184,7 @@ def test_the_threshold_does_not_look_at_last_steps():
 
 @pytest.fixture(scope="module")
 def orm(made):
-    return make(TRAIN_REWARD, args_of(made, "orm"), made["root"])[0]
+    return make(TRAIN_REWARD, args_of(made, "orm"), made["root"], tracked)[0]
 
 
 def test_an_orm_learns_what_tells_right_from_wrong(made, orm):
@@ -157,6 +197,32 @@ def test_an_orm_learns_what_tells_right_from_wrong(made, orm):
     right, wrong = scorer.score([PROBLEMS[3]] * 2, [row.steps for row in rollouts_of(3)[:2]])
     assert right[1] > scorer.threshold > wrong[1]
     assert right[0] == pytest.approx(wrong[0], abs=1e-6)  # the steps so far are the same, and so is the score
+
+
+def test_what_evaluations_say_has_fixed_names(orm):
+    """In metrics.jsonl as in the manifest."""
+    rows = [json.loads(line) for line in (orm.path / "metrics.jsonl").read_text().splitlines()]
+    evaluated = [row for row in rows if "auroc" in row]
+    places = {f"accuracy_at_{place}" for place in (1, 2, 3)}
+    names = {"cross_entropy", "auroc", "brier", "calibration_error", "accuracy", "threshold"} | places
+    assert len(evaluated) == 4 and all(names <= row.keys() for row in evaluated)
+    last = {f"validation_{name}": evaluated[-1][name] for name in names | {"pairwise_accuracy", "final_auroc"}}
+    assert last.items() <= orm.manifest["counts"].items()
+
+
+def test_stopping_early_saves_the_best_model(made, tmp_path):
+    """With a learning rate that soon spoils it."""
+    stopping = EarlyStoppingArgs("cross_entropy", "min", 2)
+    how = dataclasses.replace(FAST, epochs=30, learning_rate=3e-2, evaluations=15, early_stopping=stopping)
+    found, _ = make(TRAIN_REWARD, args_of(made, "orm", shuffled_labels=True, train=how), tmp_path, tracked)
+    rows = [json.loads(line) for line in (found.path / "metrics.jsonl").read_text().splitlines()]
+    evaluated = [row for row in rows if "auroc" in row]
+    best = min(evaluated, key=lambda row: row["cross_entropy"])
+    counts = found.manifest["counts"]
+    assert counts["best_step"] == best["step"] and counts["validation_cross_entropy"] == best["cross_entropy"]
+    assert evaluated.index(best) + 3 == len(evaluated) < 15 and counts["steps"] == evaluated[-1]["step"]
+    # what is saved is what was measured then
+    assert load_scorer(found.path, device="cpu").threshold == best["threshold"] == counts["validation_threshold"]
 
 
 def test_a_sorm_may_go_on_from_an_orm(made, orm):
@@ -177,6 +243,31 @@ def test_the_same_arguments_give_the_same_weights(made, tmp_path):
     args = args_of(made, "sorm", train=dataclasses.replace(FAST, max_steps=3))
     first, second = (make(TRAIN_REWARD, args, tmp_path / name)[0] for name in "ab")
     assert first.manifest["files"] == second.manifest["files"] and first.key == second.key
+
+
+def _on_each(args: TrainRewardArgs, root: str) -> None:
+    make(TRAIN_REWARD, args, root, tracked)
+    processes.current().leave()
+
+
+@pytest.mark.parametrize("shard", ["none", "fsdp2"])
+def test_two_processes_make_the_same_reward_model(made, tmp_path, shard):
+    """With evaluations on the way, where every weight is shared out too.
+
+    Not balanced: the first gradient of the head's bias is then nothing but rounding, and Adam makes a step of it.
+    """
+    stopping = EarlyStoppingArgs("auroc")
+    how = dataclasses.replace(FAST, max_steps=8, learning_rate=1e-3, shard=shard, early_stopping=stopping)
+    args = args_of(made, "sorm", train=how, balance_lengths=False)
+    one, _ = make(TRAIN_REWARD, args, tmp_path / "one")
+    on_two(_on_each, args, tmp_path / "two")
+    two, there = make(TRAIN_REWARD, args, tmp_path / "two")
+    assert there and two.key == one.key
+    ours, theirs = (load_file(found.path / "model.safetensors") for found in (one, two))
+    close(ours, theirs)
+    for name, value in one.manifest["counts"].items():
+        if name not in ("train_seconds", "useful_tokens"):  # those of the first process
+            assert two.manifest["counts"][name] == pytest.approx(value, rel=1e-3), name
 
 
 def test_labels_beyond_max_length_are_counted(made, tmp_path):
@@ -213,6 +304,8 @@ def test_an_artifact_of_another_stage_is_refused(made, tmp_path):
         ({"validation_share": 0.0}, "not 0.0"),
         ({"validation_share": 1.0}, "not 1.0"),
         ({"max_length": 3}, "not 3"),
+        ({"targets": "fuzzy"}, "targets='fuzzy'"),
+        ({"targets": "soft"}, "targets='soft' must be hard, or soft for a sorm"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):

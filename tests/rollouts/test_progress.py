@@ -55,6 +55,17 @@ def test_plain_text_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     ]
 
 
+@pytest.mark.parametrize(("seconds", "lines"), [(4.9, 0), (5.1, 1)])
+def test_what_is_short_leaves_no_line_in_a_log(monkeypatch, capsys, seconds: float, lines: int) -> None:
+    """The labeller samples in dozens of waves."""
+    monkeypatch.delenv("STEPWISE_PROGRESS", raising=False)
+    clock = Clock(monkeypatch)
+    with progress(3, "samples", "label_steps/7") as bar:
+        bar.advance(3)
+        clock.now += seconds
+    assert len(capsys.readouterr().err.splitlines()) == lines
+
+
 def test_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

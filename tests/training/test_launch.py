@@ -22,21 +22,36 @@ IN_LITTLE = ["problems.limit=40", "train.tokens_per_step=512", "train.tokens_per
 def test_settings_that_make_no_sense():
     with pytest.raises(ValueError, match="num_processes must be at least 1, not 0"):
         LaunchArgs(num_processes=0).validate()
-    with pytest.raises(ValueError, match=r"config_file=nowhere.yaml: there is no such file"):
+    with pytest.raises(ValueError, match=r"config_file=nowhere.yaml: there is no such file, and it is none of .*fsdp2"):
         LaunchArgs(config_file="nowhere.yaml").validate()
+    LaunchArgs(config_file="fsdp2").validate()
 
 
-def test_the_command_line_of_a_launch():
+def test_the_command_line_of_a_launch(tmp_path):
     module = launch_command(LaunchArgs(num_processes=3), [sys.executable, "-m", "experiments.sample"])
     assert module[:3] == [sys.executable, "-m", "training.launcher"]
     assert module[-4:] == ["--num_processes", "3", "-m", "experiments.sample"] and "--multi_gpu" in module
-    script = launch_command(LaunchArgs(num_processes=2, config_file="fsdp.yaml"), [sys.executable, "work.py"])
-    assert script[3:] == ["--config_file", "fsdp.yaml", "--num_processes", "2", "work.py"]
+    (tmp_path / "own.yaml").touch()
+    for name, path in [(f"{tmp_path}/own.yaml", f"{tmp_path}/own.yaml"), ("cpu", f"{ROOT}/conf/accelerate/cpu.yaml")]:
+        script = launch_command(LaunchArgs(num_processes=2, config_file=name), [sys.executable, "work.py"])
+        assert script[3:] == ["--config_file", path, "--num_processes", "2", "work.py"]
+
+
+def test_config_files_are_those_of_accelerate():
+    """It takes every key of every one, and they do not say in what precision: train.dtype does."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    paths = sorted((ROOT / "conf" / "accelerate").glob("*.yaml"))
+    found = {path.stem: load_config_from_file(str(path)) for path in paths}
+    assert set(found) == {"cpu", "fsdp2", "gpus", "nodes", "one_gpu"}
+    assert all(config.mixed_precision == "no" for config in found.values())
+    assert found["fsdp2"].fsdp_config["fsdp_version"] == 2 and found["nodes"].num_machines == 2
 
 
 def test_fewer_processes_than_asked_for_is_an_error(monkeypatch):
     monkeypatch.delenv(LAUNCHED, raising=False)
     assert must_launch(LaunchArgs(num_processes=2), Processes()) and not must_launch(LaunchArgs(), Processes())
+    assert must_launch(LaunchArgs(config_file="one_gpu"), Processes())
     with pytest.raises(ProcessError, match="num_processes=1, but 2 processes were started"):
         must_launch(LaunchArgs(), Processes(1, 2))
     monkeypatch.setenv(LAUNCHED, "2")
@@ -90,6 +105,24 @@ def test_what_was_started_ends_when_who_started_it_is_killed():
     process.stdout.close()
 
 
+def test_told_to_end_amid_work_that_is_no_python_it_ends():
+    """A process that waits for one that has died would not hear of it."""
+    program = (
+        "import hashlib, training.launch as launch\n"
+        "launch.GRACE = 0.1\n"
+        "launch.end_with_parent()\n"
+        "print('there', flush=True)\n"
+        "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"  # a quarter of an hour
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), LAUNCHED: "2"}
+    handled = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+    options = {"env": environment, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", handled + program], **options) as process:
+        assert process.stdout.readline() == "there\n"
+        process.terminate()
+        assert process.wait(60) == 143
+
+
 def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "experiments.train_policy", *IN_LITTLE, *overrides]
@@ -100,14 +133,18 @@ def test_two_processes_train_what_one_does(tmp_path):
     from safetensors.torch import load_file
 
     weights = {}
-    for count in (1, 2):
-        done = run(tmp_path, f"launch.num_processes={count}", f"run.name=run{count}", f"run.artifacts=made{count}")
+    launches = {"one": ["launch.num_processes=1"], "two": ["launch.num_processes=2"]}
+    launches["shared"] = ["launch.num_processes=2", "launch.config_file=fsdp2"]
+    for name, launch in launches.items():
+        done = run(tmp_path, *launch, f"run.name={name}", f"run.artifacts={name}")
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("(made in ") == 1
-        (file,) = tmp_path.glob(f"made{count}/train_policy/*/model.safetensors")
-        weights[count] = load_file(file)
-    assert max((weights[1][name] - weights[2][name]).abs().max() for name in weights[1]) < 1e-5
-    assert len([path for path in (tmp_path / "made2" / "train_policy").iterdir() if path.is_dir()]) == 1
+        (file,) = tmp_path.glob(f"{name}/train_policy/*/model.safetensors")
+        weights[name] = load_file(file)
+        assert len([path for path in (tmp_path / name / "train_policy").iterdir() if path.is_dir()]) == 1
+    for name in ("two", "shared"):
+        assert weights[name].keys() == weights["one"].keys()
+        assert max((weights["one"][key] - weights[name][key]).abs().max() for key in weights["one"]) < 1e-5
 
 
 def test_a_mistake_keeps_its_exit_code_through_a_launch(tmp_path):

@@ -13,13 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, PreTrainedModel, Qwen2Config
 
+from rollouts.vocabulary import make_tokenizer
 from tests.tiny import make_model, save_policy, save_reward, tokenizer
 from training.models import (
-    REWARD_FILE,
+    FACTS,
     ModelArgs,
     load_reward_model,
     make_policy,
     make_reward_model,
+    read_facts,
     save_model,
     save_reward_model,
 )
@@ -164,30 +166,72 @@ def test_a_reward_model_comes_back_as_it_was(policy, tmp_path):
         model.score.weight.normal_()
     save_reward_model(model, words, tmp_path / "reward", "orm", 0.375)
     again, _, facts = load_reward_model(str(tmp_path / "reward"), device="cpu")
-    assert facts == {"kind": "orm", "threshold": 0.375} and not again.training
+    assert (facts["kind"], facts["threshold"]) == ("orm", 0.375) and not again.training
+    assert (facts["template"], facts["separator"]) == ("Q: {question}\n", "\n")
+    # saved by the library, the facts stay with the model
+    again.save_pretrained(tmp_path / "copy")
+    words.save_pretrained(tmp_path / "copy")
+    assert load_reward_model(str(tmp_path / "copy"), device="cpu")[2] == facts == read_facts(tmp_path / "copy")
     assert torch.equal(logits(again), logits(model.eval()))
+
+
+def test_a_reward_model_has_no_dropout_anywhere(tmp_path):
+    config = GPT2Config(vocab_size=WORDS, n_embd=32, n_layer=1, n_head=2, n_positions=64, classifier_dropout=0.3)
+    assert config.attn_pdrop == config.resid_pdrop == config.embd_pdrop == 0.1
+    save_model(AutoModelForCausalLM.from_config(config), tokenizer(), tmp_path / "policy")
+    model, _ = make_reward_model(str(tmp_path / "policy"), "cpu")
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.0}
+
+
+def test_a_reward_model_of_other_texts_is_not_trained_further(reward, tmp_path):
+    shutil.copytree(reward, tmp_path / "other")
+    facts(tmp_path / "other", {"separator": "\n\n"})
+    with pytest.raises(ValueError, match=r"other was trained with the separator '\\n\\n', not with '\\n'"):
+        make_reward_model(str(tmp_path / "other"), "cpu")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_is_refused(tmp_path):
+    config = Qwen2Config(**SHAPE | {"vocab_size": WORDS - 1}, intermediate_size=48, num_key_value_heads=1)
+    save_model(AutoModelForCausalLM.from_config(config), tokenizer(), tmp_path / "small")
+    with pytest.raises(ValueError, match=rf"small: the tokenizer has {WORDS} tokens, the model embeddings for"):
+        make_reward_model(str(tmp_path / "small"), "cpu")
 
 
 def spoil(folder: Path, name: str, value: torch.Tensor | None) -> None:
     weights = load_file(folder / "model.safetensors")
-    weights.pop(name)
+    weights.pop(name, None)
     if value is not None:
         weights[name] = value
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def facts(folder: Path, value: object) -> None:
-    (folder / REWARD_FILE).write_text(json.dumps(value))
+    """Change the facts (a dict: some of them; None: all are gone)."""
+    config = json.loads((folder / "config.json").read_text())
+    config[FACTS] = config[FACTS] | value if isinstance(value, dict) else value
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+
+def other_tokenizer(folder: Path) -> None:
+    make_tokenizer(60).save_pretrained(folder)
 
 
 HEAD = torch.full((1, 32), math.nan)
 DAMAGES = {
-    "no facts": (lambda path: (path / REWARD_FILE).unlink(), "no reward model: it has no reward.json"),
-    "torn facts": (lambda path: (path / REWARD_FILE).write_text("{"), r"reward.json, line 1"),
+    "no facts": (lambda path: facts(path, None), "no reward model: it has no config.json with 'stepwise'"),
+    "torn config": (lambda path: (path / "config.json").write_text("{"), r"config.json, line 1"),
     "other facts": (lambda path: facts(path, ["orm"]), r"must name a kind .*\['orm'\]"),
-    "unknown kind": (lambda path: facts(path, {"kind": "prm", "threshold": 0.5}), "must name a kind .*prm"),
-    "no threshold": (lambda path: facts(path, {"kind": "orm"}), "must name a kind"),
-    "NaN threshold": (lambda path: facts(path, {"kind": "orm", "threshold": math.nan}), "threshold, not .*nan"),
+    "unknown kind": (lambda path: facts(path, {"kind": "prm"}), "must name a kind .*prm"),
+    "no threshold": (lambda path: facts(path, {"threshold": None}), "must name a kind"),
+    "NaN threshold": (lambda path: facts(path, {"threshold": math.nan}), "threshold, not .*nan"),
+    "other template": (
+        lambda path: facts(path, {"template": "Question: {question}"}),
+        "template 'Question: {question}'",
+    ),
+    "other separator": (lambda path: facts(path, {"separator": "ки"}), r"separator 'ки', not with '\\n'"),
+    "other tokenizer": (other_tokenizer, "the tokenizer of .* is not the one"),
+    "other tokens": (lambda path: facts(path, {"tokenizer": "0"}), "the tokenizer of .* is not the one"),
+    "weights too many": (lambda path: spoil(path, "score.scale", torch.ones(3)), r"too many: \['score.scale'\]"),
     "missing head": (lambda path: spoil(path, "score.weight", None), r"lacks weights: \['score.weight'\]"),
     "NaN head": (lambda path: spoil(path, "score.weight", HEAD), "score.weight is not finite"),
     "wide head": (lambda path: spoil(path, "score.weight", torch.zeros(2, 32)), "no reward model that loads"),

@@ -25,7 +25,7 @@ def test_the_completion_and_its_end_are_trained_and_the_prompt_never():
 
 def test_an_empty_completion_trains_the_end_alone():
     example = encode_completion(tokenizer(), Text("Q: Ann\n", ""))
-    assert example == Example(ids("Q", ":", " Ann", "\n", "<eos>"), [3], ids("<eos>"))
+    assert example == Example(ids("Q", ":", " Ann", "\n", "<eos>"), [3], ids("<eos>"), prompt=4)
 
 
 def test_no_prompt_is_refused():

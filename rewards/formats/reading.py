@@ -1,0 +1,56 @@
+"""The records of a file or an artifact, one at a time, with what is wrong with its rows counted and named."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+
+from rewards.formats import Choices, FormatError, StepRecord, read_record
+from rewards.formats.files import read_rows
+from rewards.formats.step_labels import NAME, read_step_labels
+
+logger = logging.getLogger(__name__)
+
+BAD_ROWS = ("error", "skip")
+SHOWN = 20  # bad rows that are named
+
+
+class Reading:
+    """The records of a file of rows (of an artifact, where `source_format` is step_labels), each with its place.
+
+    `counts` has rows and bad_rows. A row that cannot be used is an error, or with `bad_rows` skip left out, counted
+    and, of the first ones, named in `bad`. A file that is malformed is always an error.
+    """
+
+    def __init__(self, path: str, source_format: str, choices: Choices, bad_rows: str) -> None:
+        self.path, self.source_format, self.choices, self.bad_rows = path, source_format, choices, bad_rows
+        self.counts: Counter[str] = Counter()
+        self.bad: list[str] = []
+
+    def __iter__(self) -> Iterator[tuple[str, StepRecord]]:
+        rows = read_step_labels(self.path) if self.source_format == NAME else read_rows(self.path)
+        for where, row in rows:
+            self.counts["rows"] += 1
+            if isinstance(row, StepRecord):
+                yield where, row
+                continue
+            try:
+                record = read_record(self.source_format, row, self.choices)
+            except FormatError as error:
+                self.refuse(where, error)
+            else:
+                yield where, record
+
+    def refuse(self, where: str, error: FormatError) -> None:
+        """Count a row that cannot be used and name it.
+
+        Raises:
+            FormatError: bad rows are not to be skipped.
+        """
+        if self.bad_rows == "error":
+            raise FormatError(f"{where}: {error}") from error
+        self.counts["bad_rows"] += 1
+        if len(self.bad) < SHOWN:
+            self.bad.append(f"{where}: {error}")
+            logger.warning("left out: %s: %s", where, error)

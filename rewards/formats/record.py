@@ -1,0 +1,192 @@
+"""One solution with its step labels, whatever format it came in, and the choices that formats leave open.
+
+Left out: the formats themselves (one file each), and files of rows (`rewards/formats/files.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+NEUTRAL = ("positive", "negative", "drop")
+AFTER_ERROR = ("unknown", "negative")
+UNLABELLED = ("error", "drop", "cut")
+LATER = ("error", "drop")
+EXTRA = ("keep", "drop")
+CARRY = "stepwise"  # the field of a row that holds what its format has no field for
+
+
+class FormatError(ValueError):
+    """A row that is not of its format, or a record that a format cannot express. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """A solution and a label in [0, 1] for each of its steps, None where a step has none.
+
+    `answer` is the reference answer, `correct` whether the solution's own final answer is right. `extra` holds, by
+    the name of a format, the fields of its row that say more than the others here, so that writing gives the row back.
+
+    Raises:
+        FormatError: labels and steps differ in number, or a label is outside [0, 1].
+    """
+
+    question: str
+    steps: tuple[str, ...]
+    labels: tuple[float | None, ...]
+    id: str | None = None
+    answer: str | None = None
+    correct: bool | None = None
+    extra: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != len(self.steps):
+            raise FormatError(f"{len(self.labels)} labels for {len(self.steps)} steps")
+        for i, label in enumerate(self.labels):
+            if label is not None and not 0 <= label <= 1:
+                raise FormatError(f"the label of step {i} is {label!r}, outside [0, 1]")
+
+
+@dataclass
+class Choices:
+    """What has to be decided to read or write a format; none of it is guessed.
+
+    `neutral` is the meaning of PRM800K's rating 0: positive, negative, or drop (no label). It has no default.
+    `after_error` is what the steps after a first error are, where a format marks only that: unknown or negative.
+    `threshold`: a soft label at least this high becomes positive where a format holds hard labels only.
+    `unlabelled`: a solution with a step without label, in a format where every step has one, is an error, is dropped,
+    or is cut before that step. `later`: labels after a first error that a format cannot hold are an error or dropped.
+    `number_steps` writes "Step n: " before each step of Math-Shepherd.
+    `extra`: what a format has no field for is kept in a field `stepwise` of the row, or dropped.
+    """
+
+    neutral: str | None = None
+    after_error: str = "unknown"
+    threshold: float | None = None
+    unlabelled: str = "error"
+    later: str = "error"
+    number_steps: bool = False
+    extra: str = "keep"
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first choice that is none."""
+        known = {"after_error": AFTER_ERROR, "unlabelled": UNLABELLED, "later": LATER, "extra": EXTRA}
+        if self.neutral is not None:
+            known["neutral"] = NEUTRAL
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(values)}")
+        if self.threshold is not None and not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold must be in (0, 1], not {self.threshold}")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of rows. `parse` makes a record of a row's own fields, `render` a row of a record's.
+
+    `holds` says which labels a row can have: boolean (one a step), rating (one a step, or none), or first_error.
+    `columns` are the Arrow types, by name, of a Parquet file of such rows; None where JSON only can hold them.
+    """
+
+    name: str
+    holds: str
+    parse: Callable[[dict[str, Any], Choices], StepRecord]
+    render: Callable[[StepRecord, Choices], dict[str, Any]]
+    columns: dict[str, str] | None
+
+
+def harden(labels: Sequence[float | None], threshold: float | None) -> tuple[float | None, ...]:
+    """Labels as 1.0, 0.0 or None; a soft one is positive from `threshold` on.
+
+    Raises:
+        FormatError: a label is soft, and there is no threshold.
+    """
+    hard: list[float | None] = []
+    for i, label in enumerate(labels):
+        if label is None or label in (0, 1):
+            hard.append(None if label is None else float(label))
+        elif threshold is None:
+            raise FormatError(f"the label of step {i} is {label!r}, and the format holds hard labels: give a threshold")
+        else:
+            hard.append(float(label >= threshold))
+    return tuple(hard)
+
+
+def locate_error(labels: Sequence[float | None]) -> int | None:
+    """The 0-based first wrong step by hard labels, or None where every step is right.
+
+    Raises:
+        FormatError: a step before the first error, or of a solution without one, has no label.
+    """
+    for i, label in enumerate(labels):
+        if label is None:
+            raise FormatError(f"step {i} has no label and no step before it is wrong: the first error is not known")
+        if label < 1:
+            return i
+    return None
+
+
+def spread_error(first: int | None, length: int, choices: Choices) -> tuple[float | None, ...]:
+    """Labels of `length` steps whose first wrong one is `first`: positive before it, `choices.after_error` after it.
+
+    Raises:
+        FormatError: there is no such step.
+    """
+    if first is None:
+        return (1.0,) * length
+    if not 0 <= first < length:
+        raise FormatError(f"step {first} (from 0) is marked as wrong, but there are {length} steps")
+    after = 0.0 if choices.after_error == "negative" else None
+    return (1.0,) * first + (0.0,) + (after,) * (length - first - 1)
+
+
+def take_text(row: dict[str, Any], name: str) -> str:
+    """The text of a field that must be there.
+
+    Raises:
+        FormatError: it is missing or no text.
+    """
+    if name not in row:
+        raise FormatError(f"field {name!r} is missing, there are {shown(sorted(row))}")
+    if not isinstance(row[name], str):
+        raise FormatError(f"field {name!r} must be text, not {shown(row[name])}")
+    return row[name]
+
+
+def take_texts(row: dict[str, Any], name: str) -> tuple[str, ...]:
+    """The texts of a field that must be a list of them.
+
+    Raises:
+        FormatError: it is missing, no list, or an item is no text.
+    """
+    if name not in row:
+        raise FormatError(f"field {name!r} is missing, there are {shown(sorted(row))}")
+    value = row[name]
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise FormatError(f"field {name!r} must be a list of texts, not {shown(value)}")
+    return tuple(value)
+
+
+def take_optional(row: dict[str, Any], name: str, kind: type) -> Any:
+    """The value of a field that may be missing or null.
+
+    Raises:
+        FormatError: it is of another type.
+    """
+    value = row.get(name)
+    if value is not None and type(value) is not kind:
+        raise FormatError(f"field {name!r} must be {kind.__name__} or null, not {shown(value)}")
+    return value
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two JSON values are the same, for which 1, 1.0 and true are three different ones."""
+    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
+
+
+def shown(value: Any) -> str:
+    """A value for an error message, shortened."""
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:120]}… ({len(text)} characters)"

@@ -1,0 +1,41 @@
+"""TRL's stepwise supervision: `prompt`, `completions` (a step each), `labels` (a boolean each).
+
+TRL documentation, "Dataset formats and types", stepwise supervision. Labels that are numbers are read as soft labels;
+they are never written, since TRL's trainer rounds 0.99 down to 0. Left out: conversational prompts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rewards.formats.record import Choices, Format, FormatError, StepRecord, shown, take_text, take_texts
+
+
+def parse_trl(row: dict[str, Any], choices: Choices) -> StepRecord:
+    """A record of a row.
+
+    Raises:
+        FormatError: a field is missing or of another type.
+    """
+    labels = row.get("labels")
+    if not isinstance(labels, list) or not all(isinstance(label, bool | int | float) for label in labels):
+        raise FormatError(f"field 'labels' must be a list of booleans, not {shown(labels)}")
+    return StepRecord(take_text(row, "prompt"), take_texts(row, "completions"), tuple(map(float, labels)))
+
+
+def render_trl(record: StepRecord, choices: Choices) -> dict[str, Any]:
+    """A row of a record whose labels are hard and complete."""
+    return {
+        "prompt": record.question,
+        "completions": list(record.steps),
+        "labels": [label == 1 for label in record.labels],
+    }
+
+
+TRL = Format(
+    "trl",
+    "boolean",
+    parse_trl,
+    render_trl,
+    {"prompt": "string", "completions": "list<string>", "labels": "list<bool>"},
+)

@@ -1,0 +1,280 @@
+"""Any process reward model as a judge of steps: one of ours, or a Hugging Face model with a head of token
+classification, or a causal LM that says + or - at a step tag (arXiv 2312.08935).
+
+Everything a foreign model has to be read with (template, separator, head) is said, never guessed: read with another
+separator than it was trained with, a model scores worse without any error. Left out: models that bring code.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rewards.formats.record import StepRecord
+from rewards.formats.step_labels import one_line_steps
+from rollouts.policies import (
+    check_weights,
+    context_length,
+    load_policy,
+    load_tokenizer,
+    naming,
+    pick_device,
+    pick_dtype,
+)
+from rollouts.stages import MISSING
+from rollouts.types import Problem
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+HEADS = ("stepwise", "token_classification", "causal_lm")
+
+
+class PRMError(ValueError):
+    """A model that cannot be read as is said, or a solution that it cannot judge. The message names which."""
+
+
+@dataclass
+class PRMArgs:
+    """A process reward model and how it is read.
+
+    `head` stepwise is a model of ours, which knows all the rest itself but for `lines` (of formats.step_labels).
+    Others read `prompt`, and each step as `step`, then `separator`, with `between` between two steps. A score is read
+    at the last token of each separator, which must be `separator_tokens` tokens. With `pieces`, these texts are
+    tokenised one by one after a start token, as TRL's trainer does; without, the whole text is.
+    token_classification: the probability of its one label, or of label `positive_label` of two. causal_lm: that of
+    the token `positive` as against `negative`.
+    """
+
+    model: str = MISSING
+    head: str = "stepwise"
+    prompt: str = "{question}"
+    step: str = "{step}"
+    separator: str = ""
+    separator_tokens: int = 1
+    between: str = ""
+    pieces: bool = True
+    positive_label: int = 1
+    positive: str = "+"
+    negative: str = "-"
+    lines: str = "error"
+    dtype: str = "auto"
+    device: str = "auto"
+    batch_tokens: int = 16384
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting that makes no sense."""
+        if self.head not in HEADS:
+            raise ValueError(f"prm.head={self.head!r} is none of {', '.join(HEADS)}")
+        if self.lines not in ("error", "join"):
+            raise ValueError(f"prm.lines={self.lines!r} is neither error nor join")
+        if self.head == "stepwise":
+            return
+        if not self.separator:
+            raise ValueError("prm.separator must be given: the text at whose end the model was trained to judge")
+        self._check_template("prompt", "question")
+        self._check_template("step", "step", n=1)
+        if self.positive_label not in (0, 1) or self.separator_tokens < 1 or self.batch_tokens < 1:
+            raise ValueError(
+                f"prm.positive_label={self.positive_label} must be 0 or 1, prm.separator_tokens="
+                f"{self.separator_tokens} and prm.batch_tokens={self.batch_tokens} at least 1"
+            )
+
+    def _check_template(self, name: str, field: str, **others: int) -> None:
+        template = getattr(self, name)
+        try:
+            filled = template.format(**{field: "\0"}, **others)
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"prm.{name}={template!r} is no template: {error!r}") from error
+        if filled.count("\0") != 1:
+            raise ValueError(f"prm.{name}={template!r} must hold {{{field}}} once")
+
+
+class OurJudge:
+    """A reward model of ours. `threshold` is the one that was chosen when it was trained."""
+
+    def __init__(self, args: PRMArgs) -> None:
+        from rewards.score import load_scorer
+
+        self.scorer = load_scorer(args.model, args.dtype, args.device, args.batch_tokens)
+        self.threshold: float | None = self.scorer.threshold
+        self.lines = args.lines
+
+    def judge(self, records: Sequence[StepRecord]) -> list[list[float]]:
+        """The probability that each step of each solution is right.
+
+        Raises:
+            PRMError: a step has several lines and `lines` is error, a solution is too long, or a score is NaN; the
+                message names the solution.
+        """
+        problems, steps = [], []
+        for record in records:
+            try:
+                steps.append(one_line_steps(record, self.lines).steps)
+            except ValueError as error:
+                raise PRMError(f"{record.id}: {error}") from error
+            problems.append(Problem(str(record.id), record.question, record.answer or "", None, "", ""))
+        return self.scorer.score(problems, steps)
+
+
+class ForeignJudge:
+    """A model that others trained, read as `args` say. It has no threshold of its own."""
+
+    threshold: float | None = None
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, args: PRMArgs) -> None:
+        self.model, self.tokenizer, self.args = model, tokenizer, args
+        self.mark = self._tokens("separator", args.separator, args.separator_tokens)
+        self.signs: list[int] = []
+        if args.head == "causal_lm":
+            self.signs = [self._tokens(name, getattr(args, name), 1)[0] for name in ("positive", "negative")]
+            if self.signs[0] == self.signs[1]:
+                raise PRMError(f"prm.positive={args.positive!r} and prm.negative={args.negative!r} are one token")
+        elif model.config.num_labels not in (1, 2):
+            raise PRMError(f"{args.model} tells {model.config.num_labels} labels apart, not 1 or 2")
+        template = args.prompt + args.step + args.between
+        # where the template speaks to the model by special tokens, a question must not be able to
+        self.special = [token for token in tokenizer.all_special_tokens if token in template + args.separator]
+
+    def judge(self, records: Sequence[StepRecord]) -> list[list[float]]:
+        """The probability that each step of each solution is right.
+
+        Raises:
+            PRMError: a solution is too long, its separators are not the tokens that they should be, or a score is
+                NaN; the message names the solution.
+        """
+        encoded = [self._encode(record) for record in records]
+        scores: list[list[float]] = [[] for _ in records]
+        for batch in self._batches([len(ids) for ids, _ in encoded]):
+            found = iter(self._forward([encoded[i] for i in batch]))
+            for i in batch:
+                scores[i] = list(itertools.islice(found, len(encoded[i][1])))
+                if any(score != score for score in scores[i]):
+                    raise PRMError(f"{self.args.model} scores solution {records[i].id} {scores[i]}")
+        return scores
+
+    def _tokens(self, name: str, text: str, wanted: int) -> list[int]:
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) != wanted:
+            raise PRMError(
+                f"prm.{name}={text!r} is {len(ids)} tokens {self._shown(ids)} of {self.args.model}, not {wanted}: "
+                "the model was not trained with it, or not with this tokenizer"
+            )
+        return ids
+
+    def _shown(self, ids: list[int]) -> list[str]:
+        return [self.tokenizer.decode([token]) for token in ids]
+
+    def _texts(self, record: StepRecord) -> list[str]:
+        for text in (record.question, *record.steps):
+            for token in self.special:
+                if token in text:
+                    raise PRMError(f"solution {record.id} holds the text {token!r}, by which the template is read")
+        steps = [self.args.step.format(n=n, step=step) for n, step in enumerate(record.steps, start=1)]
+        between = ["", *[self.args.between] * (len(steps) - 1)]
+        prompt = self.args.prompt.format(question=record.question)
+        return [prompt, *(part for i, step in enumerate(steps) for part in (between[i] + step, self.args.separator))]
+
+    def _encode(self, record: StepRecord) -> tuple[list[int], list[int]]:
+        """Token ids, and of each step the position of its separator's last token."""
+        texts = self._texts(record)
+        ids, ends = self._by_pieces(texts) if self.args.pieces else self._as_a_whole(texts, record)
+        limit = context_length(self.model)
+        if limit is not None and len(ids) > limit:
+            raise PRMError(f"solution {record.id} has {len(ids)} tokens, {self.args.model} reads {limit}")
+        for i, end in enumerate(ends):
+            found = ids[end + 1 - len(self.mark) : end + 1]
+            if found != self.mark:
+                raise PRMError(
+                    f"the separator after step {i} of solution {record.id} is read as {self._shown(found)}, not as "
+                    f"{self._shown(self.mark)}: try prm.pieces=true"
+                )
+        return ids, ends
+
+    def _by_pieces(self, texts: list[str]) -> tuple[list[int], list[int]]:
+        start = self.tokenizer.bos_token_id
+        ids, ends = [] if start is None else [start], []
+        for i, text in enumerate(texts):
+            separator = i > 0 and i % 2 == 0
+            ids += self.mark if separator else self._ids(text)["input_ids"]
+            if separator:
+                ends.append(len(ids) - 1)
+        return ids, ends
+
+    def _as_a_whole(self, texts: list[str], record: StepRecord) -> tuple[list[int], list[int]]:
+        encoding = self._ids("".join(texts), add_special_tokens=True, return_offsets_mapping=True)
+        last = {stop: token for token, (begin, stop) in enumerate(encoding["offset_mapping"]) if stop > begin}
+        ends, at = [], 0
+        for i, text in enumerate(texts):
+            at += len(text)
+            if i > 0 and i % 2 == 0:
+                if at not in last:
+                    raise PRMError(
+                        f"no token ends with the separator after step {i // 2 - 1} of solution {record.id}: "
+                        "try prm.pieces=true"
+                    )
+                ends.append(last[at])
+        return encoding["input_ids"], ends
+
+    def _ids(self, text: str, add_special_tokens: bool = False, **options: bool) -> dict[str, list]:
+        return self.tokenizer(
+            text, add_special_tokens=add_special_tokens, split_special_tokens=not self.special, **options
+        )
+
+    def _batches(self, lengths: list[int]) -> list[list[int]]:
+        batches: list[list[int]] = []
+        for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+            if not batches or lengths[i] * (len(batches[-1]) + 1) > self.args.batch_tokens:
+                batches.append([])
+            batches[-1].append(i)
+        return batches
+
+    def _forward(self, examples: list[tuple[list[int], list[int]]]) -> list[float]:
+        import torch
+
+        longest = max(len(ids) for ids, _ in examples)
+        ids = torch.full((len(examples), longest), self.tokenizer.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for row, (own, _) in enumerate(examples):
+            ids[row, : len(own)] = torch.tensor(own)
+            mask[row, : len(own)] = 1
+        rows = torch.tensor([row for row, (_, ends) in enumerate(examples) for _ in ends], dtype=torch.long)
+        columns = torch.tensor([end for _, ends in examples for end in ends], dtype=torch.long)
+        with torch.inference_mode():
+            place = self.model.device
+            logits = self.model(input_ids=ids.to(place), attention_mask=mask.to(place)).logits
+            return self._probabilities(logits[rows.to(place), columns.to(place)].float()).tolist()
+
+    def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Of logits (steps, labels or tokens) the probability of the positive one, (steps,)."""
+        if self.signs:
+            return logits[:, self.signs].softmax(-1)[:, 0]
+        if logits.shape[1] == 1:
+            return logits[:, 0].sigmoid()
+        return logits.softmax(-1)[:, self.args.positive_label]
+
+
+def load_judge(args: PRMArgs) -> OurJudge | ForeignJudge:
+    """Open a process reward model.
+
+    Raises:
+        ValueError: the folder is not such a model's or lacks a weight, or its tokenizer and `args` do not go together.
+    """
+    if args.head == "stepwise":
+        return OurJudge(args)
+    if args.head == "causal_lm":
+        return ForeignJudge(*load_policy(args.model, args.dtype, args.device), args)
+    from transformers import AutoModelForTokenClassification
+
+    tokenizer, place = load_tokenizer(args.model), pick_device(args.device)
+    with naming(args.model, "model with a head of token classification"):
+        model, loading = AutoModelForTokenClassification.from_pretrained(
+            args.model, dtype=pick_dtype(args.dtype, place), output_loading_info=True
+        )
+    if loading["missing_keys"] or loading["mismatched_keys"]:
+        raise PRMError(f"{args.model} lacks weights: {sorted(loading['missing_keys'])[:5]}")
+    check_weights(model, tokenizer, args.model)
+    return ForeignJudge(model.to(place).eval(), tokenizer, args)

@@ -1,0 +1,202 @@
+"""LoRA and QLoRA: small trained matrices beside frozen linear layers, and a trained head (through peft).
+
+`add_adapter` before training, `merge_adapter` after it: what is saved then is a normal model. With `quantize` the
+frozen layers are kept in 4 bits (QLoRA, Dettmers et al. 2023).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rollouts.policies import HEADS, check_finite, naming
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedModel
+
+QUANTIZED = ("none", "nf4")
+ADAPTER = "adapter"  # the folder beside a merged model that keeps its adapter
+_NAME = "default"  # peft's own name of a model's only adapter
+
+
+@dataclass
+class LoraArgs:
+    """LoRA's settings; with rank 0 all weights are trained. `alpha / rank` scales what the adapter adds.
+
+    `target_modules` are names of linear layers (`q_proj`); none means all but the head's. With `keep_adapter` the
+    adapter is saved as well, beside the merged model.
+    """
+
+    rank: int = 0
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: list[str] = field(default_factory=list)
+    quantize: str = "none"
+    keep_adapter: bool = False
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting out of range."""
+        if self.rank < 0:
+            raise ValueError(f"lora.rank must be at least 0 (0: no adapter), not {self.rank}")
+        if not 0 < self.alpha < math.inf or not 0 <= self.dropout < 1:
+            raise ValueError(
+                f"lora.alpha must be positive and finite and lora.dropout in [0, 1), not {self.alpha}, {self.dropout}"
+            )
+        if self.quantize not in QUANTIZED:
+            raise ValueError(f"lora.quantize={self.quantize!r} is none of {', '.join(QUANTIZED)}")
+        if self.rank == 0 and (self.quantize != "none" or self.keep_adapter or self.target_modules):
+            raise ValueError(
+                f"lora.rank=0 trains all weights: there is no adapter for quantize={self.quantize}, "
+                f"keep_adapter={self.keep_adapter} and target_modules={list(self.target_modules)}"
+            )
+
+
+def linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
+    """The linear layers of a model's body, by their full names: no head, and no output embedding."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D)
+        and not f"{name}.".startswith(HEADS)
+        and module is not model.get_output_embeddings()
+    }
+
+
+def add_adapter(model: PreTrainedModel, args: LoraArgs, seed: int = 0) -> PreTrainedModel | PeftModel:
+    """The model with an adapter, all else frozen but a reward model's head; the model itself where the rank is 0.
+
+    The adapter starts by adding nothing. `model` is changed, and must not be used any more.
+
+    Raises:
+        ValueError: no linear layer has one of the names, or bitsandbytes is asked for but not there.
+    """
+    if args.rank == 0:
+        return model
+    import torch
+    from peft import get_peft_model
+
+    layers = linear_layers(model)
+    names = {name.rsplit(".", 1)[-1] for name in layers}
+    if unknown := set(args.target_modules) - names:
+        raise ValueError(f"lora.target_modules: no linear layer is named {min(unknown)!r}; there are {sorted(names)}")
+    wanted = set(args.target_modules) or names
+    if args.quantize == "nf4":
+        _quantize(model, {name: layer for name, layer in layers.items() if name.rsplit(".", 1)[-1] in wanted})
+    torch.manual_seed(seed)
+    adapted = get_peft_model(model, _config(model, args, sorted(wanted)))
+    if args.quantize == "nf4":
+        model.enable_input_require_grads()  # or gradient checkpointing would find nothing to train below
+    return adapted
+
+
+def _config(model: PreTrainedModel, args: LoraArgs, wanted: list[str]) -> LoraConfig:
+    from peft import LoraConfig, TaskType
+
+    head = sorted({name.split(".")[0] for name, _ in model.named_parameters() if name.startswith(HEADS)})
+    return LoraConfig(
+        task_type=TaskType.TOKEN_CLS if head else TaskType.CAUSAL_LM,
+        r=args.rank,
+        lora_alpha=args.alpha,
+        lora_dropout=args.dropout,
+        target_modules=wanted,
+        modules_to_save=head or None,
+    )
+
+
+def merge_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The model with its adapter added into its weights, which are in full precision again: it scores the same.
+
+    A model without an adapter is returned as it is.
+    """
+    if not hasattr(model, "peft_config"):
+        return model
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    if getattr(model.get_base_model(), "is_loaded_in_4bit", False):
+        # added to 4-bit weights, it would be rounded to 4 bits as well
+        config, trained = model.peft_config[_NAME], get_peft_model_state_dict(model)
+        plain = model.unload()
+        _dequantize(plain)
+        model = get_peft_model(plain, config)
+        set_peft_model_state_dict(model, trained)
+    return model.merge_and_unload()
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Save an adapter, with the trained head, as a peft folder.
+
+    Raises:
+        ValueError: a weight is not finite.
+    """
+    check_finite(model, str(folder))
+    model.save_pretrained(folder)
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """Put a saved adapter, and its head, on the model that it was trained on (opened as it was then).
+
+    Raises:
+        ValueError: the folder has no adapter that loads, or it lacks weights, has too many, or one is not finite.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    path = str(folder)
+    if not (folder / "adapter_config.json").is_file():
+        raise ValueError(f"{path} is no adapter: it has no adapter_config.json")
+    try:
+        with naming(path, "adapter"):
+            adapted = PeftModel.from_pretrained(model, path, is_trainable=True)
+            saved = set(load_file(folder / "adapter_model.safetensors"))
+    except KeyError as error:
+        raise ValueError(f"adapter {path} lacks {error}") from error
+    wanted = set(get_peft_model_state_dict(adapted))
+    if saved != wanted:  # a warning, to peft
+        raise ValueError(f"adapter {path} lacks {sorted(wanted - saved)[:5]} and has {sorted(saved - wanted)[:5]} more")
+    check_finite(adapted, path)
+    return adapted
+
+
+def _quantize(model: PreTrainedModel, layers: dict[str, torch.nn.Module]) -> None:
+    """Keep the weights of linear layers in 4 bits (NormalFloat, with quantised scales), on the device that has them."""
+    import torch
+
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise ValueError("lora.quantize=nf4 needs bitsandbytes: pip install 'stepwise[qlora]'") from error
+    for name, layer in layers.items():
+        if not isinstance(layer, torch.nn.Linear):
+            raise ValueError(f"lora.quantize=nf4: layer {name} is a {type(layer).__name__}, not a Linear")
+        device = layer.weight.device
+        computed = torch.bfloat16 if device.type == "cuda" else torch.float32
+        small = bitsandbytes.nn.Linear4bit(
+            layer.in_features, layer.out_features, layer.bias is not None, computed, quant_type="nf4", device="meta"
+        )
+        small.weight = bitsandbytes.nn.Params4bit(layer.weight.data.cpu(), requires_grad=False, quant_type="nf4")
+        small.bias = layer.bias
+        # where a CPU has the instructions it would compute in 16 bits, and keep the weights in another order
+        small.support_avx512bf16_for_cpu = False
+        model.set_submodule(name, small.to(device))
+    model.is_loaded_in_4bit = True  # peft asks for it
+
+
+def _dequantize(model: PreTrainedModel) -> None:
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, Linear4bit):
+            weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+            plain = torch.nn.Linear(*reversed(weight.shape), bias=layer.bias is not None, device=weight.device)
+            plain.weight.data, plain.bias = weight, layer.bias
+            model.set_submodule(name, plain)
+    model.is_loaded_in_4bit = False

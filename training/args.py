@@ -1,0 +1,92 @@
+"""Arguments of training, of every model and stage."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from rollouts.stages import runtime
+from training.checkpoints import CheckpointArgs
+from training.engine import SHARDS
+
+LAYOUTS = ("packed", "padded")
+
+
+@dataclass
+class EarlyStoppingArgs:
+    """Stop when `metric` of the evaluations has not become better `patience` times in a row, and keep the best
+    weights. Without a metric nothing stops early, and the last weights are kept."""
+
+    metric: str | None = None
+    mode: str = "max"
+    patience: int = 3
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting out of range."""
+        if self.mode not in ("max", "min"):
+            raise ValueError(f"early_stopping.mode must be max or min, not {self.mode!r}")
+        if self.patience < 1:
+            raise ValueError(f"early_stopping.patience must be at least 1, not {self.patience}")
+
+
+@dataclass
+class TrainArgs:
+    """How to train. `tokens_per_step` is the size of an optimiser step in tokens, over all processes;
+    `tokens_per_batch` what one of them reads at a time. With dtype bfloat16 the weights stay in float32.
+
+    Examples share rows (`layout` packed) of `pack_tokens` tokens, by default the equal parts of at most
+    `tokens_per_batch` that make up a step; padded is the same steps with a row for each example. With `share_prefixes`
+    examples of one prompt come into the same step, and what they begin with is read once: the same losses for less
+    work, except that a model with dropout reads it for each of them. `tokens_per_step` counts what is shared for each
+    example, `tokens_per_batch` once. `shard` fsdp2 gives
+    each process a part of every weight; auto does where accelerate's config file asks for FSDP.
+    """
+
+    epochs: float = 1.0
+    max_steps: int | None = None
+    # stop there with the learning rate of the whole run, as if it had been cut off: a checkpoint from midway
+    stop_after: int | None = None
+    tokens_per_step: int = 4096
+    tokens_per_batch: int = 4096
+    pack_tokens: int | None = None
+    layout: str = "packed"
+    share_prefixes: bool = True
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    final_share: float = 0.05
+    weight_decay: float = 0.01
+    beta2: float = 0.98
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    dtype: str = "float32"
+    gradient_checkpointing: bool = False
+    device: str = "auto"
+    shard: str = runtime("auto")
+    # how often the model is evaluated, evenly spread, the last time at the end
+    evaluations: int = 4
+    early_stopping: EarlyStoppingArgs = field(default_factory=EarlyStoppingArgs)
+    checkpoints: CheckpointArgs = field(default_factory=CheckpointArgs)
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting out of range."""
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"learning_rate must be finite and positive, not {self.learning_rate}")
+        if not (math.isfinite(self.epochs) and self.epochs > 0):
+            raise ValueError(f"epochs must be finite and positive, not {self.epochs}")
+        for name in ("max_steps", "stop_after", "tokens_per_step", "tokens_per_batch", "pack_tokens", "evaluations"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, known in (("dtype", ("float32", "bfloat16")), ("layout", LAYOUTS), ("shard", SHARDS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        for name in ("warmup", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if not 0 <= self.final_share <= 1:
+            raise ValueError(f"final_share must be in [0, 1], not {self.final_share}")
+        if not self.weight_decay >= 0 or not self.max_grad_norm > 0:
+            raise ValueError(
+                f"weight_decay must be >= 0 and max_grad_norm > 0, not {self.weight_decay}, {self.max_grad_norm}"
+            )
+        self.early_stopping.validate()
+        self.checkpoints.validate()

@@ -1,0 +1,275 @@
+"""Checkpoints inside a run: written aside with a manifest of hashes, then renamed, so complete or not there.
+
+The loader verifies every file, key, shape, type and number, names what it refuses, and falls back to the newest good
+one. Left out: what a run puts in (`training/loop.py`), and finished models (`rollouts/artifacts.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rollouts.stages import runtime, sha256
+from rollouts.store import StoreError, read_json, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+MANIFEST, STATE, WEIGHTS, MOMENTS, BEST = (
+    *("manifest.json", "state.json", "weights.safetensors", "moments.safetensors", "best.safetensors"),
+)
+FIGURES = (
+    "running",
+    "tokens",
+    "useful",
+    "computed",
+    "seconds",
+    "misses",
+)  # numbers of a run that go on from where they were
+PARTS = ("exp_avg", "exp_avg_sq", "step")  # of the optimiser's state of one weight
+_NAME = re.compile(r"step-(\d{8})")
+
+Tensors = dict[str, "torch.Tensor"]
+Shapes = dict[str, tuple[tuple[int, ...], "torch.dtype"]]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used. The message names the file and what is wrong with it."""
+
+
+@dataclass
+class CheckpointArgs:
+    """When a run keeps what it needs to go on, and how many of the last ones stay; nothing here changes results."""
+
+    every_seconds: float | None = runtime(300.0)
+    every_steps: int | None = runtime(None)
+    keep: int = runtime(2)
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting out of range."""
+        if self.every_seconds is not None and not self.every_seconds > 0:
+            raise ValueError(f"checkpoints.every_seconds must be positive or null, not {self.every_seconds}")
+        if self.every_steps is not None and self.every_steps < 1:
+            raise ValueError(f"checkpoints.every_steps must be at least 1 or null, not {self.every_steps}")
+        if self.keep < 1:
+            raise ValueError(f"checkpoints.keep must be at least 1, not {self.keep}")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run goes on from: its numbers, its weights and the optimiser's state, and the best weights so far."""
+
+    state: dict[str, Any]
+    weights: Tensors
+    moments: Tensors
+    best: Tensors | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a checkpoint must hold to be this run's: `belongs` exactly, and a tensor of each of these shapes."""
+
+    belongs: dict[str, Any]
+    shapes: Shapes
+    steps: int
+
+
+class Checkpoints:
+    """The checkpoints of one run, in folders `step-NNNNNNNN` of `folder`. Only one process may write."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self._good: list[str] = []  # loaded or written here, the newest last
+
+    def found(self) -> list[Path]:
+        """All that are there, good or bad, the newest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted((path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True)
+
+    def newest(self, wanted: Wanted) -> Checkpoint | None:
+        """The newest good one, or None; a warning names each one that is refused, and why."""
+        there = self.found()
+        for path in there:
+            try:
+                checkpoint = load(path, wanted)
+            except CheckpointError as error:
+                logger.warning("refused: %s", error)
+                continue
+            self._good = [path.name]
+            return checkpoint
+        if there:
+            logger.warning("%s: no good checkpoint among %d; starting from the beginning", self.folder, len(there))
+        return None
+
+    def save(self, step: int, checkpoint: Checkpoint) -> Path:
+        """Write one, then remove all but the last `keep` good ones.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        path, aside = self.folder / f"step-{step:08d}", self.folder / f".step-{step:08d}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for rest in [*self.folder.glob(".step-*"), *self.folder.glob(".old-*")]:  # of runs killed while they saved
+            shutil.rmtree(rest)
+        try:
+            _write(aside, checkpoint)
+            if path.exists():  # it was refused
+                self._remove(path)
+            os.replace(aside, path)
+            _sync(self.folder)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
+        self._good = [*self._good, path.name][-self.keep :]
+        for other in self.found():
+            if other.name not in self._good:
+                self._remove(other)
+        return path
+
+    def _remove(self, path: Path) -> None:
+        # under its own name it must be complete for as long as it is there
+        hidden = path.with_name(f".old-{path.name}")
+        os.replace(path, hidden)
+        shutil.rmtree(hidden)
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    tensors = {WEIGHTS: checkpoint.weights, MOMENTS: checkpoint.moments, BEST: checkpoint.best}
+    for name, value in tensors.items():
+        if value is not None:
+            try:
+                save_file(value, folder / name)
+            except SafetensorError as error:
+                raise OSError(f"{name}: {error}") from error
+    write_json(folder / STATE, checkpoint.state)
+    files = sorted(folder.iterdir())
+    for file in files:
+        _sync(file)
+    write_json(folder / MANIFEST, {file.name: {"size": file.stat().st_size, "sha256": sha256(file)} for file in files})
+    _sync(folder)
+
+
+def load(path: Path, wanted: Wanted) -> Checkpoint:
+    """Read one checkpoint and verify all of it.
+
+    Raises:
+        CheckpointError: a file is missing, changed or not listed, or what it holds is not this run's.
+    """
+    names = _check_files(path)
+    state = _check_state(path / STATE, wanted, int(path.name.removeprefix("step-")))
+    weights = _check_tensors(path / WEIGHTS, wanted.shapes)
+    moments = _check_tensors(path / MOMENTS, _moment_shapes(path / STATE, state, wanted.shapes))
+    for key, value in moments.items():
+        if key.endswith("/step") and float(value) != state["step"]:
+            raise CheckpointError(f"{path / MOMENTS}: {key} is {float(value):g}, not {state['step']}")
+        if key.endswith("/exp_avg_sq") and bool((value < 0).any()):
+            raise CheckpointError(f"{path / MOMENTS}: {key} has a negative square")
+    best = _check_tensors(path / BEST, wanted.shapes) if BEST in names else None
+    if (state["best"] is None) != (best is None):
+        raise CheckpointError(f"{path / STATE}: best is {state['best']}, but the best weights are {names}")
+    return Checkpoint(state, weights, moments, best)
+
+
+def _check_files(path: Path) -> list[str]:
+    try:
+        manifest = read_json(path / MANIFEST)
+    except StoreError as error:
+        raise CheckpointError(str(error)) from error
+    listed = manifest if isinstance(manifest, dict) else {}
+    if not {STATE, WEIGHTS, MOMENTS} <= listed.keys() <= {STATE, WEIGHTS, MOMENTS, BEST}:
+        raise CheckpointError(f"{path / MANIFEST}: not the manifest of a checkpoint: it lists {sorted(listed)}")
+    for file in path.iterdir():
+        if file.name not in listed and file.name != MANIFEST:
+            raise CheckpointError(f"{file}: there, though the manifest does not list it")
+    for name, entry in listed.items():
+        file = path / name
+        if not isinstance(entry, dict) or entry.keys() != {"size", "sha256"}:
+            raise CheckpointError(f"{path / MANIFEST}: no size and hash for {name}: {entry}")
+        if not file.is_file():
+            raise CheckpointError(f"{file}: missing, though the manifest lists it")
+        if (size := file.stat().st_size) != entry["size"]:
+            raise CheckpointError(f"{file}: {size} bytes, but the manifest says {entry['size']!r}")
+        if (digest := sha256(file)) != entry["sha256"]:
+            raise CheckpointError(f"{file}: changed: SHA-256 {digest}, but the manifest says {entry['sha256']}")
+    return sorted(listed)
+
+
+def _check_state(file: Path, wanted: Wanted, step: int) -> dict[str, Any]:
+    try:
+        state = read_json(file)
+    except StoreError as error:
+        raise CheckpointError(str(error)) from error
+    kinds = {"step": int, "belongs": dict, "untouched": list, "figures": dict, "rows": list}
+    kinds |= {"evaluation": dict, "best": dict | None}
+    if not isinstance(state, dict) or state.keys() != kinds.keys():
+        raise CheckpointError(f"{file}: not the state of a run: {sorted(state) if isinstance(state, dict) else state}")
+    for name, kind in kinds.items():
+        if not isinstance(state[name], kind):
+            raise CheckpointError(f"{file}: {name} is {state[name]!r}")
+    for name in FIGURES:
+        value = state["figures"].get(name)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise CheckpointError(f"{file}: figures.{name} is {value!r}")
+    for name in sorted(wanted.belongs.keys() | state["belongs"].keys()):
+        theirs, ours = state["belongs"].get(name), wanted.belongs.get(name)
+        if theirs != ours:
+            raise CheckpointError(f"{file}: it belongs to another run: {name} is {theirs!r}, here it is {ours!r}")
+    if state["step"] != step or not 1 <= step <= wanted.steps:
+        raise CheckpointError(f"{file}: step is {state['step']}, in {file.parent.name} of a run of {wanted.steps}")
+    return state
+
+
+def _moment_shapes(file: Path, state: dict[str, Any], shapes: Shapes) -> Shapes:
+    """The optimiser's state of every weight but those that never had a gradient."""
+    import torch
+
+    if not set(state["untouched"]) < shapes.keys():
+        raise CheckpointError(
+            f"{file}: untouched is {state['untouched'][:5]}, none of which may be other than a weight"
+        )
+    return {
+        f"{name}/{part}": ((), torch.float32) if part == "step" else shape
+        for name, shape in shapes.items()
+        if name not in state["untouched"]
+        for part in PARTS
+    }
+
+
+def _check_tensors(file: Path, shapes: Shapes) -> Tensors:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from error
+    for kind, names in (("missing", shapes.keys() - tensors.keys()), ("unknown", tensors.keys() - shapes.keys())):
+        if names:
+            raise CheckpointError(f"{file}: {kind}: {', '.join(sorted(names)[:5])}, {len(names)} in all")
+    for name, (shape, dtype) in shapes.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+            raise CheckpointError(f"{file}: {name} is {tuple(tensor.shape)} {tensor.dtype}, not {shape} {dtype}")
+        if not bool(tensor.isfinite().all()):
+            raise CheckpointError(f"{file}: {name} is not finite")
+    return tensors
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

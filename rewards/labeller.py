@@ -21,6 +21,8 @@ from rollouts.types import Rollout, StepLabels
 
 _LEARN_FROM = 1024  # solutions: more do not make a few dozen numbers better known
 _AT_ONCE = 4096  # solutions that the model looks at together
+_TAIL = 16  # a wave is not to shrink below this part of the solutions: then more is asked of each
+_MOST = 8  # but no more than so many continuations of a prefix
 
 
 @dataclass
@@ -129,10 +131,12 @@ class Labeller:
 
         What two solutions share is asked for once.
         """
-        wanted = self._wanted([solution for solution in self.solutions if solution.asked and solution.open])
-        if not wanted and self.model is not None:
-            # what was decided by a model that knew less may be open again
-            wanted = self._wanted([solution for solution in self.solutions if solution.open])
+        active = [solution for solution in self.solutions if solution.asked and solution.open]
+        if self.model is not None and 4 * len(active) < len(self.solutions):
+            # what was decided by a model that knew less may be open again: together with the last ones, since every
+            # wave takes as long as its longest continuation
+            active = [solution for solution in self.solutions if solution.open]
+        wanted = self._wanted(active)
         self.waves += bool(wanted)
         return wanted
 
@@ -215,7 +219,7 @@ class Labeller:
                 places += self._most_telling(some, counts, belief)
             else:
                 places += [self._by_posterior(s, belief.positive[n]) for n, s in enumerate(some)]
-        return places
+        return self._fill(places) if self.args.rule == "posterior" and self.args.search == "adaptive" else places
 
     def _by_posterior(self, solution: _Solution, positive: np.ndarray) -> tuple[_Solution, int, int]:
         sure, decided = self.args.confidence, []
@@ -260,8 +264,14 @@ class Labeller:
         for n, solution in enumerate(some):
             place = solution.open - 1 - int(best[n])
             room = self.args.continuations - solution.evidence[place].sampled if going[n] else 0
-            places.append((solution, place, min(room, search.FIRST_WAVE)))
+            places.append((solution, place, room))
         return places
+
+    def _fill(self, places: list[tuple[_Solution, int, int]]) -> list[tuple[_Solution, int, int]]:
+        """How many to sample of each place that has room for so many: few, and more where few places are left."""
+        asked = sum(room > 0 for _, _, room in places)
+        number = max(search.FIRST_WAVE, min(_MOST, len(self.solutions) // (_TAIL * max(1, asked))))
+        return [(solution, place, min(room, number)) for solution, place, room in places]
 
     def label(self) -> list[StepLabels]:
         """The labels of all solutions, with what is now known of values and of their own reliability."""

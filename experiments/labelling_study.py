@@ -16,8 +16,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from rewards.labeller import Labeller, SearchArgs
+from rewards.labeller import Labeller
 from rewards.prefixes import Prefix, open_prefixes
+from rewards.search import SearchArgs
 from rewards.stepwise import PAPER_K, LabelArgs, choose_rollouts
 from rewards.traces import Trace, grade_trace
 from rollouts.artifacts import open_artifact

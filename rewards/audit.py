@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from rewards.labeller import Labeller, SearchArgs
+from rewards.labeller import Labeller
 from rewards.prefixes import open_prefixes
+from rewards.search import SearchArgs
 from rewards.stepwise import LABEL_STEPS, PAPER_K, sample_waves
 from rollouts.artifacts import Artifact, Stage, Workspace, parent
 from rollouts.sampling import Sampler, SamplerArgs, by_name, load_sampler, sample_seed

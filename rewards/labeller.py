@@ -15,69 +15,15 @@ import numpy as np
 from rewards import search
 from rewards.cleaning import changed_labels, propagate_positives
 from rewards.prefixes import Evidence, Knowledge, Prefix, open_prefixes
+from rewards.search import SearchArgs
 from rewards.traces import Trace
 from rewards.values import Belief, Counts, ValueModel, fit_model, infer
 from rollouts.types import Rollout, StepLabels
 
 _LEARN_FROM = 1024  # solutions: more do not make a few dozen numbers better known
 _AT_ONCE = 4096  # solutions that the model looks at together
-
-
-@dataclass
-class SearchArgs:
-    """How labels are found and decided.
-
-    `search` says which prefixes are sampled: `exhaustive` (every one, `continuations` times: GLoRe's way, the
-    reference), `forward` (from the first on, up to the first negative), `binary` (for the first negative), `adaptive`
-    (where it pays most). `rule` decides a prefix: `any` of `continuations` right (GLoRe's), `at_least` so many, or
-    `posterior`: by a learnt model of values. The model takes a prefix for positive whose value is above `threshold`,
-    and is content with `confidence`, or when no continuation is expected to tell more than `least_gain` (in nats, for
-    one as long as the solution). `share_traces` counts continuations and rollouts wherever they pass a prefix.
-    """
-
-    search: str = "adaptive"
-    rule: str = "posterior"
-    continuations: int = 24
-    at_least: int = 2
-    confidence: float = 0.92
-    threshold: float = 0.1
-    least_gain: float = 0.025
-    share_traces: bool = True
-
-    def validate(self) -> None:
-        """Raise ValueError naming the first setting out of range."""
-        if self.search not in search.SEARCHES:
-            raise ValueError(f"search={self.search!r} is none of {', '.join(search.SEARCHES)}")
-        if self.rule not in search.RULES:
-            raise ValueError(f"rule={self.rule!r} is none of {', '.join(search.RULES)}")
-        if self.continuations < 1:
-            raise ValueError(f"continuations must be at least 1, not {self.continuations}")
-        if self.at_least < 1:
-            raise ValueError(f"at_least must be at least 1, not {self.at_least}")
-        if self.rule == "at_least" and self.at_least > self.continuations:
-            raise ValueError(f"at_least={self.at_least} of continuations={self.continuations} can never be")
-        if not 0.5 <= self.confidence < 1:
-            raise ValueError(f"confidence must be in [0.5, 1), not {self.confidence}")
-        if not 0.002 <= self.threshold <= 0.9:
-            raise ValueError(f"threshold must be in [0.002, 0.9], not {self.threshold}")
-        if not 0 <= self.least_gain < float("inf"):
-            raise ValueError(f"least_gain must be finite and at least 0, not {self.least_gain}")
-
-    @property
-    def needed(self) -> int:
-        """How many right continuations make a prefix positive, where counts decide."""
-        return self.at_least if self.rule == "at_least" else 1
-
-    @property
-    def sharing(self) -> bool:
-        """Whether continuations count wherever they pass; the reference knows only its own."""
-        return self.share_traces and self.search != "exhaustive"
-
-    def describe(self) -> str:
-        """The rule as it stands in every row."""
-        counted = f"{self.rule if self.rule == 'any' else f'at least {self.at_least}'} of {self.continuations}"
-        rule = f"posterior at {self.confidence:g}" if self.rule == "posterior" else counted
-        return f"{rule}, {self.search}"
+_TAIL = 16  # a wave is not to shrink below this part of the solutions: then more is asked of each
+_MOST = 8  # but no more than so many continuations of a prefix
 
 
 @dataclass
@@ -129,10 +75,12 @@ class Labeller:
 
         What two solutions share is asked for once.
         """
-        wanted = self._wanted([solution for solution in self.solutions if solution.asked and solution.open])
-        if not wanted and self.model is not None:
-            # what was decided by a model that knew less may be open again
-            wanted = self._wanted([solution for solution in self.solutions if solution.open])
+        active = [solution for solution in self.solutions if solution.asked and solution.open]
+        if self.model is not None and 4 * len(active) < len(self.solutions):
+            # what was decided by a model that knew less may be open again: together with the last ones, since every
+            # wave takes as long as its longest continuation
+            active = [solution for solution in self.solutions if solution.open]
+        wanted = self._wanted(active)
         self.waves += bool(wanted)
         return wanted
 
@@ -215,7 +163,7 @@ class Labeller:
                 places += self._most_telling(some, counts, belief)
             else:
                 places += [self._by_posterior(s, belief.positive[n]) for n, s in enumerate(some)]
-        return places
+        return self._fill(places) if self.args.rule == "posterior" and self.args.search == "adaptive" else places
 
     def _by_posterior(self, solution: _Solution, positive: np.ndarray) -> tuple[_Solution, int, int]:
         sure, decided = self.args.confidence, []
@@ -260,8 +208,14 @@ class Labeller:
         for n, solution in enumerate(some):
             place = solution.open - 1 - int(best[n])
             room = self.args.continuations - solution.evidence[place].sampled if going[n] else 0
-            places.append((solution, place, min(room, search.FIRST_WAVE)))
+            places.append((solution, place, room))
         return places
+
+    def _fill(self, places: list[tuple[_Solution, int, int]]) -> list[tuple[_Solution, int, int]]:
+        """How many to sample of each place that has room for so many: few, and more where few places are left."""
+        asked = sum(room > 0 for _, _, room in places)
+        number = max(search.FIRST_WAVE, min(_MOST, len(self.solutions) // (_TAIL * max(1, asked))))
+        return [(solution, place, min(room, number)) for solution, place, room in places]
 
     def label(self) -> list[StepLabels]:
         """The labels of all solutions, with what is now known of values and of their own reliability."""

@@ -7,6 +7,7 @@ A *rule* decides one prefix (any of K right: GLoRe sec. 3.2), a *search* which p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +16,63 @@ from rewards.values import Belief, Counts
 SEARCHES = ("exhaustive", "forward", "binary", "adaptive")
 RULES = ("any", "at_least", "posterior")
 FIRST_WAVE = 2  # continuations that are sampled of a prefix at first; then as many as there are, so 2, 2, 4, 8
+
+
+@dataclass
+class SearchArgs:
+    """How labels are found and decided.
+
+    `search` says which prefixes are sampled: `exhaustive` (every one, `continuations` times: GLoRe's way, the
+    reference), `forward` (from the first on, up to the first negative), `binary` (for the first negative), `adaptive`
+    (where it pays most). `rule` decides a prefix: `any` of `continuations` right (GLoRe's), `at_least` so many, or
+    `posterior`: by a learnt model of values. The model takes a prefix for positive whose value is above `threshold`,
+    and is content with `confidence`, or when no continuation is expected to tell more than `least_gain` (in nats, for
+    one as long as the solution). `share_traces` counts continuations and rollouts wherever they pass a prefix.
+    """
+
+    search: str = "adaptive"
+    rule: str = "posterior"
+    continuations: int = 24
+    at_least: int = 2
+    confidence: float = 0.92
+    threshold: float = 0.1
+    least_gain: float = 0.025
+    share_traces: bool = True
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting out of range."""
+        if self.search not in SEARCHES:
+            raise ValueError(f"search={self.search!r} is none of {', '.join(SEARCHES)}")
+        if self.rule not in RULES:
+            raise ValueError(f"rule={self.rule!r} is none of {', '.join(RULES)}")
+        if self.continuations < 1:
+            raise ValueError(f"continuations must be at least 1, not {self.continuations}")
+        if self.at_least < 1:
+            raise ValueError(f"at_least must be at least 1, not {self.at_least}")
+        if self.rule == "at_least" and self.at_least > self.continuations:
+            raise ValueError(f"at_least={self.at_least} of continuations={self.continuations} can never be")
+        if not 0.5 <= self.confidence < 1:
+            raise ValueError(f"confidence must be in [0.5, 1), not {self.confidence}")
+        if not 0.002 <= self.threshold <= 0.9:
+            raise ValueError(f"threshold must be in [0.002, 0.9], not {self.threshold}")
+        if not 0 <= self.least_gain < float("inf"):
+            raise ValueError(f"least_gain must be finite and at least 0, not {self.least_gain}")
+
+    @property
+    def needed(self) -> int:
+        """How many right continuations make a prefix positive, where counts decide."""
+        return self.at_least if self.rule == "at_least" else 1
+
+    @property
+    def sharing(self) -> bool:
+        """Whether continuations count wherever they pass; the reference knows only its own."""
+        return self.share_traces and self.search != "exhaustive"
+
+    def describe(self) -> str:
+        """The rule as it stands in every row."""
+        counted = f"{self.rule if self.rule == 'any' else f'at least {self.at_least}'} of {self.continuations}"
+        rule = f"posterior at {self.confidence:g}" if self.rule == "posterior" else counted
+        return f"{rule}, {self.search}"
 
 
 def decide(successes: int, trials: int, needed: int, limit: int) -> bool | None:

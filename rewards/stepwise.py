@@ -13,9 +13,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from rewards.cleaning import changed_labels, drop_doubtful
-from rewards.labeller import Labeller, SearchArgs
+from rewards.labeller import Labeller
 from rewards.prefixes import Prefix, open_prefixes
-from rewards.search import continuation_steps
+from rewards.search import SearchArgs, continuation_steps
 from rewards.traces import Trace, grade_trace
 from rollouts.artifacts import Artifact, Stage, Workspace, parent
 from rollouts.collect import collect

@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rewards.labeller import Labeller, SearchArgs
+from rewards.labeller import Labeller
 from rewards.prefixes import open_prefixes
+from rewards.search import SearchArgs
 from rewards.traces import Trace, grade_trace
 from rollouts.sampling import Request, Sample, sample_seed
 from rollouts.steps import join_steps, split_steps

@@ -23,8 +23,9 @@ from rewards.audit import (
     measure,
     rate_of_sums,
 )
-from rewards.labeller import Labeller, SearchArgs
+from rewards.labeller import Labeller
 from rewards.prefixes import open_prefixes
+from rewards.search import SearchArgs
 from rewards.stepwise import LABEL_STEPS, LabelArgs
 from rewards.traces import Trace
 from rollouts.artifacts import Stage, make, open_artifact

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rewards import search
-from rewards.labeller import Labeller, SearchArgs
+from rewards.labeller import Labeller
+from rewards.search import SearchArgs
 from rewards.traces import Trace
 from rewards.values import Counts, fit_model, infer, start_model
 from tests.rewards.simulator import SimArgs, SimulatedPolicy, first_wrong, study

@@ -1,6 +1,7 @@
-"""Every test runs offline and on one thread, also where pytest is started by hand."""
+"""Every test runs offline and on one thread, and can be interrupted, also where pytest is started by hand."""
 
 import os
+import signal
 
 import pytest
 
@@ -14,6 +15,8 @@ for name, value in {
     "WANDB_SILENT": "true",
 }.items():
     os.environ.setdefault(name, value)
+# a shell's background job ignores Ctrl-C, and so would all that tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -133,6 +133,9 @@ def check(path: Path, about: str) -> None:
         StoreError: the file is damaged; the message says how many rows could still be read, and what to do.
     """
     try:
+        with closing(_open(path, "rw")) as connection:
+            # a process that was killed while it closed the file leaves it half-written: only who may write mends that
+            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
         if _about(path) not in (None, about):
             logger.warning("%s: holds rows of other requests; they are dropped", path)
             remove(path)

@@ -243,3 +243,23 @@ def test_a_cut_file_is_refused_and_keeps_its_first_rows(tmp_path):
         journal.check(path, "a")
     kept = journal.repair(path)[1]
     assert 60 <= kept < 120 == 40 * 3 and journal.count(path) == kept
+
+
+def test_a_kill_while_the_file_is_written_back_is_undone(tmp_path):
+    """What a rollback journal is left of: only a process that may write can undo it."""
+    path = filled(tmp_path / "0.sqlite")
+    program = (
+        "import os, sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "connection.execute('PRAGMA cache_size=2')\n"
+        "connection.execute('BEGIN')\n"
+        "connection.execute('UPDATE rows SET tokens = tokens + 1')\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL and path.with_name("0.sqlite-journal").stat().st_size > 0
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        all_of(path).tokens()
+    journal.check(path, "a")
+    with closing(all_of(path)) as rows:
+        assert rows.tokens() == 3 * sum(range(40))

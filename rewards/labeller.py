@@ -133,7 +133,10 @@ class Labeller:
         return self.model
 
     def _by_count(self, solution: _Solution) -> tuple[_Solution, int, int]:
-        decided = [self._decided(here, solution) for here in solution.evidence]
+        return self._next(solution, [self._decided(here, solution) for here in solution.evidence])
+
+    def _next(self, solution: _Solution, decided: Sequence[bool | None]) -> tuple[_Solution, int, int]:
+        """What a forward or binary search looks at next, and how often."""
         lo, hi = search.bounds(decided)
         if lo == hi:
             return solution, 0, 0
@@ -171,11 +174,7 @@ class Labeller:
             p = positive[solution.open - 1 - place]
             spent = here.sampled >= self.args.continuations
             decided.append(True if p >= sure else False if p <= 1 - sure else bool(p >= 0.5) if spent else None)
-        lo, hi = search.bounds(decided)
-        if lo == hi:
-            return solution, 0, 0
-        place = lo if self.args.search == "forward" else search.middle(lo, hi)
-        return solution, place, self._number(solution, place)
+        return self._next(solution, decided)
 
     def _cheapest(self, some: Sequence[_Solution], counts: Counts, belief: Belief) -> list[tuple[_Solution, int, int]]:
         right, wrong = search.decision_costs(belief, counts, self.args.needed, self.args.continuations)

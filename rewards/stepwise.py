@@ -7,6 +7,7 @@ The stage only (GLoRe sec. 3.2): who asks for what is in `rewards/labeller.py`, 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -122,14 +123,14 @@ def sample_waves(
     and only what is missing is sampled.
     """
     tokens = steps = 0.0
-    while True:
+    for number in itertools.count(1):
         # floating-point sums may differ between machines: one process decides for all
-        asked = work.processes.share([[*prefix, number] for prefix, number in labeller.wave().items()])
+        asked = work.processes.share([[*prefix, n] for prefix, n in labeller.wave().items()])
         if not asked:
-            return tokens / max(1.0, steps)
-        wanted = {(problem_id, tuple(prefix)): number for problem_id, prefix, number in asked}
+            break
+        wanted = {(problem_id, tuple(prefix)): n for problem_id, prefix, n in asked}
         requests = wave_requests(wanted, labeller, problems, seed)
-        samples = collect(sampler, [request for request, _ in requests.values()], work, f"{name}/{labeller.waves}")
+        samples = collect(sampler, [request for request, _ in requests.values()], work, f"{name}/{number}")
         for request, prefix in requests.values():
             traces: list[Trace | None] = []
             for sample in samples[request.id]:
@@ -139,6 +140,7 @@ def sample_waves(
                 steps += 0 if trace is None else max(0.5, len(trace.steps) - 0.5)
             labeller.add(prefix, traces)
         samples.close()
+    return tokens / max(1.0, steps)
 
 
 def label_steps(args: LabelArgs, work: Workspace) -> None:

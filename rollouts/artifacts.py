@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from rollouts.processes import Processes, current
 from rollouts.stages import MISSING, Stage, artifact_key, files_in, hash_contents, parent, plain_args, runtime, sha256
-from rollouts.store import StoreError, read_json, read_rows, write_json
+from rollouts.store import StoreError, read_json, read_rows, sync, write_json
 from rollouts.workspace import Track, Untracked, Workspace
 
 # Stage, Workspace, parent, runtime … are used together with what is here, so they are found here too
@@ -158,7 +158,7 @@ def make(
             processes.wait()
             if processes.first:
                 os.replace(partial, folder / key)
-                _sync(folder)
+                sync(folder)
                 shutil.rmtree(unfinished, ignore_errors=True)
             processes.wait()
         finally:
@@ -205,11 +205,11 @@ def _run(stage: Stage, args: Any, key: str, space: Workspace, track: Callable[[P
         "files": {},
     }
     for file in files_in(space.folder):
-        _sync(file)
+        sync(file)
         name = file.relative_to(space.folder).as_posix()
         manifest["files"][name] = {"size": file.stat().st_size, "sha256": sha256(file)}
     write_json(space.folder / "manifest.json", manifest)
-    _sync(space.folder)
+    sync(space.folder)
 
 
 def _resolve(args: Any, prefix: str = "") -> dict[str, Any]:
@@ -300,14 +300,6 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _versions() -> Iterator[tuple[str, str]]:

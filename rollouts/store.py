@@ -134,6 +134,15 @@ def write_json(path: str | Path, value: Any) -> None:
         aside.unlink(missing_ok=True)
 
 
+def sync(path: str | Path) -> None:
+    """Return when what a file holds, or which files a folder holds, is on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 

@@ -1,8 +1,7 @@
-"""Examples into padded batches of about equal numbers of tokens, in an order that depends on (seed, epoch) alone."""
+"""Examples as tensors: a padded batch, the reference, and what packed ones have besides (`training/packing.py`)."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
 
     from training.branches import Branches
     from training.last_layer import Ends
-
-_SORTED_TOGETHER = 4096  # examples that are sorted by length at a time: little padding, and batches still mixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +28,6 @@ class Example:
     positions: list[int]
     targets: list[float]
     prompt: int = 0
-
-
-def plan_batches(lengths: Sequence[int], tokens: int, seed: int, epoch: int) -> list[list[int]]:
-    """Indices of every example, once, in batches of at most `tokens` padded tokens (or one longer example)."""
-    rng = random.Random(f"{seed}/{epoch}")
-    order = list(range(len(lengths)))
-    rng.shuffle(order)
-    batches: list[list[int]] = []
-    for start in range(0, len(order), _SORTED_TOGETHER):
-        chunk = sorted(order[start : start + _SORTED_TOGETHER], key=lambda i: lengths[i])
-        batch: list[int] = []
-        for i in chunk:  # lengths rise, so the newest is the longest
-            if batch and lengths[i] * (len(batch) + 1) > tokens:
-                batches.append(batch)
-                batch = []
-            batch.append(i)
-        batches.append(batch)
-    rng.shuffle(batches)
-    return batches
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollouts.stages import runtime, sha256
-from rollouts.store import StoreError, read_json, write_json
+from rollouts.store import StoreError, read_json, sync, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -125,7 +125,7 @@ class Checkpoints:
             if path.exists():  # it was refused
                 self._remove(path)
             os.replace(aside, path)
-            _sync(self.folder)
+            sync(self.folder)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
         self._good = [*self._good, path.name][-self.keep :]
@@ -156,9 +156,9 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     write_json(folder / STATE, checkpoint.state)
     files = sorted(folder.iterdir())
     for file in files:
-        _sync(file)
+        sync(file)
     write_json(folder / MANIFEST, {file.name: {"size": file.stat().st_size, "sha256": sha256(file)} for file in files})
-    _sync(folder)
+    sync(folder)
 
 
 def load(path: Path, wanted: Wanted) -> Checkpoint:
@@ -265,11 +265,3 @@ def _check_tensors(file: Path, shapes: Shapes) -> Tensors:
         if not bool(tensor.isfinite().all()):
             raise CheckpointError(f"{file}: {name} is not finite")
     return tensors
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -121,9 +121,11 @@ class AtLine:
     record: Path | None = None
 
     def __call__(self) -> None:
+        from rollouts import store
         from training import checkpoints
 
-        lines, names = 0, ("save", "_write", "_remove", "_sync")
+        lines, names = 0, {(checkpoints.__file__, name) for name in ("save", "_write", "_remove")}
+        names.add((store.__file__, "sync"))
 
         def line(frame: FrameType, event: str, _arg):
             nonlocal lines
@@ -136,7 +138,7 @@ class AtLine:
             return line
 
         def call(frame: FrameType, _event: str, _arg):
-            ours = frame.f_code.co_filename == checkpoints.__file__ and frame.f_code.co_name in names
+            ours = (frame.f_code.co_filename, frame.f_code.co_name) in names
             return line if ours else None
 
         sys.settrace(call)

@@ -23,7 +23,7 @@ faults: $(VENV)/.installed-dev
 
 # the backend vllm and reward models on a real engine, in an environment of its own
 test-vllm: $(VLLM)/.installed
-	$(OFFLINE) $(VLLM)/bin/python -m pytest -q tests/rollouts/test_vllm_*.py tests/rollouts/test_openai_vllm_serve.py \
+	$(OFFLINE) $(VLLM)/bin/python -m pytest -q tests/rollouts/backends/test_vllm*.py \
 		tests/rewards/test_vllm_*.py
 
 lint: $(VENV)/.installed-dev
@@ -73,10 +73,10 @@ students: $(VENV)/.installed
 # hf beside plain generate, and vLLM's backend beside its engine; for another model and real problems:
 # make bench-sampling BENCH='--model MODEL --gsm8k FOLDER --prompts 8 --rows 64 --max-tokens 64'
 bench-sampling: $(VENV)/.installed $(VLLM)/.installed
-	$(OFFLINE) $(BIN)/python -m experiments.bench_sampling $(BENCH)
-	$(OFFLINE) $(VLLM)/bin/python -m experiments.bench_vllm $(BENCH_VLLM)
+	$(OFFLINE) $(BIN)/python -m experiments.bench.sampling_speed $(BENCH)
+	$(OFFLINE) $(VLLM)/bin/python -m experiments.bench.vllm_speed $(BENCH_VLLM)
 
 # training beside TRL's own trainers, a quarter of an hour; for another model and real problems:
 # make bench-training BENCH='--model MODEL --gsm8k FOLDER --problems 10 --held-out-problems 5 --learning-rate 2e-5'
 bench-training: $(VENV)/.installed $(TRL_PRM)/.installed $(TRL_SFT)/.installed
-	$(OFFLINE) $(BIN)/python -m experiments.bench_training $(BENCH)
+	$(OFFLINE) $(BIN)/python -m experiments.bench.training_speed $(BENCH)

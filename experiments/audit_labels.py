@@ -1,13 +1,14 @@
-"""`python -m experiments.audit_labels`: the stage `audit_labels` of `rewards.audit` as a command, and its table."""
+"""`python -m experiments.audit_labels`: the stage `audit_labels` of `rewards.labels.audit` as a command, and its
+table."""
 
 from __future__ import annotations
 
 import textwrap
 from typing import TYPE_CHECKING
 
-from experiments.stage import stage_command
-from rewards.audit import AUDIT_LABELS
-from rollouts.artifacts import Artifact
+from experiments.commands.command import stage_command
+from rewards.labels.audit import AUDIT_LABELS
+from stages.artifacts import Artifact
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.config import Job
-from experiments.stage import command
+from experiments.commands.command import command
+from experiments.commands.config import Job
 from rewards.formats import FORMATS, Choices, FormatError, write_record
 from rewards.formats.files import write_rows
 from rewards.formats.reading import BAD_ROWS, Reading
 from rewards.formats.step_labels import NAME
-from rollouts.stages import MISSING
+from stages.stage import MISSING
 
 logger = logging.getLogger(__name__)
 

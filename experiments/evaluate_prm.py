@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.config import ConfigError, Job
-from experiments.stage import command
-from refine.intervals import RESAMPLES, Estimate, estimate, ratio_replicates, resample
+from experiments.commands.command import command
+from experiments.commands.config import ConfigError, Job
 from rewards.formats import FORMATS, Choices, FormatError, StepRecord
 from rewards.formats.files import write_rows
 from rewards.formats.reading import Reading
 from rewards.formats.record import harden, locate_error
 from rewards.formats.step_labels import NAME
+from rewards.intervals import RESAMPLES, Estimate, estimate, ratio_replicates, resample
 from rewards.metrics import harmonic_mean
 from rewards.prm import PRMArgs, load_judge
 from rewards.processbench import Judged, choose_threshold, find_hits, measure_f1
-from rollouts.progress import progress
+from stages.progress import progress
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,19 +11,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.config import Job
-from experiments.pipeline import PENDING, Node, Processes, run_pipeline
-from experiments.report import REPORT, WITH_ORACLE, ReportArgs
-from experiments.stage import command
+from experiments.commands.command import command
+from experiments.commands.config import Job
+from experiments.report.stage import REPORT, WITH_ORACLE, ReportArgs
 from refine.pairs import BUILD_PAIRS, PairArgs
 from refine.rerank import RERANK, RerankArgs
 from refine.revise import REVISE, ReviseArgs
-from refine.shipped import SHIPPED, find_start
+from refine.students.shipped import SHIPPED, find_start
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
-from rewards.stepwise import LABEL_STEPS, LabelArgs
+from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
-from rollouts.problems.source import ProblemArgs
-from rollouts.sample import SAMPLE, SampleArgs
+from rollouts.problems.args import ProblemArgs
+from rollouts.sampling.sample import SAMPLE, SampleArgs
+from stages.pipeline import PENDING, Node, Processes, run_pipeline
 
 
 @dataclass
@@ -209,8 +209,8 @@ def run_glore(job: Job) -> dict[str, Any]:
     """Run the pipeline, copy its report into the run's folder and print the main table."""
     from rich.console import Console
 
-    from experiments.report_text import print_main_table
-    from rollouts.store import read_json
+    from experiments.report.markdown import print_main_table
+    from stages.files import read_json
 
     nodes, given = glore_nodes(job.args)
     console = Console()

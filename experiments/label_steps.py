@@ -1,7 +1,7 @@
-"""`python -m experiments.label_steps`: the stage `label_steps` of `rewards.stepwise` as a command."""
+"""`python -m experiments.label_steps`: the stage `label_steps` of `rewards.labels.stepwise` as a command."""
 
-from experiments.stage import stage_command
-from rewards.stepwise import LABEL_STEPS
+from experiments.commands.command import stage_command
+from rewards.labels.stepwise import LABEL_STEPS
 
 main = stage_command(LABEL_STEPS)
 

@@ -1,6 +1,6 @@
 """`python -m experiments.rerank`: the stage `rerank` of `refine.rerank` as a command."""
 
-from experiments.stage import stage_command
+from experiments.commands.command import stage_command
 from refine.rerank import RERANK
 
 main = stage_command(RERANK)

@@ -1,6 +1,6 @@
 """`python -m experiments.revise`: the stage `revise` of `refine.revise` as a command."""
 
-from experiments.stage import stage_command
+from experiments.commands.command import stage_command
 from refine.revise import REVISE
 
 main = stage_command(REVISE)

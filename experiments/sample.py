@@ -1,7 +1,7 @@
-"""`python -m experiments.sample`: the stage `sample` of `rollouts.sample` as a command."""
+"""`python -m experiments.sample`: the stage `sample` of `rollouts.sampling.sample` as a command."""
 
-from experiments.stage import stage_command
-from rollouts.sample import SAMPLE
+from experiments.commands.command import stage_command
+from rollouts.sampling.sample import SAMPLE
 
 main = stage_command(SAMPLE)
 

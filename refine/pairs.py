@@ -10,8 +10,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rollouts.artifacts import Stage, Workspace, parent
-from rollouts.types import Problem, RefinementPair, Rollout, StepLabels
+from rollouts.records import Problem, RefinementPair, Rollout, StepLabels
+from stages.stage import Stage, parent
+from stages.workspace import Workspace
 
 
 @dataclass

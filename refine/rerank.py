@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from rollouts.artifacts import Stage, Workspace, parent, runtime
-from rollouts.numerals import normalise
-from rollouts.types import Candidate, Choice, Judgement, Problem
+from rollouts.grading.numerals import normalise
+from rollouts.records import Candidate, Choice, Judgement, Problem
+from stages.stage import Stage, parent, runtime
+from stages.workspace import Workspace
 
 
 def _best(candidates: Sequence[Candidate], scores: Sequence[float]) -> int:
@@ -153,7 +154,7 @@ def choose(
 def rerank(args: RerankArgs, work: Workspace) -> None:
     """Score every candidate with both reward models and choose by every selector; writes `judgements` (Judgement)
     and `rows` (Choice)."""
-    from rewards.score import load_scorer, score_all
+    from rewards.scorer import load_scorer, score_all
 
     source = work.parents["candidates"]
     problems = {problem.id: problem for problem in source.rows(Problem, "problems")}

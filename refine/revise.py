@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
-from refine.formats import kept_steps, render_refinement
-from rollouts.answers import grade
-from rollouts.artifacts import Stage, Workspace, parent, runtime
-from rollouts.collect import collect
+from refine.prompts import kept_steps, render_refinement
+from rollouts.grading.answers import grade
 from rollouts.prompts import parse_solution
-from rollouts.sampling import REFUSED, Request, Sampler, SamplerArgs, load_sampler
+from rollouts.records import Candidate, Problem, Rollout
+from rollouts.sampling.args import SamplerArgs
+from rollouts.sampling.collect import collect
+from rollouts.sampling.protocol import REFUSED, Request, Sampler, load_sampler
 from rollouts.steps import join_steps
-from rollouts.types import Candidate, Problem, Rollout
+from stages.stage import Stage, parent, runtime
+from stages.workspace import Workspace
 
 WHERE = ("none", "orm", "sorm", "oracle")
 
@@ -61,7 +63,7 @@ def locate(
         return [0 if draft.steps else None for draft in drafts]
     if where == "oracle":
         return [_true_first_error(problem, draft) for problem, draft in zip(problems, drafts, strict=True)]
-    from rewards.score import first_error, load_scorer, score_all
+    from rewards.scorer import first_error, load_scorer, score_all
 
     scorer = load_scorer(getattr(args, where), device=args.sampler.device, batch_tokens=args.batch_tokens)
     if scorer.kind != where:
@@ -72,7 +74,7 @@ def locate(
 
 
 def _true_first_error(problem: Problem, draft: Rollout) -> int | None:
-    from rollouts.problems.oracle import first_error
+    from rollouts.world.oracle import first_error
 
     if problem.source != "arithmetic":
         raise ValueError(f"where=oracle: nobody knows the first error of a {problem.source} solution")

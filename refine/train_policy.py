@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from refine.formats import KINDS, render_refinement
-from rollouts.artifacts import Stage, Workspace, parent
-from rollouts.problems import load_problems
-from rollouts.problems.source import ProblemArgs
+from refine.prompts import KINDS, render_refinement
+from rollouts.problems.args import ProblemArgs
+from rollouts.problems.load import load_problems
 from rollouts.prompts import render_prompt, render_solution
+from rollouts.records import Problem, RefinementPair, Rollout
 from rollouts.steps import split_steps
-from rollouts.types import Problem, RefinementPair, Rollout
+from stages.stage import Stage, parent
+from stages.workspace import Workspace
 from training.adapters import ADAPTER, LoraArgs
 from training.args import TrainArgs
+from training.completions import Text
 from training.models import ModelArgs
-from training.policy import Text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -144,18 +145,18 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
         ValueError: there is nothing to train on, or a model is to be made from nothing for texts whose words it would
             not know.
     """
-    from rollouts.policies import context_length, load_policy
+    from rollouts.sampling.policies import context_length, load_policy
     from training.adapters import add_adapter, merge_adapter, save_adapter
-    from training.engine import mean_loss
+    from training.completions import completion_loss, encode_completions
+    from training.distributed import mean_loss
     from training.loop import fit
     from training.models import make_policy, save_model
-    from training.policy import completion_loss, encode_completions
 
     if args.policy is None and args.problems.source != "arithmetic":
         raise ValueError(f"problems.source={args.problems.source} needs a policy to start from: policy=FOLDER")
     texts, counts = collect_texts(args, work)
     if args.policy is None:
-        from rollouts.vocabulary import make_tokenizer
+        from rollouts.world.tokenizer import make_tokenizer
 
         tokenizer = make_tokenizer(args.problems.world.max_value)
         model = make_policy(args.model, tokenizer, args.train.seed)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from rewards.formats.record import StepRecord
 from rewards.formats.step_labels import one_line_steps
-from rollouts.policies import (
+from rollouts.records import Problem
+from rollouts.sampling.policies import (
     check_weights,
     context_length,
     load_policy,
@@ -23,8 +24,7 @@ from rollouts.policies import (
     pick_device,
     pick_dtype,
 )
-from rollouts.stages import MISSING
-from rollouts.types import Problem
+from stages.stage import MISSING
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +97,7 @@ class OurJudge:
     """A reward model of ours. `threshold` is the one that was chosen when it was trained."""
 
     def __init__(self, args: PRMArgs) -> None:
-        from rewards.score import load_scorer
+        from rewards.scorer import load_scorer
 
         self.scorer = load_scorer(args.model, args.dtype, args.device, args.batch_tokens)
         self.threshold: float | None = self.scorer.threshold

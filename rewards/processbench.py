@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rewards.metrics import harmonic_mean
-from rewards.score import first_error
+from rewards.scorer import first_error
 
 
 class ProtocolError(ValueError):

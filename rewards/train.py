@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rewards.cleaning import balance_lengths, to_solutions
-from rewards.examples import LabelledSolution, encode_solutions, warn_of_lost
+from rewards.encode import LabelledSolution, encode_solutions, warn_of_lost
+from rewards.labels.cleaning import balance_lengths, to_solutions
+from rewards.labels.outcome import BALANCES, POSITIONS, balance_outcomes, label_outcomes
 from rewards.metrics import (
     auroc,
     best_threshold,
@@ -22,10 +23,10 @@ from rewards.metrics import (
     first_error_accuracy,
     pairwise_accuracy,
 )
-from rewards.outcome import BALANCES, POSITIONS, balance_outcomes, label_outcomes
-from rollouts.artifacts import Stage, Workspace, parent
-from rollouts.policies import context_length
-from rollouts.types import Problem, Rollout, StepLabels
+from rollouts.records import Problem, Rollout, StepLabels
+from rollouts.sampling.policies import context_length
+from stages.stage import Stage, parent
+from stages.workspace import Workspace
 from training.adapters import ADAPTER, LoraArgs
 from training.args import TrainArgs
 
@@ -191,11 +192,11 @@ def found_errors(
 
 def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     """Train a reward model and save it as a Hugging Face token-classification folder: the artifact itself."""
-    from rewards.model import reward_loss
-    from rewards.score import Scorer
+    from rewards.losses import reward_loss
+    from rewards.reward_model import make_reward_model, save_reward_model
+    from rewards.scorer import Scorer
     from training.adapters import add_adapter, merge_adapter, save_adapter
     from training.loop import fit
-    from training.models import make_reward_model, save_reward_model
 
     source = work.parents["rollouts" if args.kind == "orm" else "labels"]
     problems = {problem.id: problem for problem in source.rows(Problem, "problems")}

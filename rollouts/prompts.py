@@ -1,6 +1,6 @@
 """What a policy reads to solve a problem, and what it writes.
 
-What refiners read is in `refine/formats.py`.
+What refiners read is in `refine/prompts.py`.
 """
 
 from __future__ import annotations

@@ -12,14 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # package -> the packages of ours that it may import
-BELOW = {
-    "rollouts": {"rollouts"},
-    "training": {"training", "rollouts"},
-    "rewards": {"rewards", "training", "rollouts"},
-    "refine": {"refine", "rewards", "training", "rollouts"},
-    "experiments": {"experiments", "refine", "rewards", "training", "rollouts"},
-    "conf": set(),
-}
+FLOORS = ("stages", "rollouts", "training", "rewards", "refine", "experiments")
+BELOW = {package: set(FLOORS[: floor + 1]) for floor, package in enumerate(FLOORS)} | {"conf": set()}
 HEAVY = {
     *(
         "torch",
@@ -87,13 +81,47 @@ def test_imports_go_one_way(path: Path) -> None:
             assert top in BELOW[package], f"line {line}: {package} must know nothing of {top}"
 
 
+def module_name(path: Path) -> str:
+    return named(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def test_no_two_files_import_each_other_in_a_circle() -> None:
+    """Whatever stands in a function or under TYPE_CHECKING counts too: a reader has to open both files at once."""
+    known = {module_name(path): path for path in MODULES}
+    needs: dict[str, set[str]] = {}
+    for name, path in known.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+            elif isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+        needs[name] = (found & known.keys()) - {name}
+    while free := [name for name, wanted in needs.items() if not wanted & needs.keys()]:
+        for name in free:
+            del needs[name]
+    assert not needs, f"in a circle, or above one: {sorted(needs)}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_no_file_hides_a_module_of_the_standard_library(path: Path) -> None:
+    """A script run by its path has its own folder first on the path, so `types.py` there is `types`."""
+    assert path.stem not in sys.stdlib_module_names - {"__init__", "__main__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_no_file_hides_a_package_for_a_script(path: Path) -> None:
+    if path.parent.name in ("experiments", "bench"):
+        assert path.stem not in {*HEAVY, *BELOW}
+
+
 @pytest.mark.parametrize("path", MODULES, ids=named)
 def test_command_line_and_wandb_are_kept_apart(path: Path) -> None:
     tree, experiment = ast.parse(path.read_text()), named(path).startswith("experiments/")
     for name, line in imports(tree):
         top = name.split(".")[0]
         assert top not in COMMAND_LINE or experiment, f"line {line} imports {name}"
-        assert top != "wandb" or named(path) == "training/tracking.py", f"line {line} imports {name}"
+        assert top != "wandb" or named(path) == "stages/tracking.py", f"line {line} imports {name}"
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr == "argv":
             assert experiment, f"line {node.lineno} reads sys.argv"
@@ -116,7 +144,7 @@ def test_text_is_never_run_as_code(path: Path) -> None:
 
 def test_importing_everything_loads_nothing_heavy() -> None:
     """What the parse trees cannot show: a heavy library that comes in by way of a light one."""
-    names = [named(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in LIGHT]
+    names = [module_name(path) for path in LIGHT if path.stem != "__main__"]
     program = (
         f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\n"
         f"print(sorted({HEAVY} & set(sys.modules)))"

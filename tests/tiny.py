@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollouts.types import Problem, Rollout
+from rollouts.records import Problem, Rollout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -24,7 +24,7 @@ PROMPT_TOKENS = [
 def tokenizer() -> PreTrainedTokenizerFast:
     import torch
 
-    from rollouts.vocabulary import make_tokenizer
+    from rollouts.world.tokenizer import make_tokenizer
 
     torch.set_num_threads(1)
     return make_tokenizer(50)
@@ -54,7 +54,7 @@ def save_reward(folder: Path, kind: str, bias: float | None = None, threshold: f
     """A reward model in `folder`; with a bias its head reads nothing, so that every step gets the same score."""
     import torch
 
-    from training.models import make_reward_model, save_reward_model
+    from rewards.reward_model import make_reward_model, save_reward_model
 
     model, words = make_reward_model(save_policy(folder / "body"), "cpu")
     with torch.no_grad():

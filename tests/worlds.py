@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from rollouts.problems.arithmetic import WorldArgs
-from rollouts.problems.facts import SYMBOLS, World
-from rollouts.problems.oracle import parse_question
-from rollouts.problems.source import ProblemArgs
-from rollouts.types import Problem
+from rollouts.problems.args import ProblemArgs
+from rollouts.records import Problem
+from rollouts.world.args import WorldArgs
+from rollouts.world.facts import SYMBOLS, World
+from rollouts.world.oracle import parse_question
 
 
 @st.composite
@@ -34,7 +34,7 @@ def world_args(draw: st.DrawFn) -> WorldArgs:
 
 
 def some_problems(world: WorldArgs, limit: int, split: str = "train") -> list[Problem]:
-    from rollouts.problems import load_problems
+    from rollouts.problems.load import load_problems
 
     return load_problems(ProblemArgs(split=split, limit=limit, world=world))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rollouts.policies import HEADS, check_finite, naming
+from rollouts.sampling.policies import HEADS, check_finite, naming
 
 if TYPE_CHECKING:
     import torch

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from rollouts.stages import runtime
-from training.checkpoints import CheckpointArgs
-from training.engine import SHARDS
+from stages.stage import runtime
 
 LAYOUTS = ("packed", "padded")
+SHARDS = ("auto", "none", "fsdp2")
 
 
 @dataclass
@@ -27,6 +26,24 @@ class EarlyStoppingArgs:
             raise ValueError(f"early_stopping.mode must be max or min, not {self.mode!r}")
         if self.patience < 1:
             raise ValueError(f"early_stopping.patience must be at least 1, not {self.patience}")
+
+
+@dataclass
+class CheckpointArgs:
+    """When a run keeps what it needs to go on, and how many of the last ones stay; nothing here changes results."""
+
+    every_seconds: float | None = runtime(300.0)
+    every_steps: int | None = runtime(None)
+    keep: int = runtime(2)
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting out of range."""
+        if self.every_seconds is not None and not self.every_seconds > 0:
+            raise ValueError(f"checkpoints.every_seconds must be positive or null, not {self.every_seconds}")
+        if self.every_steps is not None and self.every_steps < 1:
+            raise ValueError(f"checkpoints.every_steps must be at least 1 or null, not {self.every_steps}")
+        if self.keep < 1:
+            raise ValueError(f"checkpoints.keep must be at least 1, not {self.keep}")
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Checkpoints inside a run: written aside with a manifest of hashes, then renamed, so complete or not there.
 
 The loader verifies every file, key, shape, type and number, names what it refuses, and falls back to the newest good
-one. Left out: what a run puts in (`training/loop.py`), and finished models (`rollouts/artifacts.py`).
+one. Left out: what a run puts in (`training/loop.py`), and finished models (`stages/artifacts.py`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollouts.stages import runtime, sha256
-from rollouts.store import StoreError, read_json, sync, write_json
+from stages.files import StoreError, read_json, sha256, sync, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -43,24 +42,6 @@ Shapes = dict[str, tuple[tuple[int, ...], "torch.dtype"]]
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used. The message names the file and what is wrong with it."""
-
-
-@dataclass
-class CheckpointArgs:
-    """When a run keeps what it needs to go on, and how many of the last ones stay; nothing here changes results."""
-
-    every_seconds: float | None = runtime(300.0)
-    every_steps: int | None = runtime(None)
-    keep: int = runtime(2)
-
-    def validate(self) -> None:
-        """Raise ValueError naming the first setting out of range."""
-        if self.every_seconds is not None and not self.every_seconds > 0:
-            raise ValueError(f"checkpoints.every_seconds must be positive or null, not {self.every_seconds}")
-        if self.every_steps is not None and self.every_steps < 1:
-            raise ValueError(f"checkpoints.every_steps must be at least 1 or null, not {self.every_steps}")
-        if self.keep < 1:
-            raise ValueError(f"checkpoints.keep must be at least 1, not {self.keep}")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rollouts.stages import plain_args
-from training.batches import Example
+from stages.stage import plain_args
+from training.examples import Example
 
 if TYPE_CHECKING:
     import torch

@@ -14,17 +14,17 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rollouts.progress import Progress
-from rollouts.store import write_json
-from rollouts.workspace import Workspace
+from stages.files import write_json
+from stages.progress import Progress
+from stages.workspace import Workspace
 from training.args import EarlyStoppingArgs, TrainArgs
-from training.attention import packed_attention
-from training.batches import Example
+from training.attention.install import packed_attention
 from training.checkpoints import FIGURES, Checkpoint, Checkpoints, Wanted
-from training.engine import Engine, Loss, Tensors, noticing
-from training.feed import Feed, Step
+from training.distributed import Engine, Loss, Tensors, noticing
+from training.examples import Example
 from training.identity import identity
-from training.steps import learning_rate_share, step_seed
+from training.loader import Feed, Step
+from training.plan import learning_rate_share, step_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

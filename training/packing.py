@@ -9,8 +9,8 @@ import random
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
-from training.attention import find_packing
-from training.batches import Batch, Example, place_targets
+from training.attention.packed import find_packing
+from training.examples import Batch, Example, place_targets
 
 _PACKED_TOGETHER = 8192  # examples that fill packs together: enough to fill them, and packs still mixed
 

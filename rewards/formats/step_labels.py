@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rewards.formats.record import FormatError, StepRecord, harden, shown
-from rollouts.problems.source import question_key
-from rollouts.store import read_rows
-from rollouts.types import Problem, StepLabels
+from rollouts.problems.splits import question_key
+from rollouts.records import Problem, StepLabels
+from stages.rows import read_rows
 
 NAME = "step_labels"
 LINES = ("error", "join")

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rollouts.sampling import Request, Sample, fill, prompt_fault, refuse, sample_seed
-from rollouts.store import read_json
+from rollouts.sampling.protocol import Request, Sample, fill, prompt_fault, refuse, sample_seed
+from stages.files import read_json
 
 if TYPE_CHECKING:
-    from rollouts.sampling import SamplerArgs
+    from rollouts.sampling.args import SamplerArgs
 
 
 class ScriptedSampler:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.parsers import expat
 
-from rollouts.problems.source import ProblemFileError, Row, cut, file_at, number_text, plain_number, read_text
+from rollouts.problems.reading import ProblemFileError, Row, file_at, number_text, plain_number, read_text
+from rollouts.problems.splits import cut
 from rollouts.problems.svamp import join_question, solution_from_equations
-from rollouts.types import Problem
+from rollouts.records import Problem
 
 if TYPE_CHECKING:
-    from rollouts.problems.source import ProblemArgs
+    from rollouts.problems.args import ProblemArgs
 
 logger = logging.getLogger(__name__)
 

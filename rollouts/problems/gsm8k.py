@@ -8,19 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rollouts.problems.source import (
-    ProblemFileError,
-    Row,
-    hold_out,
-    number_text,
-    plain_number,
-    question_key,
-    read_jsonl,
-)
-from rollouts.types import Problem
+from rollouts.problems.reading import ProblemFileError, Row, number_text, plain_number, read_jsonl
+from rollouts.problems.splits import hold_out, question_key
+from rollouts.records import Problem
 
 if TYPE_CHECKING:
-    from rollouts.problems.source import ProblemArgs
+    from rollouts.problems.args import ProblemArgs
 
 
 def load(args: ProblemArgs) -> list[Problem]:

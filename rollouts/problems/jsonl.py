@@ -9,12 +9,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rollouts.problems.source import Row, cut, number_text, plain_number, read_jsonl, shown
+from rollouts.problems.reading import Row, number_text, plain_number, read_jsonl, shown
+from rollouts.problems.splits import cut
+from rollouts.records import Problem
 from rollouts.steps import ANSWER_MARK, split_steps
-from rollouts.types import Problem
 
 if TYPE_CHECKING:
-    from rollouts.problems.source import ProblemArgs
+    from rollouts.problems.args import ProblemArgs
 
 
 def load(args: ProblemArgs) -> list[Problem]:

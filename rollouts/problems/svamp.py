@@ -14,11 +14,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rollouts.problems.source import (
+from rollouts.problems.reading import (
     ProblemFileError,
     Row,
     as_row,
-    cut,
     file_at,
     number_text,
     parse_json,
@@ -26,10 +25,11 @@ from rollouts.problems.source import (
     read_text,
     shown,
 )
-from rollouts.types import Problem
+from rollouts.problems.splits import cut
+from rollouts.records import Problem
 
 if TYPE_CHECKING:
-    from rollouts.problems.source import ProblemArgs
+    from rollouts.problems.args import ProblemArgs
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ import pytest
 from experiments.convert import ConvertArgs, convert, main
 from rewards.formats import FORMATS, Choices, FormatError
 from rewards.formats.files import ROWS_AT_ONCE, read_rows, write_rows
-from rewards.imports import IMPORT_LABELS, ImportArgs
+from rewards.labels.imports import IMPORT_LABELS, ImportArgs
 from rewards.train import build_solutions
-from rollouts.artifacts import make
-from rollouts.types import Problem, StepLabels
+from rollouts.records import Problem, StepLabels
+from stages.make import make
 from tests.format_rows import ROWS
 
 FLAT = [name for name, one in FORMATS.items() if one.columns is not None]
@@ -187,7 +187,7 @@ def test_every_format_becomes_labels_to_train_on(tmp_path, name):
 
 def test_imported_labels_are_what_training_reads(tmp_path):
     from rewards.train import TrainRewardArgs
-    from rollouts.artifacts import open_artifact
+    from stages.artifacts import open_artifact
 
     path = write(tmp_path / "in.jsonl", *(shepherd(n) for n in range(20)))
     artifact, _ = make(IMPORT_LABELS, ImportArgs(path, "math_shepherd"), tmp_path / "artifacts")

@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 
 from experiments.glore import GloreArgs, StudentArgs, glore_nodes
-from experiments.pipeline import Node, run_here, run_pipeline
-from experiments.report import check_apart
-from refine.formats import render_refinement
-from rollouts.artifacts import open_artifact
-from rollouts.problems import ProblemArgs, load_problems
-from rollouts.problems.arithmetic import WorldArgs
+from experiments.report.stage import check_apart
+from refine.prompts import render_refinement
+from rollouts.problems.args import ProblemArgs
+from rollouts.problems.load import load_problems
 from rollouts.prompts import render_prompt
-from rollouts.sampling import SamplerArgs
+from rollouts.records import Candidate, Choice, StepLabels
+from rollouts.sampling.args import SamplerArgs
 from rollouts.steps import join_steps, split_steps
-from rollouts.store import read_json
-from rollouts.types import Candidate, Choice, StepLabels
+from rollouts.world.args import WorldArgs
+from stages.artifacts import open_artifact
+from stages.files import read_json
+from stages.pipeline import Node, run_here, run_pipeline
 from training.loop import TrainArgs
 
 WORLD = ProblemArgs(world=WorldArgs(min_steps=3, max_steps=3, max_distractors=0, operations=["more", "fewer"]))
@@ -38,7 +39,7 @@ def spoil(steps: list[str], at: int) -> list[str]:
 def scripted_policy(folder: Path) -> Path:
     """A tiny model's folder with a script: of every problem's samples half are right, half wrong at the second step;
     the draft is wrong, the local refiner mends it, the global one does not."""
-    from rollouts.vocabulary import make_tokenizer
+    from rollouts.world.tokenizer import make_tokenizer
     from training.models import ModelArgs, make_policy, save_model
 
     tokenizer = make_tokenizer(WORLD.world.max_value)

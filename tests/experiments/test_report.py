@@ -10,10 +10,11 @@ import random
 
 import pytest
 
-from experiments.report_text import print_main_table, render_markdown, write_report
-from experiments.report_words import opening, versus
-from refine.evaluate import DIFFERENCES, SELECTORS, ReportInputs, build_report
-from rollouts.types import Candidate, Choice, Judgement, Problem
+from experiments.report.markdown import print_main_table, render_markdown, write_report
+from experiments.report.words import opening, versus
+from refine.report.build import DIFFERENCES, SELECTORS, build_report
+from refine.report.inputs import ReportInputs
+from rollouts.records import Candidate, Choice, Judgement, Problem
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana")
 

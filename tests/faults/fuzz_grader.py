@@ -17,8 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from rollouts import symbolic
-from rollouts.answers import STOP_MARKERS, grade, normalise, warm_up
+from rollouts.grading import symbolic
+from rollouts.grading.answers import STOP_MARKERS, grade, normalise, warm_up
 
 LIMIT = 0.050  # seconds for one text that does not need the prover
 NEVER = "918273.5"  # no piece of noise holds it

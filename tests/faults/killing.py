@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from rollouts.journal import count
-from rollouts.store import read_json
+from stages.files import read_json
+from stages.journal import count
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 240  # seconds after which a run that should have ended is a failure

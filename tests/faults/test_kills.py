@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from refine.shipped import find_start
+from refine.students.shipped import find_start
 from tests.faults.killing import Job, alive, descendants, kill, ranks, wait_until, write_script
 
 SCRIPTED = ["sampler.backend=scripted", "problems.limit=60"]
@@ -153,7 +153,7 @@ def test_a_damaged_journal_stops_the_run_until_it_is_repaired(undisturbed: Job) 
     last = job.log().splitlines()[-1]
     assert str(path.name) in last and "damaged" in last and "can still be read" in last and "--repair" in last
     assert path.read_bytes() == data
-    subprocess.run([*job.python, "-m", "experiments.inspect", "--repair", str(path)], check=True, cwd=job.root)
+    subprocess.run([*job.python, "-m", "experiments.show", "--repair", str(path)], check=True, cwd=job.root)
     assert 0 < job.kept() < kept
     job.run()
     assert job.result() == undisturbed.result()

@@ -40,10 +40,10 @@ class Work:
 
 def prepare(folder: Path, backend: str, problems: int, samples: int) -> Work:
     """Rollouts of a scripted policy; the labels' continuations are another's where `backend` is not scripted."""
-    from rollouts.artifacts import make
-    from rollouts.problems.source import ProblemArgs
-    from rollouts.sample import SAMPLE, SampleArgs
-    from rollouts.sampling import SamplerArgs
+    from rollouts.problems.args import ProblemArgs
+    from rollouts.sampling.args import SamplerArgs
+    from rollouts.sampling.sample import SAMPLE, SampleArgs
+    from stages.make import make
 
     rng, script = random.Random(0), folder / "scripted"
     script.mkdir()
@@ -64,10 +64,11 @@ def prepare(folder: Path, backend: str, problems: int, samples: int) -> Work:
 def label(work: Work, root: Path, rank: int, count: int, port: int, drawn: Callable[[int], None]) -> None:
     """The stage `label_steps` as one process of a launch; what is drawn goes to `drawn-RANK`, and `drawn` is told how
     many there are."""
-    from rewards import stepwise
-    from rollouts import processes
-    from rollouts.artifacts import make
-    from rollouts.sampling import SamplerArgs, load_sampler
+    from rewards.labels import stepwise
+    from rollouts.sampling.args import SamplerArgs
+    from rollouts.sampling.protocol import load_sampler
+    from stages import processes
+    from stages.make import make
 
     processes._store.cache_clear()
     if count > 1:

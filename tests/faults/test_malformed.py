@@ -21,18 +21,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments import sample as sample_command
-from refine.shipped import find_start
-from rewards.stepwise import LABEL_STEPS, LabelArgs
-from rollouts import journal
-from rollouts.artifacts import Artifact, ArtifactError, Untracked, Workspace, make, open_artifact
+from refine.students.shipped import find_start
+from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
 from rollouts.backends.scripted import ScriptedSampler
-from rollouts.collect import collect
-from rollouts.journal import Journal, Rows
-from rollouts.problems import ProblemArgs, ProblemFileError, load_problems
-from rollouts.sample import SAMPLE, SampleArgs
-from rollouts.sampling import Request, Sampler, SamplerArgs, load_sampler
-from rollouts.store import StoreError, read_rows, schema_of, write_rows
-from rollouts.types import Candidate, Judgement, Quarantined, Rollout
+from rollouts.problems.args import ProblemArgs
+from rollouts.problems.load import load_problems
+from rollouts.problems.reading import ProblemFileError
+from rollouts.records import Candidate, Judgement, Rollout
+from rollouts.sampling.args import SamplerArgs
+from rollouts.sampling.collect import collect
+from rollouts.sampling.protocol import Request, Sampler, load_sampler
+from rollouts.sampling.sample import SAMPLE, SampleArgs
+from stages import journal
+from stages.artifacts import Artifact, ArtifactError, open_artifact
+from stages.files import StoreError
+from stages.journal import Journal, Rows
+from stages.make import make
+from stages.rows import read_rows, schema_of, write_rows
+from stages.workspace import Quarantined, Untracked, Workspace
 
 JSONL = {"question": "What is 6 times 7?", "answer": 42}
 GSM8K = {"question": "Ann has 2 pens and buys 3. How many?", "answer": "2+3 = <<2+3=5>>5\n#### 5"}

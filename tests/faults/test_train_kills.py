@@ -46,11 +46,10 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
 def train(policy: str, root: Path, count: int) -> None:
     """The stage `train_policy`, with a checkpoint every second step."""
     from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
-    from rollouts.artifacts import make
-    from rollouts.problems.source import ProblemArgs
-    from training.args import TrainArgs
-    from training.checkpoints import CheckpointArgs
-    from training.tracking import Tracker, TrackingArgs
+    from rollouts.problems.args import ProblemArgs
+    from stages.make import make
+    from stages.tracking import Tracker, TrackingArgs
+    from training.args import CheckpointArgs, TrainArgs
 
     keep = CheckpointArgs(every_seconds=None, every_steps=2)
     how = TrainArgs(
@@ -65,7 +64,7 @@ def process(rank: int, count: int, port: int, policy: str, root: Path, prepare: 
     import torch
     from accelerate.state import AcceleratorState
 
-    from rollouts import processes
+    from stages import processes
 
     torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -121,7 +120,7 @@ class AtLine:
     record: Path | None = None
 
     def __call__(self) -> None:
-        from rollouts import store
+        from stages import files as store
         from training import checkpoints
 
         lines, names = 0, {(checkpoints.__file__, name) for name in ("save", "_write", "_remove")}

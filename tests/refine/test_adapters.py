@@ -10,16 +10,17 @@ import torch
 from safetensors.torch import load_file
 
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
-from rewards.score import Scorer, load_scorer
+from rewards.reward_model import make_reward_model
+from rewards.scorer import Scorer, load_scorer
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
-from rollouts.artifacts import Stage, make
-from rollouts.policies import load_policy
-from rollouts.problems.source import ProblemArgs
-from rollouts.sample import SampleArgs
+from rollouts.problems.args import ProblemArgs
+from rollouts.sampling.policies import load_policy
+from rollouts.sampling.sample import SampleArgs
+from stages.make import make
+from stages.stage import Stage
 from tests.tiny import problem, rollout, save_policy
 from training.adapters import ADAPTER, LoraArgs, load_adapter
 from training.loop import TrainArgs
-from training.models import make_reward_model
 
 PROBLEMS = [problem(f"p{i}", question=f"Ann has {i} pens. How many pens does Ann have?") for i in range(12)]
 TRAIN = TrainArgs(device="cpu", tokens_per_step=800, tokens_per_batch=800, learning_rate=2e-2, epochs=6)

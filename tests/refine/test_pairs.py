@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 
-from refine.formats import render_refinement
 from refine.pairs import (
     BUILD_PAIRS,
     PairArgs,
@@ -17,10 +16,14 @@ from refine.pairs import (
     global_pairs,
     local_pair,
 )
-from rewards.stepwise import LABEL_STEPS, LabelArgs
-from rollouts.artifacts import ArtifactError, Stage, Untracked, Workspace, make, open_artifact
-from rollouts.sample import SampleArgs
-from rollouts.types import RefinementPair, StepLabels
+from refine.prompts import render_refinement
+from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
+from rollouts.records import RefinementPair, StepLabels
+from rollouts.sampling.sample import SampleArgs
+from stages.artifacts import ArtifactError, open_artifact
+from stages.make import make
+from stages.stage import Stage
+from stages.workspace import Untracked, Workspace
 from tests.tiny import problem, rollout
 
 ARGS = PairArgs(rollouts="r")

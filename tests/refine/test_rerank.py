@@ -11,9 +11,10 @@ import pytest
 from refine.rerank import RERANK, SELECTORS, RerankArgs, choose, cost, identity, select
 from refine.revise import REVISE, ReviseArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
-from rollouts.artifacts import Stage, make
-from rollouts.sample import SampleArgs
-from rollouts.types import Candidate, Choice, Judgement
+from rollouts.records import Candidate, Choice, Judgement
+from rollouts.sampling.sample import SampleArgs
+from stages.make import make
+from stages.stage import Stage
 from tests.tiny import problem, save_reward
 
 

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
-from refine.formats import render_refinement
+from refine.prompts import render_refinement
 from refine.revise import REVISE, ReviseArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
-from rollouts.artifacts import Artifact, ArtifactError, Stage, make
 from rollouts.prompts import render_prompt
-from rollouts.sample import SampleArgs
-from rollouts.sampling import SamplerArgs
-from rollouts.types import Candidate, Problem, Rollout
+from rollouts.records import Candidate, Problem, Rollout
+from rollouts.sampling.args import SamplerArgs
+from rollouts.sampling.sample import SampleArgs
+from stages.artifacts import Artifact, ArtifactError
+from stages.make import make
+from stages.stage import Stage
 from tests.tiny import rollout, save_reward
 
 QUESTION = "Ann has 7 pens. Bob has 5 more pens than Ann. Cat has 2 fewer pens than Bob. How many pens does Cat have?"

@@ -16,17 +16,19 @@ from refine.train_policy import (
     rollout_texts,
     solution_texts,
 )
-from rollouts.artifacts import ArtifactError, Stage, make
-from rollouts.policies import load_policy
-from rollouts.problems import load_problems
-from rollouts.problems.source import ProblemArgs
-from rollouts.sample import SampleArgs
-from rollouts.types import RefinementPair
+from rollouts.problems.args import ProblemArgs
+from rollouts.problems.load import load_problems
+from rollouts.records import RefinementPair
+from rollouts.sampling.policies import load_policy
+from rollouts.sampling.sample import SampleArgs
+from stages.artifacts import ArtifactError
+from stages.make import make
+from stages.stage import Stage
 from tests.tiny import problem, rollout, save_policy
 from training.args import EarlyStoppingArgs, TrainArgs
-from training.batches import pad_batch
+from training.completions import Text, completion_loss, encode_completion
+from training.examples import pad_batch
 from training.models import ModelArgs
-from training.policy import Text, completion_loss, encode_completion
 
 SMALL = ModelArgs(hidden_size=32, layers=1, heads=2, feed_forward=64, context=256)
 FAST = TrainArgs(device="cpu", tokens_per_step=1500, tokens_per_batch=1500, learning_rate=1e-2, max_steps=4)

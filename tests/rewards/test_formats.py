@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rewards.formats import FORMATS, Choices, FormatError, StepRecord, read_record, write_record
 from rewards.formats.files import read_rows
 from rewards.formats.step_labels import from_step_labels, one_line_steps, to_step_labels
-from rollouts.types import Problem, StepLabels
+from rollouts.records import Problem, StepLabels
 from tests.format_rows import ROWS
 
 ROOT = Path(__file__).resolve().parents[2]

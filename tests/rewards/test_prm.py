@@ -152,7 +152,7 @@ def test_models_that_are_no_such_judge_are_refused(tmp_path):
 
 
 def test_ours_reads_a_step_a_line(tmp_path):
-    from rewards.score import load_scorer
+    from rewards.scorer import load_scorer
     from tests.tiny import problem
 
     path = save_reward(tmp_path / "reward", "sorm", threshold=0.3)
@@ -184,7 +184,7 @@ def test_settings_that_make_no_sense(args, message):
 
 
 def test_the_settings_in_conf_are_those_tested():
-    from experiments.config import read_yaml
+    from experiments.commands.config import read_yaml
 
     conf = Path(__file__).parents[2] / "conf" / "prm"
     found = PRMArgs(**read_yaml(conf / "math_shepherd.yaml"))

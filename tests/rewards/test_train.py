@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from rewards.examples import LabelledSolution
-from rewards.score import load_scorer
-from rewards.stepwise import LABEL_STEPS, LabelArgs, label_right
+from rewards.encode import LabelledSolution
+from rewards.labels.stepwise import LABEL_STEPS, LabelArgs, label_right
+from rewards.scorer import load_scorer
 from rewards.train import (
     TRAIN_REWARD,
     TrainRewardArgs,
@@ -24,15 +24,18 @@ from rewards.train import (
     split_problems,
     validate_scores,
 )
-from rollouts import processes
-from rollouts.artifacts import ArtifactError, Stage, Untracked, Workspace, make, open_artifact
-from rollouts.sample import SampleArgs
-from rollouts.types import StepLabels
+from rollouts.records import StepLabels
+from rollouts.sampling.sample import SampleArgs
+from stages import processes
+from stages.artifacts import ArtifactError, open_artifact
+from stages.make import make
+from stages.stage import Stage
+from stages.tracking import Tracker, TrackingArgs
+from stages.workspace import Untracked, Workspace
 from tests.tiny import problem, rollout, save_policy
 from tests.training.runs import close, on_two
 from training.args import EarlyStoppingArgs, TrainArgs
 from training.loop import TrainingError
-from training.tracking import Tracker, TrackingArgs
 
 PROBLEMS = [problem(f"p{i}", question=f"Ann has {i} pens. How many pens does Ann have?") for i in range(30)]
 FAST = TrainArgs(device="cpu", tokens_per_step=1500, tokens_per_batch=1500, learning_rate=1e-2, epochs=12)

@@ -18,17 +18,18 @@ if find_spec("vllm") is None:
 import torch
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, PreTrainedConfig, Qwen2Config
 
-from rewards.examples import LabelledSolution, encode_labels
-from rewards.model import reward_loss
-from rewards.score import load_scorer
-from rollouts.backends import vllm_engine
-from rollouts.problems import load_problems
-from rollouts.problems.source import ProblemArgs
+from rewards.encode import LabelledSolution, encode_labels
+from rewards.losses import reward_loss
+from rewards.reward_model import make_reward_model, save_reward_model
+from rewards.scorer import load_scorer
+from rollouts.backends.vllm import engine as vllm_engine
+from rollouts.problems.args import ProblemArgs
+from rollouts.problems.load import load_problems
+from rollouts.records import Problem
 from rollouts.steps import split_steps
-from rollouts.types import Problem
-from rollouts.vocabulary import make_tokenizer
-from training.attention import packed_attention
-from training.models import make_reward_model, save_model, save_reward_model
+from rollouts.world.tokenizer import make_tokenizer
+from training.attention.install import packed_attention
+from training.models import save_model
 from training.packing import pack_batch
 
 # heads of 32: the smallest that vLLM has for a CPU

@@ -18,10 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from rollouts.problems import SOURCES, ProblemArgs, ProblemFileError, load_problems
+from rollouts.problems.args import SOURCES, ProblemArgs
 from rollouts.problems.asdiv import parse_answer
-from rollouts.problems.math import last_boxed
-from rollouts.problems.source import Row, number_text, plain_number, question_key, split_point
+from rollouts.problems.load import LOADERS, load_problems
+from rollouts.problems.math_dataset import last_boxed
+from rollouts.problems.reading import ProblemFileError, Row, number_text, plain_number
+from rollouts.problems.splits import question_key, split_point
 from rollouts.problems.svamp import join_question, parse_arithmetic, solution_from_equations
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -665,3 +667,7 @@ def test_row_messages_are_short():
     with pytest.raises(ProblemFileError) as caught:
         Row("f, line 1", 0, {"question": ["x" * 10**6]}).text("question")
     assert len(str(caught.value)) < 250 and "1000004 characters" in str(caught.value)
+
+
+def test_every_named_source_has_a_loader() -> None:
+    assert tuple(LOADERS) == SOURCES

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollouts.answers import extract
+from rollouts.grading.answers import extract
 from rollouts.prompts import parse_prompt, parse_solution, render_prompt, render_solution
 from rollouts.steps import split_steps
 

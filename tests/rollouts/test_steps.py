@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollouts.problems.arithmetic import WorldArgs
 from rollouts.prompts import render_prompt
 from rollouts.steps import Encoded, encode_prompt, encode_steps, encode_text, join_steps, split_steps
-from rollouts.vocabulary import make_tokenizer
+from rollouts.world.args import WorldArgs
+from rollouts.world.tokenizer import make_tokenizer
 from tests.worlds import some_problems
 
 if TYPE_CHECKING:

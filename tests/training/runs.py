@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollouts.processes import current
-from rollouts.workspace import Workspace
+from stages.processes import current
+from stages.workspace import Workspace
 from tests.tiny import Log, make_model, tokenizer
 from training.args import TrainArgs
-from training.batches import Example
+from training.examples import Example
 
 if TYPE_CHECKING:
     import torch
@@ -56,8 +56,8 @@ def train(
     **changes: Any,
 ) -> tuple[PreTrainedModel, Trained]:
     """A run whose unfinished work is below `folder`."""
+    from training.completions import completion_loss
     from training.loop import fit
-    from training.policy import completion_loss
 
     model = model or make_model()
     work = Workspace(folder, {}, log or Log(), folder / "unfinished", current())
@@ -98,7 +98,7 @@ def _rank(rank: int, port: int, function: Callable, args: tuple) -> None:
     import torch
     from accelerate.state import AcceleratorState
 
-    from rollouts import processes
+    from stages import processes
 
     torch.set_num_threads(1)
     # both are copied from the process that forks

@@ -11,14 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rewards.model import reward_loss, step_logits
+from rewards.losses import reward_loss, step_logits
+from rewards.reward_model import load_reward_model, make_reward_model, save_reward_model
 from tests.tiny import make_model, save_policy, tokenizer
 from training.adapters import LoraArgs, add_adapter, load_adapter, merge_adapter, save_adapter
-from training.attention import packed_attention
-from training.batches import Example, pad_batch
-from training.models import load_reward_model, make_reward_model, save_model, save_reward_model
+from training.attention.install import packed_attention
+from training.completions import completion_loss, keeps_logits, target_logits
+from training.examples import Example, pad_batch
+from training.models import save_model
 from training.packing import pack_batch
-from training.policy import completion_loss, keeps_logits, target_logits
 
 TEXTS = [Example([5, 6, 7, 8, 9], [1, 2, 4], [1.0, 0.0, 0.5]), Example([9, 10, 11], [2], [0.0])]
 NO_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is None

@@ -24,11 +24,13 @@ from transformers import (
     Qwen3Config,
 )
 
-from rewards.model import reward_loss, step_logits
-from training.attention import PACKED, Attend, _variable_length, find_packing, packed_attention
-from training.batches import Batch, Example, pad_batch
+from rewards.losses import reward_loss, step_logits
+from training.attention.attend import Attend, _variable_length
+from training.attention.install import PACKED, packed_attention
+from training.attention.packed import find_packing
+from training.completions import completion_loss, target_logits
+from training.examples import Batch, Example, pad_batch
 from training.packing import pack_batch
-from training.policy import completion_loss, target_logits
 
 SHAPE = {
     **{"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8},
@@ -196,8 +198,8 @@ def without_shared_keys(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, 
 def test_what_variable_length_attention_is_told(name, function, monkeypatch):
     model = make(CONFIGS[name], "sdpa")
     wanted = run(model, pad_batch(FLAT, 0))
-    monkeypatch.setattr("training.attention._variable_length", lambda: function)
-    monkeypatch.setattr("training.attention.Attend.fused", lambda *_: True)
+    monkeypatch.setattr("training.attention.attend._variable_length", lambda: function)
+    monkeypatch.setattr("training.attention.attend.Attend.fused", lambda *_: True)
     with packed_attention(model):
         assert_same(run(model, pack_batch(PACKS, 0)), wanted)
         assert_same(run(model, pack_batch([FLAT], 0)), wanted)
@@ -216,8 +218,8 @@ def test_under_autocast_attention_is_in_half_precision_throughout(name, monkeypa
         wanted = target_logits(model, pad_batch(FLAT, 0))
         with packed_attention(model):
             torch.testing.assert_close(target_logits(model, pack_batch(PACKS, 0)), wanted, rtol=0.05, atol=0.1)
-            monkeypatch.setattr("training.attention._variable_length", lambda: noting)
-            monkeypatch.setattr("training.attention.Attend.fused", lambda *_: True)
+            monkeypatch.setattr("training.attention.attend._variable_length", lambda: noting)
+            monkeypatch.setattr("training.attention.attend.Attend.fused", lambda *_: True)
             torch.testing.assert_close(target_logits(model, pack_batch(PACKS, 0)), wanted, rtol=0.05, atol=0.1)
     assert seen == {torch.bfloat16}
 

@@ -15,9 +15,9 @@ import torch
 
 from tests.tiny import Log, make_model, tokenizer
 from tests.training.runs import args_of, examples_of, model_with_dropout, same, train, weights
-from training.args import EarlyStoppingArgs
-from training.checkpoints import CheckpointArgs, CheckpointError, Checkpoints
-from training.policy import completion_loss
+from training.args import CheckpointArgs, EarlyStoppingArgs
+from training.checkpoints import CheckpointError, Checkpoints
+from training.completions import completion_loss
 
 EVERY = CheckpointArgs(every_seconds=None, every_steps=2, keep=3)
 EXAMPLES = examples_of(70)
@@ -186,7 +186,7 @@ def drop(file: str):
 
 def seal(path: Path) -> None:
     """Make the manifest agree with the files: whoever damaged them meant it."""
-    from rollouts.stages import sha256
+    from stages.files import sha256
 
     files = [file for file in sorted(path.iterdir()) if file.name != "manifest.json"]
     manifest = {file.name: {"size": file.stat().st_size, "sha256": sha256(file)} for file in files}
@@ -380,7 +380,7 @@ def test_a_checkpoint_of_another_run_is_refused(what, word, run, caplog):
 
 
 def test_another_tokenizer_is_another_run(monkeypatch, run, caplog):
-    from rollouts.vocabulary import make_tokenizer
+    from rollouts.world.tokenizer import make_tokenizer
 
     train(run, EXAMPLES, model_with_dropout(), **RUN)
     assert "refused" not in said(caplog)
@@ -399,6 +399,6 @@ def test_a_disk_without_room_is_named(tmp_path):
 
 
 def test_settings_of_checkpoints_do_not_change_the_artifact():
-    from rollouts.stages import plain_args
+    from stages.stage import plain_args
 
     assert plain_args(args_of(checkpoints=EVERY), {}) == plain_args(args_of(), {})

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from rollouts.policies import load_policy
-from rollouts.processes import ProcessError, Processes, current
-from rollouts.workspace import Workspace
+from rollouts.sampling.policies import load_policy
+from stages.processes import ProcessError, Processes, current
+from stages.workspace import Workspace
 from tests.tiny import Log, make_model, tokenizer
 from tests.training.runs import args_of, close, examples_of, model_with_dropout, on_two, same, train, weights
-from training.checkpoints import CheckpointArgs
+from training.args import CheckpointArgs
+from training.completions import completion_loss
 from training.loop import TrainingError, fit
 from training.models import save_model
-from training.policy import completion_loss
 
 EXAMPLES = examples_of(30)
 # an odd number of packs a step, and of examples; more than one micro-batch on some process
@@ -165,7 +165,7 @@ def test_processes_that_would_train_apart_are_an_error(tmp_path):
 
 
 def test_shards_follow_the_config_of_accelerate(monkeypatch):
-    from training.engine import wants_shards
+    from training.distributed import wants_shards
 
     monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
     assert [wants_shards(shard) for shard in ("auto", "none", "fsdp2")] == [False, False, True]

@@ -12,12 +12,11 @@ import torch
 
 from tests.tiny import Log, make_model, tokenizer
 from tests.training.runs import args_of, close, examples_of, model_with_dropout, same, train, weights
-from training.args import EarlyStoppingArgs
-from training.batches import Example, pad_batch
-from training.checkpoints import CheckpointArgs
+from training.args import CheckpointArgs, EarlyStoppingArgs
+from training.completions import completion_loss
+from training.examples import Example, pad_batch
 from training.loop import TrainingError
-from training.policy import completion_loss
-from training.steps import plan_steps
+from training.plan import plan_steps
 
 
 @pytest.fixture

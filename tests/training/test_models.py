@@ -13,18 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, PreTrainedModel, Qwen2Config
 
-from rollouts.vocabulary import make_tokenizer
+from rewards.reward_model import FACTS, load_reward_model, make_reward_model, read_facts, save_reward_model
+from rollouts.world.tokenizer import make_tokenizer
 from tests.tiny import make_model, save_policy, save_reward, tokenizer
-from training.models import (
-    FACTS,
-    ModelArgs,
-    load_reward_model,
-    make_policy,
-    make_reward_model,
-    read_facts,
-    save_model,
-    save_reward_model,
-)
+from training.models import ModelArgs, make_policy, save_model
 
 WORDS = len(tokenizer())
 SHAPE = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "eos_token_id": 1}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.batches import Example
+from training.examples import Example
 from training.packing import pack_batch, plan_packs
 
 

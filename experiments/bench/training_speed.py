@@ -1,0 +1,283 @@
+"""Our training beside TRL's own trainers, on the same rows, weights, optimiser and machine; and scoring, one forward
+for all steps beside one a prefix. TRL runs in environments of its own, and all take turns.
+
+make bench-training
+make bench-training BENCH='--model MODEL --gsm8k FOLDER --problems 12 --learning-rate 2e-5'
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.bench.training_rows import (
+    Row,
+    examples_of,
+    make_problems,
+    read_jsonl,
+    step_rows,
+    text_rows,
+    write_jsonl,
+)
+from refine.students.shipped import SHIPPED, find_start
+
+JOBS = {"prm": "stepwise reward model", "sft": "supervised fine-tuning"}
+_MARK = "@result "
+_WARMUP = 0.05
+_ROOT = Path(__file__).parents[2]
+_COLUMNS = {"examples/s": 12, "tokens/s": 11, "tokens/CPU s": 14, "useful": 8, "steps": 7, "loss": 9, "whole s": 9}
+_NUMBERS = ("seconds", "cpu_seconds", "whole_seconds", "read", "steps", "loss")
+Found = dict[str, Any]
+
+
+@dataclass
+class Contender:
+    """One way to train: its name in the table, the command without the data, and what its runs found."""
+
+    name: str
+    command: list[str]
+    runs: list[Found] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What both sides read: files of rows, the held-out rows as rows and as token ids, and folders to start from."""
+
+    rows: Path
+    held_out: Path
+    held_out_ids: Path
+    ours: Path
+    theirs: Path
+    lengths: list[int]
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=SHIPPED, help="a policy's folder; by default the student that is shipped")
+    parser.add_argument("--gsm8k", metavar="FOLDER", help="take GSM8K's problems, not the embedded world's")
+    parser.add_argument("--rows", metavar="FILE", help="take these rows (JSONL, TRL's stepwise form) to train on")
+    parser.add_argument("--held-out", metavar="FILE", help="and these to measure the loss on")
+    parser.add_argument("--problems", type=int, default=400, help="problems to train on")
+    parser.add_argument("--solutions", type=int, default=4, help="solutions of each, one of them right")
+    parser.add_argument("--held-out-problems", type=int, default=100)
+    parser.add_argument("--tokens-per-step", type=int, default=1024)
+    parser.add_argument("--learning-rate", type=float, default=4e-4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--jobs", nargs="+", choices=[*JOBS, "score"], default=[*JOBS, "score"])
+    parser.add_argument("--trl-prm", metavar="PYTHON", default=".venv-trl-prm/bin/python")
+    parser.add_argument("--trl-sft", metavar="PYTHON", default=".venv-trl-sft/bin/python")
+    parser.add_argument("--alone", action="store_true", help="without TRL")
+    args = parser.parse_args(argv)
+    if (args.rows is None) != (args.held_out is None):
+        parser.error("--rows and --held-out go together")
+    for job in JOBS:
+        path = getattr(args, f"trl_{job}")
+        if job in args.jobs and not args.alone and not Path(path).exists():
+            parser.error(f"there is no {path}: `make bench-training` makes it; or --alone")
+    return args
+
+
+def write_data(job: str, args: argparse.Namespace, folder: Path) -> Data:
+    """Rows, held-out rows and folders to start from, below `folder`."""
+    from rollouts.sampling.policies import load_tokenizer
+
+    model = find_start(args.model)
+    tokenizer = load_tokenizer(model)
+    folder.mkdir()
+    paths = [folder / f"{name}.jsonl" for name in ("rows", "held-out", "held-out-ids")]
+    rows, held_out = _rows(job, args)
+    examples = examples_of(tokenizer, rows)
+    write_jsonl(paths[0], rows)
+    write_jsonl(paths[1], held_out)
+    told = examples_of(tokenizer, held_out)
+    write_jsonl(paths[2], ({"ids": e.ids, "positions": e.positions, "targets": e.targets} for e in told))
+    ours = theirs = Path(model)
+    if job == "prm":
+        ours, theirs = folder / "ours", folder / "theirs"
+        save_starts(model, ours, theirs)
+    return Data(*paths, ours, theirs, [len(example.ids) for example in examples])
+
+
+def _rows(job: str, args: argparse.Namespace) -> tuple[list[Row], list[Row]]:
+    if job == "prm" and args.rows:
+        return read_jsonl(args.rows), read_jsonl(args.held_out)
+    other = "test" if args.gsm8k else "validation"
+    if job == "prm":
+        problems = make_problems("train", args.problems, args.gsm8k)
+        held_out = make_problems(other, args.held_out_problems, args.gsm8k)
+        return step_rows(problems, args.solutions), step_rows(held_out, args.solutions, seed=1)
+    # as many rows as the other job has
+    problems = make_problems("train", args.problems * args.solutions, args.gsm8k)
+    return text_rows(problems), text_rows(make_problems(other, args.held_out_problems, args.gsm8k))
+
+
+def save_starts(model: str, ours: Path, theirs: Path) -> None:
+    """The same body with a head of zeros: of one label for us (a logit), of two for TRL (their difference is one)."""
+    import torch
+    from transformers import AutoConfig, AutoModelForTokenClassification
+
+    from rewards.reward_model import make_reward_model
+    from training.models import save_model
+
+    reward, tokenizer = make_reward_model(model, "cpu")
+    save_model(reward, tokenizer, ours)
+    config = AutoConfig.from_pretrained(model, num_labels=2)
+    config.classifier_dropout = 0.0
+    other = AutoModelForTokenClassification.from_config(config)
+    weights = reward.state_dict()
+    with torch.no_grad():
+        for name, weight in other.state_dict().items():
+            weight.copy_(weights[name] if weight.shape == weights[name].shape else torch.zeros_like(weight))
+    save_model(other, tokenizer, theirs)
+
+
+def contenders(job: str, args: argparse.Namespace, data: Data) -> list[Contender]:
+    """Who trains: we, and TRL with the settings that were fastest here (docs/performance.md says which were tried)."""
+    common = ["--rows", str(data.rows), "--learning-rate", str(args.learning_rate)]
+    here = [sys.executable, "-m", "experiments.bench.our_trainer", job, *common]
+    here += ["--start", str(data.ours), "--held-out", str(data.held_out), "--warmup", str(_WARMUP)]
+    here += ["--tokens-per-step", str(args.tokens_per_step)]
+    found = [Contender(f"ours, {layout}", [*here, "--layout", layout]) for layout in ("shared", "packed", "padded")]
+    if args.alone:
+        return found
+    there = [getattr(args, f"trl_{job}"), "-m", "experiments.bench.trl_trainers", job, *common]
+    there += ["--start", str(data.theirs), "--held-out", str(data.held_out_ids)]
+    batch = max(1, round(args.tokens_per_step * len(data.lengths) / sum(data.lengths)))
+    warm = ["--warmup", str(max(1, round(_WARMUP * len(data.lengths) / batch)))]
+    plain = [*there, *warm, "--batch", str(batch)]
+    grouped = [*plain, "--sampling", "group_by_length"]
+    if job == "prm":
+        return [*found, Contender("TRL, by length", grouped), Contender("TRL, random order", plain)]
+    # small packs: on a CPU the mask of a pack is dense, and longer ones were slower
+    pack = max(256, *data.lengths)
+    packed = ["--packing", str(pack), "--batch", "1", "--accumulate", str(max(1, round(args.tokens_per_step / pack)))]
+    return [*found, Contender("TRL, packing", [*there, *warm, *packed]), Contender("TRL, by length", grouped)]
+
+
+def run(command: Sequence[str]) -> Found:
+    """What one process found.
+
+    Raises:
+        RuntimeError: it failed; the message has the end of what it wrote.
+    """
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=_ROOT, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
+    if done.returncode or len(lines) != 1:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {(done.stderr or done.stdout)[-2000:]}")
+    return json.loads(lines[0].removeprefix(_MARK))
+
+
+def check_equal(contenders: Sequence[Contender]) -> None:
+    """Raise ValueError where two have not trained on the same token ids, positions and targets."""
+    first = contenders[0].runs[0]
+    for contender in contenders:
+        for found in contender.runs:
+            for name in ("digest", "examples", "tokens", "targets", "threads"):
+                if found[name] != first[name]:
+                    raise ValueError(f"{contender.name}: {name} {found[name]}, but {contenders[0].name}: {first[name]}")
+
+
+def compare(job: str, args: argparse.Namespace, folder: Path) -> None:
+    """Let the contenders of one job take turns, and print what they did."""
+    data = write_data(job, args, folder)
+    entrants = contenders(job, args, data)
+    for number in range(args.rounds):
+        turn = number % len(entrants)
+        for contender in entrants[turn:] + entrants[:turn]:
+            contender.runs.append(run(contender.command))
+            print(f"  round {number + 1}: {contender.name}: {contender.runs[-1]['seconds']:.1f} s", file=sys.stderr)
+    check_equal(entrants)
+    for line in render_table(job, entrants, data.lengths):
+        print(line, flush=True)
+
+
+def render_table(job: str, contenders: Sequence[Contender], lengths: Sequence[int]) -> list[str]:
+    """Medians of all rounds, and of the ratios of our shared path to each other within a round."""
+    first = contenders[0].runs[0]
+    lines = [
+        f"{JOBS[job]}: {first['examples']} examples of {min(lengths)} to {max(lengths)} tokens, "
+        f"{first['tokens']} useful tokens, {first['targets']} targets",
+        f"held-out loss before {first['start_loss']:.4f}, {first['threads']} threads",
+        " " * 18 + "".join(f"{name:>{width}}" for name, width in _COLUMNS.items()),
+    ]
+    for contender in contenders:
+        middle = {name: statistics.median(run[name] for run in contender.runs) for name in _NUMBERS}
+        speeds = [
+            f"{first['examples'] / middle['seconds']:.1f}",
+            f"{first['tokens'] / middle['seconds']:.0f}",
+            f"{first['tokens'] / middle['cpu_seconds']:.0f}",
+            f"{first['tokens'] / middle['read']:.1%}",
+            f"{middle['steps']:.0f}",
+            f"{middle['loss']:.4f}",
+            f"{middle['whole_seconds']:.1f}",
+        ]
+        row = (f"{text:>{width}}" for text, width in zip(speeds, _COLUMNS.values(), strict=True))
+        lines.append(f"{contender.name:18}" + "".join(row))
+    for contender in contenders[1:]:
+        by = [ratios(contenders[0], contender, clock) for clock in ("seconds", "cpu_seconds")]
+        wall, cpu = (f"{statistics.median(one):.2f} ({min(one):.2f} to {max(one):.2f})" for one in by)
+        lines.append(f"ours, shared is {wall} times as fast as {contender.name}; by processor time {cpu}")
+    return [*lines, ""]
+
+
+def ratios(ours: Contender, other: Contender, clock: str) -> list[float]:
+    """How many times as fast we were, in each round."""
+    return [theirs[clock] / own[clock] for own, theirs in zip(ours.runs, other.runs, strict=True)]
+
+
+def compare_scoring(args: argparse.Namespace, folder: Path) -> None:
+    """Print what it takes to score every step of the held-out solutions, both ways."""
+    data = write_data("prm", args, folder)
+    command = [sys.executable, "-m", "experiments.bench.our_trainer", "score"]
+    command += ["--start", str(data.ours), "--rows", str(data.held_out), "--held-out", str(data.held_out)]
+    runs = [run(command) for _ in range(args.rounds)]
+    first = runs[0]
+    print(f"scoring: {first['solutions']} solutions, {first['steps']} steps, largest gap {first['largest_gap']:.1e}")
+    ways = {"shared": "all steps, prompts once", "whole": "one forward for all steps", "prefix": "one a prefix"}
+    for name, way in ways.items():
+        seconds = statistics.median(one[f"{name}_seconds"] for one in runs)
+        print(f"{way:28}{first[f'{name}_tokens']:12} tokens{seconds:9.2f} s")
+    faster = statistics.median(one["prefix_cpu_seconds"] / one["whole_cpu_seconds"] for one in runs)
+    fewer = first["prefix_tokens"] / first["whole_tokens"]
+    print(f"{fewer:.2f} times fewer tokens, {faster:.2f} times less processor time", flush=True)
+
+
+def show_setting(args: argparse.Namespace) -> None:
+    threads = os.environ.get("OMP_NUM_THREADS", "all")
+    print(
+        f"{args.model}, float32, AdamW, one epoch, about {args.tokens_per_step} tokens a step, learning rate "
+        f"{args.learning_rate:g}; {args.rounds} rounds in turns, medians\n"
+        f"CPU ({platform.processor() or platform.machine()}, {os.cpu_count()} cores), OMP_NUM_THREADS={threads}, "
+        f"load {os.getloadavg()[0]:.1f}, python {platform.python_version()}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    from transformers.utils import logging
+
+    args = parse_arguments(argv)
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    show_setting(args)
+    with tempfile.TemporaryDirectory() as name:
+        for job in args.jobs:
+            if job == "score":
+                compare_scoring(args, Path(name, job))
+            else:
+                compare(job, args, Path(name, job))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,18 @@
+"""The commands there are, `python -m experiments.NAME`, and the module that has each."""
+
+COMMANDS = {
+    "glore": "experiments.glore",
+    "sample": "experiments.sample",
+    "train_policy": "experiments.train_policy",
+    "train_reward": "experiments.train_reward",
+    "label_steps": "experiments.label_steps",
+    "audit_labels": "experiments.audit_labels",
+    "import_labels": "experiments.import_labels",
+    "build_pairs": "experiments.build_pairs",
+    "revise": "experiments.revise",
+    "rerank": "experiments.rerank",
+    "report": "experiments.report.stage",
+    "convert": "experiments.convert",
+    "evaluate_prm": "experiments.evaluate_prm",
+    "show": "experiments.show.command",
+}

@@ -1,0 +1,70 @@
+"""The solved example in Markdown: code blocks, so that no text of a problem or a model can break the page."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from experiments.report.words import SCORER_NAMES
+
+KIND_NAMES = {"draft": "the draft", "global": "the global refinement", "local": "the local refinement"}
+
+
+def example_lines(example: dict[str, Any] | None) -> list[str]:
+    """Markdown blocks: question, draft with scores and [BAD], refinements, final scores and the choice."""
+    if example is None:
+        return ["Nothing was reranked, so there is no example."]
+    blocks = [example_summary(example), _fenced(f"{clean(example['question'])}\n\nanswer: {clean(example['answer'])}")]
+    for kind, words in KIND_NAMES.items():
+        solution = example["solutions"][kind]
+        if solution is None:
+            blocks.append(f"There is no {kind} refinement here.")
+            continue
+        verdict = "right" if solution["correct"] else "wrong"
+        score = "" if solution["score"] is None else f", {example['scorer'].upper()} {solution['score']:.2f}"
+        picked = ", **picked**" if example["chosen"] == kind else ""
+        blocks += [f"{words[0].upper()}{words[1:]} ({verdict}{score}{picked}):", _fenced(_steps(example, kind))]
+    return blocks
+
+
+def example_summary(example: dict[str, Any]) -> str:
+    """One or two sentences: what was wrong, where it was located, what was chosen."""
+    draft = example["solutions"]["draft"]
+    parts = [f"Problem `{clean(example['problem_id'])}`: the draft is {'right' if draft['correct'] else 'wrong'}."]
+    if example["located_error"] is not None:
+        located = f"The first error was located at step {example['located_error'] + 1}"
+        if example["oracle"]:
+            true = example["true_error"]
+            where = "no step is wrong" if true is None else f"it is step {true + 1}"
+            agrees = "the oracle agrees" if true == example["located_error"] else f"by the oracle {where}"
+            located += f"; {agrees}"
+        parts.append(located + ".")
+    else:
+        parts.append("No error was located in it.")
+    chosen = KIND_NAMES.get(example["chosen"], example["chosen"])
+    verdict = "right" if example["correct"] else "wrong"
+    scorer = SCORER_NAMES[example["scorer"]]
+    parts.append(f"{scorer[0].upper()}{scorer[1:]} picked {chosen}, which is {verdict}.")
+    return " ".join(parts)
+
+
+def clean(text: str) -> str:
+    """A text without characters that no page or font can show."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in str(text))
+
+
+def _steps(example: dict[str, Any], kind: str) -> str:
+    solution = example["solutions"][kind]
+    scores = solution["sorm"] or [None] * len(solution["steps"])
+    lines = ["step  SORM  "]
+    for index, (step, score) in enumerate(zip(solution["steps"], scores, strict=True)):
+        mark = "[BAD] " if kind == "draft" and index == example["located_error"] else ""
+        note = "   <- first wrong step" if kind == "draft" and index == example["true_error"] else ""
+        lines.append(f"{index + 1:>4}  {'    ' if score is None else f'{score:.2f}'}  {mark}{clean(step)}{note}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _fenced(text: str) -> str:
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"

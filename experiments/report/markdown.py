@@ -1,0 +1,226 @@
+"""The report in words: report.md, report.json and the main table in the terminal, all from the dict of numbers that
+`refine.report.build.build_report` made. The same numbers give the same bytes. Pictures are in
+`experiments/report/figures.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.report.example import example_lines
+from experiments.report.words import (
+    FIXED_NAMES,
+    JUDGE_MEASURES,
+    SCORER_NAMES,
+    WHERE_NAMES,
+    interval,
+    limits,
+    opening,
+    paper_percent,
+    percent,
+    selector_names,
+    table,
+    versus,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from refine.report.inputs import ReportInputs
+
+CAPTIONS = {
+    "accuracy": "Accuracy by selector with 95% intervals; diamonds are the paper's figures.",
+    "step_accuracy": "Accuracy on intermediate steps by their position, ORM and SORM, with 95% intervals.",
+    "reliability": "How often solutions and steps are right, by the probability that each model gave them.",
+    "example": "One problem: its draft with SORM scores, the located error, both refinements and the choice.",
+}
+
+
+def write_report(folder: Path, report: dict[str, Any], inputs: ReportInputs) -> None:
+    """Write report.md, report.json and figures/*.png into `folder`, replacing an older report there.
+
+    Raises:
+        ValueError: `report` was made from other inputs.
+    """
+    from experiments.report.figures import draw_figures
+
+    if (report["title"], report["problems"]) != (inputs.title, len(inputs.problems)):
+        raise ValueError(
+            f"the report is {report['title']!r} on {report['problems']} problems, "
+            f"the inputs are {inputs.title!r} on {len(inputs.problems)}"
+        )
+    pictures = folder / "figures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    for name in CAPTIONS:
+        (pictures / f"{name}.png").unlink(missing_ok=True)
+    drawn = draw_figures(pictures, report)
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    (folder / "report.json").write_text(text, encoding="utf-8", newline="\n")
+    (folder / "report.md").write_text(render_markdown(report, drawn), encoding="utf-8", newline="\n")
+
+
+def render_markdown(report: dict[str, Any], figures: list[str]) -> str:
+    """The whole report as Markdown; `figures` names the pictures that lie in figures/."""
+    blocks = [f"# {report['title']}", opening(report)]
+    blocks += ["## Accuracy by selector", _accuracy_table(report), _accuracy_notes(report)]
+    blocks += [*_figure("accuracy", figures), "## Differences on the same problems", _difference_table(report)]
+    blocks += ["## What the refiners mend and break", _repair_table(report), _where_table(report)]
+    blocks += ["## The reward models", _judge_table(report), _judge_notes(report)]
+    blocks += [*_figure("step_accuracy", figures), *_positions(report), *_figure("reliability", figures)]
+    blocks += ["## One example", *example_lines(report["example"]), *_figure("example", figures)]
+    blocks += ["## What it cost", _stage_table(report)]
+    blocks += ["## What these numbers cannot say", "\n".join(f"- {line}" for line in limits(report))]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def print_main_table(report: dict[str, Any], console: Console | None = None) -> None:
+    """Print accuracy by selector, readable at 80 columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    console = console or Console()
+    caption = f"{report['problems']:,} problems; tokens sampled, mean a problem; paper: 13B on GSM8K"
+    rich_table = Table(title=Text(report["title"]), box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    rich_table.title_justify, rich_table.caption = "left", caption
+    for header in ("selector", "right", "95%", "tokens", "paper"):
+        rich_table.add_column(header, justify="left" if header == "selector" else "right", no_wrap=header != "selector")
+    for row in _accuracy_rows(report):
+        rich_table.add_row(*row, style="bold" if row[0] == selector_names(report)["reranked"] else None)
+    console.print(rich_table)
+    for name in ("reranked_minus_draft", "reranked_minus_best_of_3"):
+        other = {"draft": "the draft", "best_of_3": "best of 3 samples"}[name.removeprefix("reranked_minus_")]
+        if report["difference"][name] is not None:
+            sentence = f"reranked is {versus(report['difference'][name], other)}"
+            console.print(Padding(sentence, (0, 2)), highlight=False)
+
+
+def _accuracy_rows(report: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for name, words in selector_names(report).items():
+        found = report["accuracy"][name]
+        tokens = report["tokens"][name]
+        cells = [percent(found), interval(found), "–" if tokens is None else f"{tokens:,.0f}"]
+        rows.append([words, *cells, paper_percent(report["paper"]["accuracy"].get(name))])
+    return rows
+
+
+def _accuracy_table(report: dict[str, Any]) -> str:
+    header = ["selector", "accuracy", "95% interval", "tokens a problem", "paper, Llama-2 13B"]
+    return table(header, _accuracy_rows(report))
+
+
+def _accuracy_notes(report: dict[str, Any]) -> str:
+    where, scorer = WHERE_NAMES[report["headline"]["where"]], SCORER_NAMES[report["headline"]["scorer"]]
+    return (
+        f"{report['problems']:,} problems. The local refiner here is {where}; {scorer} "
+        "chooses wherever a choice is made. Tokens are the completion tokens that had to be sampled before the "
+        "choice, mean over problems; the reward models' reading is not in them. The paper's figures (GLoRe, arXiv "
+        "2402.10963) are Llama-2 13B on GSM8K, for orientation: another student, other problems. (2nd): from "
+        "secondary summaries of the paper, approximate."
+    )
+
+
+def _difference_table(report: dict[str, Any]) -> str:
+    names = selector_names(report)
+    rows = []
+    for key, found in report["difference"].items():
+        a, _, b = key.partition("_minus_")
+        if found is None or a not in names:
+            continue
+        chance = "< 0.001" if found["mcnemar_p"] < 0.001 else f"{found['mcnemar_p']:.3f}"
+        rows.append([names[a], names[b], f"{100 * found['value']:+.1f}", interval(found, " to ", "+.1f"), chance])
+    return table(["first", "second", "first − second, points", "95% interval", "McNemar p"], rows)
+
+
+def _repair_table(report: dict[str, Any]) -> str:
+    rows = []
+    for name, words in FIXED_NAMES.items():
+        fixed, broken = report["fixed"][name], report["broken"].get(name)
+        paper = paper_percent(report["paper"]["fixed"].get(name))
+        rows.append([words, percent(fixed), interval(fixed), percent(broken), interval(broken), paper])
+    wrong = next((found["n"] for found in report["fixed"].values() if found is not None), 0)
+    header = ["refinement", "wrong drafts fixed", "95% interval", "right drafts broken", "95% interval", "paper, fixed"]
+    right = next((found["n"] for found in report["broken"].values() if found is not None), 0)
+    below = f"{wrong:,} drafts were wrong and {right:,} right. A dash: not applicable or not measured."
+    return f"{table(header, rows)}\n\n{below}"
+
+
+def _where_table(report: dict[str, Any]) -> str:
+    rows = []
+    for where, found in report["by_where"].items():
+        scored = [report["ablation"].get(where, {}).get(s, {}).get("reranked") for s in ("orm", "sorm")]
+        cells = [percent(found[name]) for name in ("located", "fixed", "fixed_either", "broken")]
+        rows.append([WHERE_NAMES[where], *cells, *(_with_interval(score) for score in scored)])
+    header = ["local refiner", "refined", "wrong fixed", "with global", "right broken"]
+    return table([*header, "reranked by the ORM", "reranked by the SORM"], rows) if rows else ""
+
+
+def _with_interval(found: dict[str, Any] | None) -> str:
+    return "–" if found is None else f"{percent(found)} ({interval(found)})"
+
+
+def _judge_table(report: dict[str, Any]) -> str:
+    rows = []
+    for name, words in JUDGE_MEASURES.items():
+        found = report[name]
+        paper = report["paper"].get(name)
+        papers = "–" if paper is None else " → ".join(paper_percent(paper[scorer]) for scorer in ("orm", "sorm"))
+        rows.append([words, *(_with_interval(found[scorer]) for scorer in ("orm", "sorm")), papers])
+    for name, words in (("brier", "Brier score (lower is better)"), ("ece", "calibration error (lower is better)")):
+        found = [(report["calibration"][scorer] or {}).get(name) for scorer in ("orm", "sorm")]
+        rows.append([words, *("–" if value is None else f"{value:.3f}" for value in found), "–"])
+    return table(["on drafts and samples", "ORM", "SORM", "paper, 7B, ORM → SORM"], rows)
+
+
+def _judge_notes(report: dict[str, Any]) -> str:
+    lines = []
+    thresholds = [f"{SCORER_NAMES[name]} {value:.3f}" for name, value in report["thresholds"].items()]
+    if thresholds:
+        lines.append(f"Thresholds, chosen when the models were trained: {', '.join(thresholds)}.")
+    if report["steps_right"] is not None:
+        share = report["steps_right"]
+        lines.append(
+            f"{percent(share)} of the {share['n']:,} intermediate steps are right: "
+            "so much would a judge get who calls every step right."
+        )
+    label = report["label_accuracy"]
+    if label is not None:
+        paper = paper_percent(report["paper"]["label_accuracy"])
+        lines.append(
+            f"Of {label['n']:,} step labels {percent(label)} are right by the oracle "
+            f"(95% interval {interval(label)}; the paper's hand check {paper})."
+        )
+    return " ".join(lines)
+
+
+def _positions(report: dict[str, Any]) -> list[str]:
+    found = {scorer: report["step_accuracy_by_position"][scorer] for scorer in ("orm", "sorm")}
+    places = {row["position"]: row["n"] for rows in found.values() for row in rows or []}
+    if not places:
+        return []
+    by_place = {scorer: {row["position"]: row for row in rows or []} for scorer, rows in found.items()}
+    rows = [
+        [str(place), f"{places[place]:,}", *(_with_interval(by_place[s].get(place)) for s in ("orm", "sorm"))]
+        for place in sorted(places)
+    ]
+    return [table(["step", "steps", "ORM", "SORM"], rows)]
+
+
+def _stage_table(report: dict[str, Any]) -> str:
+    rows = []
+    for name, stage in report["stages"].items():
+        cells = [f"{stage['seconds']:,.1f}", f"{stage['tokens']:,}", "reused" if stage.get("reused") else "made"]
+        rows.append([name, *cells])
+    if not rows:
+        return "No stages were recorded."
+    seconds, tokens = (sum(stage[name] for stage in report["stages"].values()) for name in ("seconds", "tokens"))
+    return table(["stage", "seconds", "tokens", ""], [*rows, ["all", f"{seconds:,.1f}", f"{tokens:,}", ""]])
+
+
+def _figure(name: str, drawn: list[str]) -> list[str]:
+    return [f"![{CAPTIONS[name]}](figures/{name}.png)", f"*{CAPTIONS[name]}*"] if name in drawn else []

@@ -1,0 +1,221 @@
+"""The numbers of a finished run: one dict with stable keys, made from the records and nothing else.
+
+Shares are from 0 to 1; an estimate is a dict of value, low, high (95%) and n, or None where it could not be measured.
+What the refiners mend is in `refine/report/repairs.py`, how the reward models judge in `rewards/evaluate.py`; words and
+pictures are in `experiments/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from refine.report.example import choose_example
+from refine.report.inputs import ReportInputs
+from refine.report.repairs import WHERES, repair_report
+from refine.rerank import SELECTORS as OFFERS
+from rewards.evaluate import judge_report
+from rewards.intervals import Estimate, mcnemar, ratio, ratio_difference, resample, wilson
+from rollouts.records import Candidate, CandidateKey, Choice, Problem
+
+# selector → (needs local refinements, asks a reward model)
+SELECTORS = {
+    name: ("local" in kinds, rule == "best" and (len(kinds) > 1 or "sample" in kinds))
+    for name, (kinds, rule) in OFFERS.items()
+}
+DIFFERENCES = (
+    ("reranked", "draft"),
+    ("reranked", "best_of_3"),
+    ("reranked", "majority_of_3"),
+    ("reranked", "control"),
+    ("reranked", "draft_control"),
+    ("reranked", "random"),
+    ("reranked", "global"),
+    ("reranked", "local"),
+    ("reranked", "draft_global"),
+    ("reranked", "draft_local"),
+    ("best_of_3", "draft"),
+    ("global", "draft"),
+    ("local", "draft"),
+    ("control", "draft"),
+    ("global", "control"),
+    ("local", "control"),
+    ("draft_global", "draft_control"),
+    ("oracle", "reranked"),
+)
+SCORERS = ("orm", "sorm")
+
+# GLoRe (arXiv 2402.10963), Llama-2 13B on GSM8K, step accuracy of the 7B; "(2nd)": from secondary summaries
+PAPER = {
+    "accuracy": {"draft": (0.53, ""), "reranked": (0.65, ""), "best_of_3": (0.58, "(2nd)")},
+    "fixed": {"global": (0.28, "(2nd)"), "local": (0.28, "(2nd)"), "either": (0.41, "(2nd)")},
+    "step_accuracy": {"orm": (0.73, "(2nd)"), "sorm": (0.81, "(2nd)")},
+    "label_accuracy": (0.94, "(2nd)"),
+}
+
+
+def build_report(inputs: ReportInputs) -> dict[str, Any]:
+    """Compute every number of the report; the same inputs give the same dict, `stages` aside.
+
+    Raises:
+        ValueError: records that do not belong together: an unknown or missing problem, a duplicate, a judgement
+            of no candidate or of another number of steps, a score that is not finite.
+    """
+    rows = _rows(inputs.problems)
+    candidates = _candidates(inputs.candidates, rows)
+    arms = _arms(inputs.choices, rows)
+    counts = resample(len(rows), inputs.resamples, inputs.seed)
+    judged = judge_report(
+        inputs.judgements, inputs.thresholds, inputs.step_truth, inputs.where, rows, candidates, counts
+    )
+    fixed, broken, repair_differences, by_where = repair_report(inputs.where, rows, candidates, counts)
+    headline = {name: _find_arm(arms, name, inputs.scorer, inputs.where) for name in SELECTORS}
+    report = {
+        "title": inputs.title,
+        "model": inputs.model,
+        "source": inputs.source,
+        "seed": inputs.seed,
+        "problems": len(rows),
+        "splits": sorted({problem.split for problem in inputs.problems}),
+        "headline": {"scorer": inputs.scorer, "where": inputs.where},
+        "accuracy": {name: arm and _accuracy(arm, rows, counts) for name, arm in headline.items()},
+        "tokens": {name: arm and _mean_tokens(arm) for name, arm in headline.items()},
+        "difference": _differences(headline, rows, counts) | repair_differences | judged.pop("difference"),
+        "fixed": fixed,
+        "broken": broken,
+        "by_where": by_where,
+        "ablation": _ablation(arms, candidates, rows, counts),
+        "label_accuracy": wilson(*inputs.label_truth) if inputs.label_truth else None,
+        **judged,
+        "thresholds": dict(inputs.thresholds),
+        "stages": {name: dict(stage) for name, stage in inputs.stages.items()},
+        "ungraded": sum(candidate.correct is None for candidate in inputs.candidates),
+        "paper": PAPER,
+        "example": choose_example(inputs, candidates),
+    }
+    report["notes"] = _notes(inputs, report)
+    return _rounded(report)
+
+
+def _rows(problems: Sequence[Problem]) -> dict[str, int]:
+    if not problems:
+        raise ValueError("no problems to report on")
+    rows = {problem.id: row for row, problem in enumerate(problems)}
+    if len(rows) < len(problems):
+        seen: set[str] = set()
+        twice = next(p.id for p in problems if p.id in seen or seen.add(p.id))
+        raise ValueError(f"problem {twice!r} is there twice")
+    return rows
+
+
+def _candidates(candidates: Sequence[Candidate], rows: dict[str, int]) -> dict[CandidateKey, Candidate]:
+    found: dict[CandidateKey, Candidate] = {}
+    for candidate in candidates:
+        key = (candidate.problem_id, candidate.kind, candidate.where, candidate.sample)
+        if candidate.problem_id not in rows:
+            raise ValueError(f"candidate {key} is of no problem of this report")
+        if key in found:
+            raise ValueError(f"candidate {key} is there twice")
+        found[key] = candidate
+    return found
+
+
+def _arms(choices: Sequence[Choice], rows: dict[str, int]) -> dict[tuple[str, str, str], dict[str, Choice]]:
+    """Group the choices by (selector, scorer, where); each arm must choose once for every problem.
+
+    A choice that asks no reward model may be filed again, unchanged, for each of them.
+    """
+    arms: dict[tuple[str, str, str], dict[str, Choice]] = {}
+    for choice in choices:
+        name = (choice.selector, choice.scorer, choice.where)
+        arm = arms.setdefault(name, {})
+        if choice.selector not in SELECTORS:
+            raise ValueError(f"unknown selector {choice.selector!r}; there are {', '.join(SELECTORS)}")
+        if arm.get(choice.problem_id, choice) != choice:
+            raise ValueError(f"{name} chose twice, and differently, for problem {choice.problem_id!r}")
+        arm[choice.problem_id] = choice
+    for name, arm in arms.items():
+        odd = sorted(arm.keys() ^ rows.keys())
+        if odd:
+            raise ValueError(f"{name} chose for {len(arm)} problems, the report has {len(rows)}; see {odd[0]!r}")
+    return arms
+
+
+def _find_arm(
+    arms: dict[tuple[str, str, str], dict[str, Choice]], selector: str, scorer: str, where: str
+) -> dict[str, Choice] | None:
+    needs_local, asks = SELECTORS[selector]
+    # with a single candidate on offer nobody is asked; without local refinements an arm may be filed under none
+    scorers = (scorer, "none") if asks else ("none",)
+    wheres = (where,) if needs_local else (where, "none")
+    return next((arms[selector, s, w] for s in scorers for w in wheres if (selector, s, w) in arms), None)
+
+
+def _correct(arm: dict[str, Choice], rows: dict[str, int]) -> np.ndarray:
+    return np.array([arm[problem_id].correct for problem_id in rows], dtype=float)
+
+
+def _accuracy(arm: dict[str, Choice], rows: dict[str, int], counts: np.ndarray) -> Estimate:
+    return ratio(counts, _correct(arm, rows), np.ones(len(rows)))
+
+
+def _mean_tokens(arm: dict[str, Choice]) -> float:
+    return float(np.mean([choice.completion_tokens for choice in arm.values()]))
+
+
+def _differences(
+    arms: dict[str, dict[str, Choice] | None], rows: dict[str, int], counts: np.ndarray
+) -> dict[str, Estimate | None]:
+    """Every pair of `DIFFERENCES` on the same problems, with McNemar's exact p."""
+    ones, found = np.ones(len(rows)), {}
+    for a, b in DIFFERENCES:
+        if arms[a] is None or arms[b] is None:
+            found[f"{a}_minus_{b}"] = None
+            continue
+        pair = ratio_difference(counts, (_correct(arms[a], rows), ones), (_correct(arms[b], rows), ones))
+        p = mcnemar(*({i: choice.correct for i, choice in arms[name].items()} for name in (a, b)))
+        found[f"{a}_minus_{b}"] = pair | {"mcnemar_p": p}
+    return found
+
+
+def _ablation(
+    arms: dict[tuple[str, str, str], dict[str, Choice]],
+    candidates: dict[CandidateKey, Candidate],
+    rows: dict[str, int],
+    counts: np.ndarray,
+) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """Accuracy of every selector there is, by what located the error and by who scored."""
+    located = {where for _, kind, where, _ in candidates if kind == "local"}
+    table: dict[str, dict[str, dict[str, Estimate]]] = {}
+    for where in [name for name in WHERES if name in located]:
+        for scorer in SCORERS:
+            found = {name: _find_arm(arms, name, scorer, where) for name in SELECTORS}
+            cell = {name: _accuracy(arm, rows, counts) for name, arm in found.items() if arm is not None}
+            table.setdefault(where, {})[scorer] = cell
+    return table
+
+
+def _notes(inputs: ReportInputs, report: dict[str, Any]) -> list[str]:
+    """What could not be measured, and why, one sentence each."""
+    notes = []
+    absent = [name for name, found in report["accuracy"].items() if found is None]
+    if absent:
+        notes.append(f"Not run, hence empty: {', '.join(absent)}.")
+    if inputs.step_truth is None:
+        notes.append("This source has no oracle, so step accuracy and first-error accuracy are not measured.")
+    if inputs.label_truth is None:
+        notes.append("The step labels could not be checked against the truth.")
+    if report["ungraded"]:
+        notes.append(f"{report['ungraded']} candidates could not be graded in time; none of them counts as right.")
+    return notes
+
+
+def _rounded(value: Any) -> Any:
+    """Six decimals: more would only show the order in which a processor adds."""
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,35 @@
+"""What a report is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rewards.intervals import RESAMPLES
+from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """What a report is made from. `scorer` and `where` name the arm of the headline.
+
+    `step_truth[key][i]` says whether step i (0-based) of that draft or sample is right; None where no oracle exists.
+    `label_truth` counts (right, given) labels; `stages` holds seconds, tokens and reused of each stage, in order.
+    """
+
+    title: str
+    model: str
+    source: str
+    seed: int
+    problems: Sequence[Problem]
+    candidates: Sequence[Candidate]
+    judgements: Sequence[Judgement]
+    choices: Sequence[Choice]
+    thresholds: dict[str, float]
+    step_truth: dict[CandidateKey, list[bool]] | None = None
+    label_truth: tuple[int, int] | None = None
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    scorer: str = "orm"
+    where: str = "sorm"
+    resamples: int = RESAMPLES

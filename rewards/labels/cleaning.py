@@ -1,0 +1,78 @@
+"""Rules that clean step labels: pure functions, each with its own switch (GLoRe sec. 3.2).
+
+Consistency, the second rule, is applied where continuations are counted (`rewards/labels/prefixes.py`). Balance is
+applied when a model is trained, since it drops labels that other users of the same labels want.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rewards.encode import LabelledSolution
+from rollouts.records import StepLabels
+
+
+def propagate_positives(labels: Sequence[bool | None]) -> tuple[bool | None, ...]:
+    """If a prefix is positive, every shorter one is (rule 1)."""
+    last = max((i for i, label in enumerate(labels) if label), default=-1)
+    return tuple(True if i < last else label for i, label in enumerate(labels))
+
+
+def drop_doubtful(row: StepLabels, least_confidence: float) -> StepLabels:
+    """The row without the labels that are less likely than this to be right; those of unknown confidence stay."""
+    if not row.confidences:
+        return row
+    kept = tuple(
+        None if confidence is not None and confidence < least_confidence else label
+        for label, confidence in zip(row.labels, row.confidences, strict=True)
+    )
+    return replace(row, labels=kept)
+
+
+def changed_labels(before: Sequence[bool | None], after: Sequence[bool | None]) -> int:
+    """How many labels of one solution a rule has changed or removed."""
+    return sum(a != b for a, b in zip(before, after, strict=True))
+
+
+def balance_lengths(labels: Sequence[StepLabels], seed: int, soft: bool = False) -> list[LabelledSolution]:
+    """As many positive as negative labels at each prefix length (rule 3), so that a model cannot learn that early
+    steps are right and late ones wrong. Labels too many become None; solutions that lose all are dropped."""
+    places: dict[tuple[int, bool], list[tuple[int, int]]] = {}
+    for row, item in enumerate(labels):
+        for i, label in enumerate(item.labels):
+            if label is not None:
+                places.setdefault((i, label), []).append((row, i))
+    rng = random.Random(f"balance/{seed}")
+    kept: set[tuple[int, int]] = set()
+    for length in sorted({i for i, _ in places}):
+        sides = [places.get((length, label), []) for label in (True, False)]
+        fewer = min(map(len, sides))
+        for side in sides:
+            kept.update(rng.sample(side, fewer))
+    return to_solutions(labels, kept, soft)
+
+
+def to_solutions(
+    labels: Sequence[StepLabels], kept: set[tuple[int, int]] | None = None, soft: bool = False
+) -> list[LabelledSolution]:
+    """Step labels as a reward model's training rows; `kept` names the (row, step) places that keep their label.
+
+    With `soft`, a target is the expected value instead of the label, where one is known: the share of continuations
+    that would be right, never rounded.
+    """
+    solutions = []
+    for row, item in enumerate(labels):
+        expected = item.values or (None,) * len(item.steps)
+        values = tuple(
+            None
+            if label is None or (kept is not None and (row, i) not in kept)
+            else expected[i]
+            if soft and expected[i] is not None
+            else float(label)
+            for i, label in enumerate(item.labels)
+        )
+        if any(value is not None for value in values):
+            solutions.append(LabelledSolution(item.problem_id, item.steps, values))
+    return solutions

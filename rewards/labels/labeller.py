@@ -1,0 +1,275 @@
+"""The labeller: which continuations to ask for next, of all open solutions together, and the labels in the end.
+
+It samples nothing itself: `wave()` says what it wants, `add()` takes what came, until there is nothing more to want.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rewards.labels import search
+from rewards.labels.cleaning import changed_labels, propagate_positives
+from rewards.labels.prefixes import Evidence, Knowledge, Prefix, open_prefixes
+from rewards.labels.search import SearchArgs
+from rewards.labels.traces import Trace
+from rewards.labels.values import Belief, Counts, ValueModel, fit_model, infer
+from rollouts.records import Rollout, StepLabels
+
+_LEARN_FROM = 1024  # solutions: more do not make a few dozen numbers better known
+_AT_ONCE = 4096  # solutions that the model looks at together
+_TAIL = 16  # a wave is not to shrink below this part of the solutions: then more is asked of each
+_MOST = 8  # but no more than so many continuations of a prefix
+
+
+@dataclass
+class _Solution:
+    """A wrong rollout: the evidence of its open prefixes, and whether it is still being worked on."""
+
+    rollout: Rollout
+    evidence: list[Evidence]
+    asked: bool = True
+
+    @property
+    def open(self) -> int:
+        return len(self.evidence)
+
+
+class Labeller:
+    """Labels wrong rollouts, all at once.
+
+    `drawn_alike` are all rollouts of these problems, drawn from the same policy with the same settings as the
+    continuations will be: with `share_traces` they are evidence that costs nothing. `consistency` and `propagate`
+    are rules 2 and 1 of the paper.
+    """
+
+    def __init__(
+        self,
+        wrong: Sequence[Rollout],
+        args: SearchArgs,
+        consistency: bool = True,
+        drawn_alike: Sequence[Rollout] = (),
+        propagate: bool = True,
+    ) -> None:
+        self.args, self.propagate = args, propagate
+        self.known = Knowledge(consistency, args.sharing)
+        self.known.watch(wrong)
+        self._alike = {rollout.id for rollout in drawn_alike} if args.sharing else set()
+        if args.sharing:
+            self.known.add_rollouts(drawn_alike)
+        self.solutions = [self._open(rollout) for rollout in wrong]
+        self.model: ValueModel | None = None
+        self.waves = 0
+        self.propagated = 0  # labels that rule 1 has changed
+
+    def _open(self, rollout: Rollout) -> _Solution:
+        prefixes = ((rollout.problem_id, rollout.steps[: i + 1]) for i in range(open_prefixes(rollout.steps)))
+        return _Solution(rollout, [self.known.found[prefix] for prefix in prefixes])
+
+    def wave(self) -> dict[Prefix, int]:
+        """How many continuations of which prefixes to sample next; nothing when all is decided.
+
+        What two solutions share is asked for once.
+        """
+        active = [solution for solution in self.solutions if solution.asked and solution.open]
+        if self.model is not None and 4 * len(active) < len(self.solutions):
+            # what was decided by a model that knew less may be open again: together with the last ones, since every
+            # wave takes as long as its longest continuation
+            active = [solution for solution in self.solutions if solution.open]
+        wanted = self._wanted(active)
+        self.waves += bool(wanted)
+        return wanted
+
+    def _wanted(self, active: Sequence[_Solution]) -> dict[Prefix, int]:
+        if self.args.search == "exhaustive":
+            places = [(s, p, self.args.continuations - s.evidence[p].sampled) for s in active for p in range(s.open)]
+        elif self.args.rule == "posterior" or self.args.search == "adaptive":
+            places = self._by_belief(active)
+        else:
+            places = [self._by_count(solution) for solution in active]
+        wanted: dict[Prefix, int] = {}
+        for solution in active:
+            solution.asked = False
+        for solution, place, number in places:
+            if number > 0:
+                solution.asked = True
+                wanted[solution.rollout.problem_id, solution.rollout.steps[: place + 1]] = number
+        return wanted
+
+    def add(self, prefix: Prefix, traces: Sequence[Trace | None]) -> None:
+        """Take the continuations of one prefix; None stands for one that could not be drawn or graded."""
+        self.known.add(prefix, traces)
+
+    def counts(self, solutions: Sequence[_Solution]) -> Counts:
+        """What is known of some solutions, each continuation once, since counts are taken as independent: what was
+        sampled of a prefix there, and a rollout at the last prefix of the solution that it passes. The rollout itself
+        is no evidence."""
+        # the width is that of all solutions, so that a model of some fits the others
+        columns = 1 + max((solution.open for solution in self.solutions), default=0)
+        successes, trials = np.zeros((len(solutions), columns)), np.zeros((len(solutions), columns))
+        for n, solution in enumerate(solutions):
+            right, all_ = self.known.solved.get(solution.rollout.problem_id, (0, 0))
+            rolled = [(right, all_), *((here.rolled_successes, here.rolled) for here in solution.evidence), (0, 0)]
+            rolled[-1] = (0, int(solution.rollout.id in self._alike))
+            for place, (here, longer) in enumerate(itertools.pairwise(rolled)):
+                right, all_ = here[0] - longer[0], here[1] - longer[1]
+                if place > 0:
+                    own = solution.evidence[place - 1]
+                    right += own.successes - own.passed_successes - own.rolled_successes
+                    all_ += own.trials - own.passed - own.rolled
+                # with consistency, what vouches for a longer prefix need not vouch for a shorter one
+                column = solution.open - place
+                successes[n, column], trials[n, column] = min(max(right, 0), all_), all_
+        return Counts(successes, trials, np.array([s.open for s in solutions], dtype=int))
+
+    def _learn(self) -> ValueModel:
+        sample = [solution for solution in self.solutions if solution.open][:_LEARN_FROM]
+        rounds = 20 if self.model is None else 3
+        self.model = fit_model(self.counts(sample), self.args.threshold, self.model, rounds)
+        return self.model
+
+    def _by_count(self, solution: _Solution) -> tuple[_Solution, int, int]:
+        return self._next(solution, [self._decided(here, solution) for here in solution.evidence])
+
+    def _next(self, solution: _Solution, decided: Sequence[bool | None]) -> tuple[_Solution, int, int]:
+        """What a forward or binary search looks at next, and how often."""
+        lo, hi = search.bounds(decided)
+        if lo == hi:
+            return solution, 0, 0
+        place = lo if self.args.search == "forward" else search.middle(lo, hi)
+        return solution, place, self._number(solution, place)
+
+    def _decided(self, here: Evidence, solution: _Solution) -> bool | None:
+        own = solution.rollout.id in self._alike
+        limit = self.args.continuations - here.refused
+        return search.decide(here.successes, here.trials - own, self.args.needed, limit)
+
+    def _number(self, solution: _Solution, place: int) -> int:
+        here, own = solution.evidence[place], solution.rollout.id in self._alike
+        if self.args.rule == "posterior":
+            return search.next_wave(here.sampled, self.args.continuations)
+        return search.next_wave(here.trials - own, self.args.continuations - here.refused)
+
+    def _by_belief(self, active: Sequence[_Solution]) -> list[tuple[_Solution, int, int]]:
+        model, places = self._learn(), []
+        for start in range(0, len(active), _AT_ONCE):
+            some = active[start : start + _AT_ONCE]
+            counts = self.counts(some)
+            belief = infer(model, counts)
+            if self.args.rule != "posterior":
+                places += self._cheapest(some, counts, belief)
+            elif self.args.search == "adaptive":
+                places += self._most_telling(some, counts, belief)
+            else:
+                places += [self._by_posterior(s, belief.positive[n]) for n, s in enumerate(some)]
+        return self._fill(places) if self.args.rule == "posterior" and self.args.search == "adaptive" else places
+
+    def _by_posterior(self, solution: _Solution, positive: np.ndarray) -> tuple[_Solution, int, int]:
+        sure, decided = self.args.confidence, []
+        for place, here in enumerate(solution.evidence):
+            p = positive[solution.open - 1 - place]
+            spent = here.sampled >= self.args.continuations
+            decided.append(True if p >= sure else False if p <= 1 - sure else bool(p >= 0.5) if spent else None)
+        return self._next(solution, decided)
+
+    def _cheapest(self, some: Sequence[_Solution], counts: Counts, belief: Belief) -> list[tuple[_Solution, int, int]]:
+        right, wrong = search.decision_costs(belief, counts, self.args.needed, self.args.continuations)
+        places = []
+        for n, solution in enumerate(some):
+            lo, hi = search.bounds([self._decided(here, solution) for here in solution.evidence])
+            if lo == hi:
+                places.append((solution, 0, 0))
+                continue
+            m = solution.open
+            ends = belief.negatives[n, : m + 1][::-1]
+            place = search.cheapest(lo, hi, ends, right[n, :m][::-1], wrong[n, :m][::-1])
+            places.append((solution, place, self._number(solution, place)))
+        return places
+
+    def _most_telling(
+        self, some: Sequence[_Solution], counts: Counts, belief: Belief
+    ) -> list[tuple[_Solution, int, int]]:
+        columns = np.arange(counts.trials.shape[1])
+        length = search.continuation_steps(counts.open)[:, None]
+        worth = search.information(belief, counts) * length / search.continuation_steps(columns)
+        for n, solution in enumerate(some):
+            for place, here in enumerate(solution.evidence):
+                if here.sampled >= self.args.continuations:
+                    worth[n, solution.open - 1 - place] = -1
+        best = worth.argmax(1)
+        sure = belief.negatives.max(1) >= self.args.confidence
+        going = ~sure & (worth.max(1) > self.args.least_gain)
+        places = []
+        for n, solution in enumerate(some):
+            place = solution.open - 1 - int(best[n])
+            room = self.args.continuations - solution.evidence[place].sampled if going[n] else 0
+            places.append((solution, place, room))
+        return places
+
+    def _fill(self, places: list[tuple[_Solution, int, int]]) -> list[tuple[_Solution, int, int]]:
+        """How many to sample of each place that has room for so many: few, and more where few places are left."""
+        asked = sum(room > 0 for _, _, room in places)
+        number = max(search.FIRST_WAVE, min(_MOST, len(self.solutions) // (_TAIL * max(1, asked))))
+        return [(solution, place, min(room, number)) for solution, place, room in places]
+
+    def label(self) -> list[StepLabels]:
+        """The labels of all solutions, with what is now known of values and of their own reliability."""
+        model, rows = self._learn(), []
+        for start in range(0, len(self.solutions), _AT_ONCE):
+            some = self.solutions[start : start + _AT_ONCE]
+            belief = infer(model, self.counts(some))
+            rows += [self._row(s, belief.negatives[n], belief.value[n]) for n, s in enumerate(some)]
+        return rows
+
+    def _row(self, solution: _Solution, negatives: np.ndarray, value: np.ndarray) -> StepLabels:
+        rollout, own = solution.rollout, solution.rollout.id in self._alike
+        trials = [here.trials - own for here in solution.evidence]
+        if self.args.search == "exhaustive" and self.args.rule != "posterior":
+            decided = [self._decided(here, solution) if here.trials else None for here in solution.evidence]
+        else:
+            first = self._first_negative(solution, negatives)
+            decided = [place < first for place in range(solution.open)]
+            lost = next((p for p, here in enumerate(solution.evidence) if here.refused and not trials[p]), len(decided))
+            decided[lost:] = [None] * (len(decided) - lost)
+        positive = np.clip(np.cumsum(negatives), 0, 1)[: solution.open][::-1].tolist()
+        values = np.clip(value, 0, 1)[: solution.open][::-1].tolist()
+        if self.args.search == "exhaustive":
+            # as many of each: the plain share is unbiased
+            values = [here.successes / here.trials if here.trials else None for here in solution.evidence]
+        answered = len(rollout.steps) - solution.open
+        labels = (*decided, *[False] * answered)
+        if self.propagate:
+            propagated = propagate_positives(labels)
+            self.propagated += changed_labels(labels, propagated)
+            labels = propagated
+        sure = [None if label is None else p if label else 1 - p for label, p in zip(labels, positive, strict=False)]
+        return StepLabels(
+            rollout_id=rollout.id,
+            problem_id=rollout.problem_id,
+            steps=rollout.steps,
+            correct=False,
+            labels=labels,
+            successes=(*(here.successes for here in solution.evidence), *[0] * answered),
+            trials=(*trials, *[0] * answered),
+            **self.find_fix(rollout, labels),
+            rule=self.args.describe(),
+            values=(*values, *[0.0] * answered),
+            confidences=(*sure, *[1.0] * answered),
+        )
+
+    def _first_negative(self, solution: _Solution, negatives: np.ndarray) -> int:
+        if self.args.rule == "posterior":
+            return solution.open - int(negatives.argmax())
+        return search.bounds([self._decided(here, solution) for here in solution.evidence])[1]
+
+    def find_fix(self, rollout: Rollout, labels: Sequence[bool | None]) -> dict[str, Any]:
+        """The right continuation after the last prefix before the first negative one, as fields of a row."""
+        first = next((place for place, label in enumerate(labels) if label is False), len(labels))
+        trace = None
+        if 0 < first < len(labels):
+            trace = self.known.found[rollout.problem_id, rollout.steps[:first]].right
+        return {"fix_length": None if trace is None else first, "fix_steps": () if trace is None else trace.steps}

@@ -1,0 +1,60 @@
+"""Rollouts into ORM labels: the outcome of the one sampled solution is the label of its every step (GLoRe sec. 3.1)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from rewards.encode import LabelledSolution
+from rollouts.records import Rollout
+
+BALANCES = ("none", "total", "problem")
+POSITIONS = ("all_steps", "last")
+
+
+def label_outcomes(rollouts: Sequence[Rollout], positions: str) -> list[LabelledSolution]:
+    """Label the steps of every graded rollout with its outcome: all of them, or the last only.
+
+    Rollouts that the grader could not decide, and those without steps, are left out.
+
+    Raises:
+        ValueError: `positions` is neither all_steps nor last.
+    """
+    if positions not in POSITIONS:
+        raise ValueError(f"positions={positions!r} is none of {', '.join(POSITIONS)}")
+    labelled = []
+    for rollout in rollouts:
+        if rollout.correct is None or not rollout.steps:
+            continue
+        label = float(rollout.correct)
+        hidden = 0 if positions == "all_steps" else len(rollout.steps) - 1
+        labels = (None,) * hidden + (label,) * (len(rollout.steps) - hidden)
+        labelled.append(LabelledSolution(rollout.problem_id, rollout.steps, labels))
+    return labelled
+
+
+def balance_outcomes(rollouts: Sequence[Rollout], balance: str, seed: int) -> list[Rollout]:
+    """Drop rollouts until right and wrong ones are equally many, in total or within every problem.
+
+    Within a problem, only the solution tells right from wrong: a model trained so cannot learn which problems are
+    hard in its place. The order of the rollouts is kept; those that would get no label do not count.
+
+    Raises:
+        ValueError: `balance` is none of none, total, problem.
+    """
+    if balance not in BALANCES:
+        raise ValueError(f"balance={balance!r} is none of {', '.join(BALANCES)}")
+    if balance == "none":
+        return list(rollouts)
+    groups: dict[str, dict[bool, list[int]]] = {}
+    for i, rollout in enumerate(rollouts):
+        if rollout.correct is not None and rollout.steps:
+            group = rollout.problem_id if balance == "problem" else ""
+            groups.setdefault(group, {True: [], False: []})[rollout.correct].append(i)
+    rng = random.Random(f"balance/{seed}")
+    kept: list[int] = []
+    for sides in groups.values():
+        fewer = min(map(len, sides.values()))
+        for side in sides.values():
+            kept.extend(rng.sample(side, fewer))
+    return [rollouts[i] for i in sorted(kept)]

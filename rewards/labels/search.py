@@ -1,0 +1,172 @@
+"""Which prefix of a solution is worth the next samples, and when its labels are decided: pure functions.
+
+A *rule* decides one prefix (any of K right: GLoRe sec. 3.2), a *search* which prefix comes next. With the rule
+`posterior` both ask a learnt model of values (`rewards/labels/values.py`); the others only count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rewards.labels.values import Belief, Counts
+
+SEARCHES = ("exhaustive", "forward", "binary", "adaptive")
+RULES = ("any", "at_least", "posterior")
+FIRST_WAVE = 2  # continuations that are sampled of a prefix at first; then as many as there are, so 2, 2, 4, 8
+
+
+@dataclass
+class SearchArgs:
+    """How labels are found and decided.
+
+    `search` says which prefixes are sampled: `exhaustive` (every one, `continuations` times: GLoRe's way, the
+    reference), `forward` (from the first on, up to the first negative), `binary` (for the first negative), `adaptive`
+    (where it pays most). `rule` decides a prefix: `any` of `continuations` right (GLoRe's), `at_least` so many, or
+    `posterior`: by a learnt model of values. The model takes a prefix for positive whose value is above `threshold`,
+    and is content with `confidence`, or when no continuation is expected to tell more than `least_gain` (in nats, for
+    one as long as the solution). `share_traces` counts continuations and rollouts wherever they pass a prefix.
+    """
+
+    search: str = "adaptive"
+    rule: str = "posterior"
+    continuations: int = 24
+    at_least: int = 2
+    confidence: float = 0.92
+    threshold: float = 0.1
+    least_gain: float = 0.025
+    share_traces: bool = True
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting out of range."""
+        if self.search not in SEARCHES:
+            raise ValueError(f"search={self.search!r} is none of {', '.join(SEARCHES)}")
+        if self.rule not in RULES:
+            raise ValueError(f"rule={self.rule!r} is none of {', '.join(RULES)}")
+        if self.continuations < 1:
+            raise ValueError(f"continuations must be at least 1, not {self.continuations}")
+        if self.at_least < 1:
+            raise ValueError(f"at_least must be at least 1, not {self.at_least}")
+        if self.rule == "at_least" and self.at_least > self.continuations:
+            raise ValueError(f"at_least={self.at_least} of continuations={self.continuations} can never be")
+        if not 0.5 <= self.confidence < 1:
+            raise ValueError(f"confidence must be in [0.5, 1), not {self.confidence}")
+        if not 0.002 <= self.threshold <= 0.9:
+            raise ValueError(f"threshold must be in [0.002, 0.9], not {self.threshold}")
+        if not 0 <= self.least_gain < float("inf"):
+            raise ValueError(f"least_gain must be finite and at least 0, not {self.least_gain}")
+
+    @property
+    def needed(self) -> int:
+        """How many right continuations make a prefix positive, where counts decide."""
+        return self.at_least if self.rule == "at_least" else 1
+
+    @property
+    def sharing(self) -> bool:
+        """Whether continuations count wherever they pass; the reference knows only its own."""
+        return self.share_traces and self.search != "exhaustive"
+
+    def describe(self) -> str:
+        """The rule as it stands in every row."""
+        counted = f"{self.rule if self.rule == 'any' else f'at least {self.at_least}'} of {self.continuations}"
+        rule = f"posterior at {self.confidence:g}" if self.rule == "posterior" else counted
+        return f"{rule}, {self.search}"
+
+
+def decide(successes: int, trials: int, needed: int, limit: int) -> bool | None:
+    """Whether at least `needed` of `limit` continuations vouch for a prefix; None while more samples could tell."""
+    if successes >= needed:
+        return True
+    return False if successes + max(0, limit - trials) < needed else None
+
+
+def next_wave(trials: int, limit: int) -> int:
+    """How many continuations to sample next: 2, 2, 4, 8 … up to `limit` in all."""
+    return max(0, min(limit - trials, max(FIRST_WAVE, trials)))
+
+
+def bounds(decided: Sequence[bool | None]) -> tuple[int, int]:
+    """(lo, hi): every prefix before place `lo` counts as positive, every one from `hi` on as negative.
+
+    The first negative one is at a place lo … hi. A positive prefix vouches for all shorter ones (rule 1), so what is
+    negative before it is overruled.
+    """
+    lo = max((place + 1 for place, label in enumerate(decided) if label), default=0)
+    return lo, next((place for place in range(lo, len(decided)) if decided[place] is False), len(decided))
+
+
+def middle(lo: int, hi: int) -> int:
+    """The place that a binary search for the first negative prefix looks at."""
+    return (lo + hi) // 2
+
+
+def cheapest(lo: int, hi: int, ends: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> int:
+    """The place to look at first in the cheapest plan for finding the first negative prefix among lo … hi.
+
+    `ends` (open + 1,) is how likely each place is the first negative one; `right` and `wrong` (open,) what it costs to
+    decide a prefix that is positive or negative. A binary search is the cheapest where both cost the same, forward
+    where negatives are dear. Takes (hi - lo)³ time.
+    """
+    size = hi - lo
+    mass = np.concatenate([[0.0], np.cumsum(ends[lo : hi + 1])])
+    cost = np.zeros((size + 1, size + 1))  # of the range of places i … j, where the first negative may be
+    best = np.zeros((size + 1, size + 1), dtype=int)
+    for width in range(1, size + 1):
+        for i in range(size - width + 1):
+            j = i + width
+            looks = np.arange(i, j)
+            below, above = mass[looks + 1] - mass[i], mass[j + 1] - mass[looks + 1]
+            plans = below * wrong[lo + looks] + above * right[lo + looks] + cost[i, looks] + cost[looks + 1, j]
+            at = int(plans.argmin())
+            cost[i, j], best[i, j] = plans[at], i + at
+    return lo + int(best[0, size])
+
+
+def decision_costs(belief: Belief, counts: Counts, needed: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Steps to be written until a prefix is decided, if it is positive and if it is not, (N, M + 1) each.
+
+    A positive one takes as many samples as give the vouching ones that are missing; a negative one all that are left.
+    """
+    columns = np.arange(counts.trials.shape[1])
+    good = np.cumsum(belief.joint, 1)
+    weight = good.sum(2)
+    rate = np.divide((good * belief.good_rate).sum(2), weight, out=np.full_like(weight, 0.5), where=weight > 1e-12)
+    left = np.maximum(0, limit - counts.trials)
+    missing = np.maximum(0, needed - counts.successes)
+    return np.minimum(left, missing / rate) * continuation_steps(columns), left * continuation_steps(columns)
+
+
+def continuation_steps(following: np.ndarray) -> np.ndarray:
+    """How many steps a continuation writes where so many open prefixes follow: those, and a short answer line."""
+    return following + 0.5
+
+
+def information(belief: Belief, counts: Counts) -> np.ndarray:
+    """Expected gain in nats about where the first negative prefix is, of one more sample of each prefix, (N, M + 1);
+    -1 where there is no prefix."""
+    n, columns = counts.trials.shape
+    before, gains = _entropy(belief.negatives), np.full((n, columns), -1.0)
+    negatives = np.arange(columns)
+    for place in range(columns - 1):
+        rate = np.where(
+            (negatives <= place)[None, :, None],
+            belief.good_rate[:, place][:, None, :],
+            belief.bad_rate[:, place][:, None, None],
+        )
+        success = (belief.joint * rate).sum(2)
+        failure = belief.negatives - success
+        gains[:, place] = before - _expected_entropy(success) - _expected_entropy(failure)
+    gains[~counts.is_prefix] = -1
+    return gains
+
+
+def _entropy(p: np.ndarray) -> np.ndarray:
+    return -(p * np.log(np.maximum(p, 1e-300))).sum(1)
+
+
+def _expected_entropy(weights: np.ndarray) -> np.ndarray:
+    """Entropy of the normalised weights, times their sum."""
+    total = np.maximum(weights.sum(1), 1e-300)
+    return total * _entropy(np.maximum(weights, 0) / total[:, None])

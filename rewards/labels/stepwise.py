@@ -1,0 +1,206 @@
+"""Rollouts into step labels: continuations of prefixes say whether a right answer can still be reached.
+
+The stage only (GLoRe sec. 3.2): who asks for what is in `rewards/labels/labeller.py`, rules that clean labels in
+`rewards/labels/cleaning.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from rewards.labels.cleaning import changed_labels, drop_doubtful
+from rewards.labels.labeller import Labeller
+from rewards.labels.prefixes import Prefix, open_prefixes
+from rewards.labels.search import SearchArgs, continuation_steps
+from rewards.labels.traces import Trace, grade_trace
+from rollouts.prompts import render_prompt
+from rollouts.records import Problem, Rollout, StepLabels
+from rollouts.sampling.args import SamplerArgs
+from rollouts.sampling.collect import collect
+from rollouts.sampling.protocol import Request, Sampler, by_name, load_sampler
+from rollouts.steps import join_steps
+from stages.artifacts import Artifact
+from stages.stage import Stage, parent
+from stages.workspace import Workspace
+
+PAPER_K = 8  # continuations of every prefix that GLoRe samples: what costs are compared with
+
+
+@dataclass
+class LabelArgs(SearchArgs):
+    """Arguments of the stage `label_steps`: those of the search, and which rollouts are labelled.
+
+    `least_confidence` removes labels that are less likely than this to be right.
+    """
+
+    rollouts: str = parent("sample")
+    policy: str = parent("train_policy", plain=True, unless="served")
+    sampler: SamplerArgs = field(default_factory=SamplerArgs)
+    max_wrong_per_problem: int | None = None
+    max_right_per_problem: int | None = None
+    max_problems: int | None = None
+    positive_propagation: bool = True
+    consistency: bool = True
+    least_confidence: float | None = None
+    seed: int = 0
+
+    @property
+    def served(self) -> bool:
+        """Whether the policy is the name of a model on a server rather than a folder."""
+        return by_name(self.policy, self.sampler)
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting out of range."""
+        super().validate()
+        for name in ("max_wrong_per_problem", "max_right_per_problem", "max_problems"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.least_confidence is not None and not 0 <= self.least_confidence <= 1:
+            raise ValueError(f"least_confidence must be in [0, 1], not {self.least_confidence}")
+        if self.continuations > 1 and self.sampler.temperature == 0:
+            raise ValueError("greedy continuations would all be the same: set sampler.temperature")
+
+
+def choose_rollouts(rollouts: Sequence[Rollout], args: LabelArgs) -> list[Rollout]:
+    """Which rollouts to label: graded, with steps, different ones, at most so many right and wrong a problem."""
+    taken: dict[tuple[str, bool], set[tuple[str, ...]]] = {}
+    chosen, problems = [], {}
+    for rollout in rollouts:
+        if rollout.correct is None or not rollout.steps:
+            continue
+        if args.max_problems is not None and len(problems) >= args.max_problems and rollout.problem_id not in problems:
+            continue
+        problems[rollout.problem_id] = True
+        seen = taken.setdefault((rollout.problem_id, rollout.correct), set())
+        most = args.max_right_per_problem if rollout.correct else args.max_wrong_per_problem
+        if rollout.steps in seen or (most is not None and len(seen) >= most):
+            continue
+        seen.add(rollout.steps)
+        chosen.append(rollout)
+    return chosen
+
+
+def label_right(rollout: Rollout) -> StepLabels:
+    """A rollout that was right is positive throughout, without sampling."""
+    zeros, known = (0,) * len(rollout.steps), (True,) * len(rollout.steps)
+    return StepLabels(rollout.id, rollout.problem_id, rollout.steps, True, known, zeros, zeros, None, (), "right")
+
+
+def drawn_alike(source: Artifact, policy: Artifact | None, args: LabelArgs) -> bool:
+    """Whether the rollouts were drawn as the continuations will be: same policy, temperature and nucleus. Then those
+    that begin alike are evidence for what they share, at no cost."""
+    sampled = source.manifest.get("args", {}).get("sampler", {})
+    came_from = (source.manifest.get("parents", {}).get("policy") or {}).get("key")
+    same = all(sampled.get(name) == getattr(args.sampler, name) for name in ("temperature", "top_p"))
+    return same and policy is not None and came_from == policy.key
+
+
+def wave_requests(wanted: Mapping[Prefix, int], labeller: Labeller, problems: dict[str, Problem], seed: int) -> dict:
+    """A request for the next continuations of each prefix, and what it continues, by its id.
+
+    It is named after the prefix and how many of its continuations there are, so that its samples do not depend on what
+    else is labelled.
+    """
+    requests: dict[str, tuple[Request, Prefix]] = {}
+    for prefix, number in wanted.items():
+        problem_id, steps = prefix
+        written = join_steps(steps)
+        digest = hashlib.sha256(written.encode()).hexdigest()[:16]
+        name = f"{problem_id}/prefix/{digest}/{labeller.known.found[prefix].sampled}"
+        requests[name] = Request(name, render_prompt(problems[problem_id].question), written, number, seed), prefix
+    return requests
+
+
+def sample_waves(
+    labeller: Labeller, sampler: Sampler, problems: dict[str, Problem], work: Workspace, name: str, seed: int
+) -> float:
+    """Give the labeller what it asks for, wave after wave; returns the mean tokens of a continued step.
+
+    Every continuation is kept as it comes, and the waves follow from them: after a kill the same ones are asked for,
+    and only what is missing is sampled.
+    """
+    tokens = steps = 0.0
+    for number in itertools.count(1):
+        # floating-point sums may differ between machines: one process decides for all
+        asked = work.processes.share([[*prefix, n] for prefix, n in labeller.wave().items()])
+        if not asked:
+            break
+        wanted = {(problem_id, tuple(prefix)): n for problem_id, prefix, n in asked}
+        requests = wave_requests(wanted, labeller, problems, seed)
+        samples = collect(sampler, [request for request, _ in requests.values()], work, f"{name}/{number}")
+        for request, prefix in requests.values():
+            traces: list[Trace | None] = []
+            for sample in samples[request.id]:
+                trace = grade_trace(problems[prefix[0]], prefix[1], sample)
+                traces.append(trace)
+                tokens += sample.completion_tokens
+                steps += 0 if trace is None else max(0.5, len(trace.steps) - 0.5)
+            labeller.add(prefix, traces)
+        samples.close()
+    return tokens / max(1.0, steps)
+
+
+def label_steps(args: LabelArgs, work: Workspace) -> None:
+    """Label the steps of the rollouts; writes `rows` (StepLabels) and `problems` (Problem)."""
+    source = work.parents["rollouts"]
+    problems = {problem.id: problem for problem in source.rows(Problem, "problems")}
+    rollouts = source.rows(Rollout)
+    chosen = choose_rollouts(rollouts, args)
+    wrong = [rollout for rollout in chosen if not rollout.correct]
+    alike = rollouts if drawn_alike(source, work.parents["policy"], args) else []
+    labeller = Labeller(wrong, args, args.consistency, alike, args.positive_propagation)
+    with closing(load_sampler(args.policy, args.sampler)) as sampler:
+        step_tokens = sample_waves(labeller, sampler, problems, work, "label_steps", args.seed)
+    found = {row.rollout_id: row for row in labeller.label()}
+    doubtful = 0
+    if args.least_confidence is not None:
+        sure = {name: drop_doubtful(row, args.least_confidence) for name, row in found.items()}
+        doubtful = sum(changed_labels(row.labels, sure[name].labels) for name, row in found.items())
+        found = sure
+    rows = [found.get(rollout.id) or label_right(rollout) for rollout in chosen]
+    work.write_rows("problems", list(problems.values()))
+    work.write_rows("rows", rows, StepLabels)
+    work.count(**count_labels(rows), removed_as_doubtful=doubtful, **count_cost(chosen, labeller, step_tokens))
+
+
+def count_cost(chosen: Sequence[Rollout], labeller: Labeller, step_tokens: float) -> dict[str, float]:
+    """What was sampled, and what GLoRe's way would have cost: 8 continuations of every prefix of every solution, or of
+    the wrong ones only. Its tokens are the steps it would write times the mean tokens of a step."""
+    sampled = sum(here.sampled for here in labeller.known.found.values())
+    writes = {True: 0.0, False: 0.0}
+    prefixes: dict[bool, int] = defaultdict(int)
+    for rollout in chosen:
+        open_ = open_prefixes(rollout.steps)
+        prefixes[bool(rollout.correct)] += open_
+        writes[bool(rollout.correct)] += PAPER_K * sum(continuation_steps(left) for left in range(open_))
+    return {
+        "waves": labeller.waves,
+        "continuations": sampled,
+        "changed_by_propagation": labeller.propagated,
+        "changed_by_consistency": labeller.known.inconsistent(),
+        "exhaustive_continuations": PAPER_K * sum(prefixes.values()),
+        "exhaustive_tokens": round(step_tokens * sum(writes.values())),
+        "exhaustive_tokens_of_wrong": round(step_tokens * writes[False]),
+        "recovery_rate": 0.0 if labeller.model is None else labeller.model.recovery,
+    }
+
+
+def count_labels(rows: Sequence[StepLabels]) -> dict[str, float]:
+    """Numbers of a set of step labels: solutions, labels of each kind, and right continuations that were kept."""
+    wrong = [row for row in rows if not row.correct]
+    return {
+        "solutions": len(rows),
+        "wrong_solutions": len(wrong),
+        "positive_labels": sum(label is True for row in rows for label in row.labels),
+        "negative_labels": sum(label is False for row in rows for label in row.labels),
+        "fixes": sum(row.fix_length is not None for row in wrong),
+    }
+
+
+LABEL_STEPS = Stage("label_steps", 2, LabelArgs, label_steps)

@@ -1,0 +1,158 @@
+"""A reward model: a policy's body with a scalar head, made, saved and opened as a normal Hugging Face folder that says
+in its config what it reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rollouts.prompts import render_prompt
+from rollouts.sampling.policies import (
+    HEADS,
+    check_finite,
+    check_folder,
+    check_weights,
+    load_tokenizer,
+    naming,
+    pick_device,
+    pick_dtype,
+)
+from rollouts.steps import encode_prompt, encode_text, join_steps
+from stages.files import read_json
+from training.models import save_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+FACTS = "stepwise"  # what a reward model's config.json has beside the library's own settings
+
+
+# what a reward model reads: with other texts around the same steps its scores mean nothing
+TEMPLATE, SEPARATOR = render_prompt("{question}"), join_steps([""])
+
+
+_PROBE = (
+    "Q: Ann has 7 pens, and Zoë 1,234.5 more.\nHow  many do both have?\n<<7+1241.5=1248.5>>1248.5\n#### 1248.5\n"
+    "  def f(x):\treturn x**2 # ½ ≤ π, 你好 🙂 </s><eos>\n"
+)
+
+
+def make_reward_model(policy: str, device: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A policy's body with a new scalar head (token classification, one label, no dropout anywhere), in float32.
+
+    The head starts at zero, so that every probability starts at one half. Where `policy` is a reward model already,
+    its head is kept: training goes on.
+
+    Raises:
+        ValueError: the folder lacks something, a weight is missing or not finite, there is no such head for this
+            kind of model, or it is a reward model that reads something else.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForTokenClassification
+
+    tokenizer = load_tokenizer(policy)
+    with naming(policy, "body for a reward model"):
+        config = AutoConfig.from_pretrained(policy, num_labels=1)
+        config.classifier_dropout = 0.0  # 0.1 where it is not named; most configs do not know the argument
+        for name, value in config.to_dict().items():
+            if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
+                setattr(config, name, 0.0)
+        model, loading = AutoModelForTokenClassification.from_pretrained(
+            policy, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    if getattr(config, FACTS, None) is not None:
+        check_facts(getattr(config, FACTS), tokenizer, policy)
+    missing = set(loading["missing_keys"])
+    head = {name for name, _ in model.named_parameters() if name.startswith(HEADS)}
+    if not head or missing not in (head, set()) or loading["mismatched_keys"]:
+        raise ValueError(
+            f"policy {policy} does not fill a reward model: missing {sorted(missing - head)[:5]}, "
+            f"mismatched {list(loading['mismatched_keys'])[:5]}"
+        )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name in missing:
+                weight.zero_()
+    check_weights(model, tokenizer, policy)
+    return model.to(pick_device(device)), tokenizer
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """A hash of what a tokenizer does: its vocabulary, and how it cuts a text with numbers, spaces and odd letters."""
+    words = sorted(tokenizer.get_vocab().items())
+    cuts = [encode_prompt(tokenizer, _PROBE), encode_text(tokenizer, _PROBE)]
+    return hashlib.sha256(json.dumps([words, cuts]).encode()).hexdigest()
+
+
+def save_reward_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, kind: str, threshold: float
+) -> None:
+    """Save a reward model as a normal Hugging Face folder, with what is needed to read it in its config: its kind (orm
+    or sorm), its threshold, what it reads, and the tokenizer that it was trained with.
+
+    Raises:
+        ValueError: a weight is not finite, or the tokenizer does not come back from the folder as it was.
+    """
+    check_finite(model, str(folder))
+    tokenizer.save_pretrained(folder)
+    made = {"kind": kind, "threshold": float(threshold), "template": TEMPLATE, "separator": SEPARATOR}
+    setattr(model.config, FACTS, made | {"tokenizer": fingerprint(tokenizer)})
+    save_model(model, tokenizer, folder)
+    check_facts(getattr(model.config, FACTS), load_tokenizer(str(folder)), str(folder))
+
+
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """What a reward model's folder says of it: {kind, threshold, template, separator, tokenizer}.
+
+    Raises:
+        ValueError: the folder is not one of `save_reward_model`.
+    """
+    file = Path(path) / "config.json"
+    config = read_json(file) if file.is_file() else None
+    facts = config.get(FACTS) if isinstance(config, dict) else None
+    if facts is None:
+        raise ValueError(f"{path} is no reward model: it has no config.json with {FACTS!r} in it")
+    known = isinstance(facts, dict) and facts.get("kind") in ("orm", "sorm")
+    if not known or not isinstance(facts.get("threshold"), float) or not math.isfinite(facts["threshold"]):
+        raise ValueError(f"{file}: {FACTS!r} must name a kind (orm or sorm) and a threshold, not {facts}")
+    return facts
+
+
+def check_facts(facts: dict[str, Any], tokenizer: PreTrainedTokenizerFast, path: str) -> None:
+    """Raise ValueError where a reward model was trained on other texts than those that it would be given, or with
+    another tokenizer."""
+    for name, ours in (("template", TEMPLATE), ("separator", SEPARATOR)):
+        if facts.get(name) != ours:
+            raise ValueError(f"reward model {path} was trained with the {name} {facts.get(name)!r}, not with {ours!r}")
+    if facts.get("tokenizer") != fingerprint(tokenizer):
+        raise ValueError(f"the tokenizer of reward model {path} is not the one that it was trained with")
+
+
+def load_reward_model(
+    path: str, dtype: str = "auto", device: str = "auto"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, dict[str, Any]]:
+    """Open a reward model in evaluation mode, with its facts (`read_facts`).
+
+    Raises:
+        ValueError: the folder is not one of `save_reward_model`, its head or other weights are missing, too many, of
+            another shape or not finite, or it was trained on other texts or with another tokenizer.
+    """
+    from transformers import AutoModelForTokenClassification
+
+    facts = read_facts(path)
+    check_folder(path)
+    tokenizer, place = load_tokenizer(path), pick_device(device)
+    check_facts(facts, tokenizer, path)
+    kind = pick_dtype(dtype, place)
+    with naming(path, "reward model"):
+        model, loading = AutoModelForTokenClassification.from_pretrained(path, dtype=kind, output_loading_info=True)
+    if loading["missing_keys"] or loading["mismatched_keys"] or model.config.num_labels != 1:
+        raise ValueError(f"reward model {path} lacks weights: {sorted(loading['missing_keys'])[:5]}")
+    if loading["unexpected_keys"]:
+        raise ValueError(f"reward model {path} has weights too many: {sorted(loading['unexpected_keys'])[:5]}")
+    check_weights(model, tokenizer, path)
+    return model.to(place).eval(), tokenizer, facts

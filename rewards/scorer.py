@@ -1,0 +1,219 @@
+"""Scoring: one forward pass gives the probability after every step of a solution; the first one that is low is the
+first error (GLoRe sec. 3.3)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rewards.losses import step_logits
+from rewards.reward_model import load_reward_model
+from rollouts.prompts import render_prompt
+from rollouts.sampling.collect import collect
+from rollouts.sampling.policies import context_length
+from rollouts.sampling.protocol import REFUSED, Request, Sample
+from rollouts.steps import encode_steps, join_steps, split_steps
+from training.attention.install import packed_attention, reads_packs
+from training.examples import Example, pad_batch
+from training.packing import pack_batch, plan_packs
+from training.prefix_sharing import Families, can_share, count_own, share_batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from rollouts.records import Problem
+    from stages.workspace import Workspace
+
+
+class ScoreError(ValueError):
+    """A reward model gave something that is no score."""
+
+
+class Scorer:
+    """A reward model that reads solutions. `kind` is orm or sorm; `threshold` is the one chosen when it was trained.
+    It reads about `batch_tokens` tokens at a time; what else is in a batch changes a score by rounding only. With
+    `share_prefixes` what solutions of one problem begin with is read once."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        kind: str,
+        threshold: float,
+        batch_tokens: int = 16384,
+        share_prefixes: bool = True,
+    ) -> None:
+        self.model, self.tokenizer, self.share_prefixes = model, tokenizer, share_prefixes
+        self.kind, self.threshold, self.batch_tokens = kind, threshold, batch_tokens
+        self.tokens = 0  # read so far
+
+    def score(self, problems: Sequence[Problem], solutions: Sequence[str | Sequence[str]]) -> list[list[float]]:
+        """One probability a step for each solution (a text, or its steps); `problems[i]` is what solution i answers.
+
+        A solution without steps gets an empty list.
+
+        Raises:
+            ValueError: the two lists differ in length, or a solution does not fit the model's context.
+            ScoreError: a score is not a finite number.
+        """
+        if len(problems) != len(solutions):
+            raise ValueError(f"{len(problems)} problems but {len(solutions)} solutions")
+        examples = [self.encode(problem, solution) for problem, solution in zip(problems, solutions, strict=True)]
+        scores: list[list[float]] = [[] for _ in examples]
+        for i, own, _ in self.stream(examples, [f"a solution of {problem.id}" for problem in problems]):
+            scores[i] = own
+        return scores
+
+    def encode(self, problem: Problem, solution: str | Sequence[str]) -> Example:
+        """A solution as the model reads it, with the ends of its steps as positions.
+
+        Raises:
+            ValueError: it does not fit the model's context.
+        """
+        steps = split_steps(solution) if isinstance(solution, str) else list(solution)
+        encoded = encode_steps(self.tokenizer, render_prompt(problem.question), steps)
+        limit = context_length(self.model)
+        if limit is not None and len(encoded.ids) > limit:
+            raise ValueError(f"a solution of {problem.id} has {len(encoded.ids)} tokens, the model reads {limit}")
+        return Example(encoded.ids, encoded.ends, [0.0] * len(encoded.ends), encoded.prompt_length)
+
+    def stream(self, examples: Sequence[Example], names: Sequence[str]) -> Iterator[tuple[int, list[float], int]]:
+        """(index, probabilities, tokens read) of every example, a batch at a time; `names` are for messages.
+
+        Tokens that several examples share are read for one of them.
+
+        Raises:
+            ScoreError: a score is not a finite number.
+        """
+        for i, example in enumerate(examples):
+            if not example.positions:
+                yield i, [], 0
+        read = [i for i, example in enumerate(examples) if example.positions]
+        for batch in self._plan([examples[i] for i in read]):
+            chosen = [read[i] for i in batch]
+            found, tokens = self._forward([examples[i] for i in chosen])
+            self.tokens += sum(tokens)
+            logits = iter(found)
+            for i, count in zip(chosen, tokens, strict=True):
+                own = [next(logits) for _ in examples[i].positions]
+                if not all(map(math.isfinite, own)):
+                    raise ScoreError(f"the {self.kind} scores {names[i]} {own} (logits): not all of them are finite")
+                yield i, [_sigmoid(logit) for logit in own], count
+
+    @property
+    def _shares(self) -> bool:
+        return self.share_prefixes and can_share(self.model, self.model.training)
+
+    def _plan(self, examples: list[Example]) -> list[list[int]]:
+        if self._shares:
+            return Families(examples).rows(range(len(examples)), self.batch_tokens)
+        lengths = [len(example.ids) for example in examples]
+        if reads_packs(self.model):
+            return plan_packs(lengths, self.batch_tokens, 0, 0)
+        batches: list[list[int]] = []
+        for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+            if not batches or lengths[i] * (len(batches[-1]) + 1) > self.batch_tokens:
+                batches.append([])
+            batches[-1].append(i)
+        return batches
+
+    def _forward(self, examples: list[Example]) -> tuple[list[float], list[int]]:
+        """All logits in their order, and how many tokens are read of each example."""
+        import torch
+
+        pad_id, tokens = self.tokenizer.pad_token_id, [len(example.ids) for example in examples]
+        if self._shares:
+            ends_only = self.model.device.type == "cpu"
+            batch, tokens = share_batch(examples, pad_id, ends_only), count_own(examples)
+        else:
+            batch = pack_batch([examples], pad_id) if reads_packs(self.model) else pad_batch(examples, pad_id)
+        with torch.inference_mode(), packed_attention(self.model):
+            return step_logits(self.model, batch.to(self.model.device)).tolist(), tokens
+
+
+def _sigmoid(logit: float) -> float:
+    small = math.exp(-abs(logit))
+    return (1.0 if logit >= 0 else small) / (1.0 + small)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The probabilities after each step of one solution, as they are kept while a stage runs."""
+
+    probabilities: tuple[float, ...]
+
+
+class _Streamed:
+    """A scorer as a sampler, so that scores are kept, shared out among processes and resumed as samples are."""
+
+    promise = "the same scores but for rounding (1e-6 in float32), however solutions are batched"
+
+    def __init__(self, scorer: Scorer, solutions: dict[str, tuple[Problem, Sequence[str]]]) -> None:
+        self._scorer, self._solutions = scorer, solutions
+
+    def sample(self, requests: Sequence[Request]) -> Generator[Sample, None, None]:
+        examples = [self._scorer.encode(*self._solutions[request.id]) for request in requests]
+        for i, scores, read in self._scorer.stream(examples, [request.id for request in requests]):
+            yield Sample(requests[i].id, 0, json.dumps(scores), "stop", 0, read, 0)
+
+    def close(self) -> None: ...
+
+
+def _scored(request: Request, sample: Sample) -> Scored:
+    if sample.finish_reason == REFUSED:
+        raise ValueError(f"solution {request.id} cannot be scored: {sample.reason}")
+    return Scored(tuple(json.loads(sample.text)))
+
+
+def score_all(
+    scorer: Scorer,
+    names: Sequence[str],
+    problems: Sequence[Problem],
+    solutions: Sequence[Sequence[str]],
+    work: Workspace,
+    label: str,
+) -> list[list[float]]:
+    """`Scorer.score` for a stage: each score is kept as it comes, and after a kill only what is missing is scored.
+
+    Each process of a launch takes its share, and all get all scores. `names` are unique, one a solution; `label` names
+    this piece of work within its stage. The tokens read are counted in `work`.
+
+    Raises:
+        ValueError: see `Scorer.score`; or two solutions have one name.
+    """
+    wanted = dict(zip(names, zip(problems, solutions, strict=True), strict=True))
+    if len(wanted) != len(names):
+        raise ValueError(f"{len(names)} solutions have {len(wanted)} different names")
+    requests = [Request(name, render_prompt(one.question), join_steps(steps)) for name, (one, steps) in wanted.items()]
+    found = collect(_Streamed(scorer, wanted), requests, work, label, _scored, Scored)
+    return [list(found[name][0].probabilities) for name in names]
+
+
+def load_scorer(path: str | Path, dtype: str = "auto", device: str = "auto", batch_tokens: int = 16384) -> Scorer:
+    """Open a trained reward model.
+
+    Raises:
+        ValueError: the folder is not a reward model's, or lacks a weight.
+    """
+    model, tokenizer, facts = load_reward_model(str(path), dtype, device)
+    return Scorer(model, tokenizer, facts["kind"], facts["threshold"], batch_tokens)
+
+
+def first_error(scores: Sequence[float], threshold: float) -> int | None:
+    """The 0-based index of the first step whose score is below `threshold`, or None.
+
+    Raises:
+        ValueError: a score or the threshold is not a number: neither is below the other.
+    """
+    if math.isnan(threshold):
+        raise ValueError("the threshold is not a number")
+    for i, score in enumerate(scores):
+        if math.isnan(score):
+            raise ValueError(f"the score of step {i} is not a number")
+        if score < threshold:
+            return i
+    return None

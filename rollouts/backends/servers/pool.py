@@ -1,0 +1,220 @@
+"""Several servers of OpenAI's protocol as one: who is asked next, what is tried again and when.
+
+A server that fails is left alone for a growing while, then tried with one request, and its requests go to the others
+at once. Left out: what is asked, and what is made of the answer (`rollouts/backends/servers/sampler.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
+
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI, OpenAIError
+from tenacity import AsyncRetrying, RetryError, retry_if_exception_type
+
+from rollouts.backends.servers.replies import BadReply
+from rollouts.sampling.protocol import SamplingError
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+FIRST, LONGEST = 1.0, 60.0  # seconds that a server is left alone after its first failure, and at most
+LOOK_AGAIN = 0.25  # seconds between two looks at a server that somebody else is trying
+PASSING = {408, 409, 425, 429}  # and all from 500: the same request may be answered later
+ABOUT_THE_REQUEST = {400, 413, 422}
+
+
+class Refused(ValueError):
+    """The server will never answer this request; the message is its reason."""
+
+
+class Trouble(Exception):
+    """A failure that may pass; `after` is how many seconds the server asks to be left alone."""
+
+    def __init__(self, reason: str, after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where the time comes from, and how it is waited for."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+@dataclass(eq=False)
+class Server:
+    """One address, and how it does: `failures` is how often in a row it was left alone after one."""
+
+    url: str
+    client: AsyncOpenAI = field(repr=False)
+    under_way: int = 0
+    asked: int = 0
+    failures: int = 0
+    rests_until: float = -math.inf
+
+
+class Tries:
+    """What one request has been through."""
+
+    def __init__(self) -> None:
+        self.failed: Counter[Server] = Counter()
+        self.until: defaultdict[Server, float] = defaultdict(lambda: -math.inf)  # when it may be asked again
+        self.reasons: dict[Server, str] = {}
+
+
+class Pool:
+    """Asks servers, at most `concurrency` requests at a time, each `attempts` times and for `timeout` seconds.
+
+    `hide` takes keys out of a text: whatever a server says may hold them.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[Server],
+        concurrency: int,
+        attempts: int,
+        timeout: float,
+        clock: Clock,
+        hide: Callable[[str], str],
+    ) -> None:
+        self.servers, self.attempts, self.timeout, self.clock, self.hide = servers, attempts, timeout, clock, hide
+        self._slots = asyncio.Semaphore(concurrency)
+        self._jitter = random.Random()
+        self._over: SamplingError | None = None
+
+    async def close(self) -> None:
+        """Give back the connections."""
+        for server in self.servers:
+            await server.client.close()
+
+    async def ask(self, name: str, send: Callable[[AsyncOpenAI], Awaitable[T]]) -> T:
+        """What `send` returns for one of the servers; `name` says in an error what was asked.
+
+        Raises:
+            Refused: a server says that the request is at fault.
+            SamplingError: every server has failed `attempts` times, or one does not let us in.
+        """
+        tries = Tries()
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(Trouble),
+            stop=lambda _: not self._left(tries),
+            wait=lambda _: self._pause(tries),
+            sleep=self.clock.sleep,
+        )
+        try:
+            return await retrying(self._try, tries, send)
+        except SamplingError as error:
+            self._over = error
+            raise
+        except RetryError:
+            reasons = "; ".join(f"{server.url}: {reason}" for server, reason in tries.reasons.items())
+        self._over = SamplingError(f"{name}: every server has failed {self.attempts} times, last with: {reasons}")
+        raise self._over
+
+    def _left(self, tries: Tries) -> list[Server]:
+        return [server for server in self.servers if tries.failed[server] < self.attempts]
+
+    def _free(self, tries: Tries) -> list[Server]:
+        """The servers that may be asked now. One that has failed gets one request, to see whether it is back."""
+        now = self.clock.now()
+        return [
+            server
+            for server in self._left(tries)
+            if max(server.rests_until, tries.until[server]) <= now and not (server.failures and server.under_way)
+        ]
+
+    def _pause(self, tries: Tries) -> float:
+        """Seconds until one of the servers may be free."""
+        left = self._left(tries)
+        if not left or self._free(tries):
+            return 0.0
+        end = min(max(server.rests_until, tries.until[server]) for server in left)
+        return max(end - self.clock.now(), LOOK_AGAIN)
+
+    async def _try(self, tries: Tries, send: Callable[[AsyncOpenAI], Awaitable[T]]) -> T:
+        async with self._slots:
+            if self._over is not None:  # until the reader hears of it, nothing more is asked
+                raise SamplingError(str(self._over))
+            free = self._free(tries)  # asked only now: while one waits for a slot, servers fail and come back
+            if not free:
+                raise Trouble("every server is left alone for a while")
+            server = min(free, key=lambda server: (server.under_way, server.asked))
+            server.asked += 1
+            server.under_way += 1
+            failures = server.failures
+            try:
+                answer = await self._send(server, send)
+            except Trouble as trouble:
+                self._leave_alone(server, tries, trouble, failures)
+                raise
+            finally:
+                server.under_way -= 1
+            server.failures = 0
+            return answer
+
+    async def _send(self, server: Server, send: Callable[[AsyncOpenAI], Awaitable[T]]) -> T:
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await send(server.client)
+        except TimeoutError:
+            fault: Exception = Trouble(f"no answer within {self.timeout:g} s")
+        except APIStatusError as error:
+            fault = self._judge(server, error)
+        except APIConnectionError as error:
+            cause = error.__cause__ or error
+            fault = Trouble(self.hide(f"{type(cause).__name__}: {cause}".removesuffix(": ")))
+        except (BadReply, OpenAIError) as error:
+            fault = Trouble(self.hide(str(error)))
+        # outside, so that what the client raised, which holds the request with its key, does not hang on to it
+        raise fault
+
+    def _judge(self, server: Server, error: APIStatusError) -> Exception:
+        """What a status other than 200 means: it may pass, the request is at fault, or nothing will ever come."""
+        reason, status = self.hide(str(error)), error.status_code
+        if status in PASSING or status >= 500:
+            return Trouble(reason, retry_after(error.response.headers, time.time()))
+        if status in ABOUT_THE_REQUEST:
+            return Refused(reason)
+        hint = " (is the address complete, with its /v1, and the model's name right?)" if status == 404 else ""
+        return SamplingError(f"{server.url}: {reason}{hint}")
+
+    def _leave_alone(self, server: Server, tries: Tries, trouble: Trouble, failures: int) -> None:
+        now = self.clock.now()
+        tries.failed[server] += 1
+        tries.reasons[server] = str(trouble)
+        tries.until[server] = now + self._growing(tries.failed[server])
+        pause = trouble.after
+        if server.failures <= failures:  # else others that were asked at the same time have failed before
+            server.failures += 1
+            pause = max(pause, self._growing(server.failures))
+            logger.warning("%s is left alone for %.1f s: %s", server.url, pause, trouble)
+        server.rests_until = max(server.rests_until, now + pause)
+
+    def _growing(self, failures: int) -> float:
+        return min(FIRST * 2.0 ** min(failures - 1, 30), LONGEST) * self._jitter.uniform(0.75, 1.25)
+
+
+def retry_after(headers, now: float) -> float:
+    """Seconds that a reply asks to wait, 0 where it does not; `now` is the time of day that a date counts from."""
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        value = headers.get(name, "")
+        try:
+            seconds = float(value) / unit
+        except ValueError:
+            continue
+        return seconds if 0 < seconds < math.inf else 0.0
+    try:
+        return max(parsedate_to_datetime(value).timestamp() - now, 0.0)
+    except (ValueError, OverflowError):
+        return 0.0

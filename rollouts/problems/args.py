@@ -1,0 +1,60 @@
+"""Which problems to load, of which source and split.
+
+Left out: the sources themselves (one file each) and their order and number (`rollouts/problems/load.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rollouts.world.args import WorldArgs
+from stages.stage import parent
+
+SPLITS = ("train", "validation", "test")
+SOURCES = ("arithmetic", "gsm8k", "svamp", "asdiv", "math", "jsonl")  # `load.LOADERS` has what loads each
+
+
+@dataclass
+class ProblemArgs:
+    """Which problems to load; `load_problems` reads it.
+
+    `path` is a file or folder, or the name of a Hugging Face data set when `hub`. Sources with a train and a test
+    file hold out `validation_share` of the train file; sources with one file are cut by `split_shares`, the shares
+    of train, validation and test. Both cuts are by a hash of the question, so they never depend on the order of the
+    rows, on a seed, or on other rows. Problems come in file order, or shuffled by `shuffle_seed`; then `offset`
+    problems are left out and at most `limit` are kept.
+    """
+
+    source: str = "arithmetic"
+    split: str = "train"
+    path: str | None = parent(plain=True, unless="hub", default=None)
+    hub: bool = False
+    limit: int | None = None
+    offset: int = 0
+    shuffle_seed: int | None = None
+    validation_share: float = 0.1
+    split_shares: list[float] = field(default_factory=lambda: [0.7, 0.1, 0.2])
+    world: WorldArgs = field(default_factory=WorldArgs)
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting that makes no sense, and its value."""
+        if self.source not in SOURCES:
+            raise ValueError(f"problems.source={self.source!r} is unknown; known are {', '.join(SOURCES)}")
+        if self.split not in SPLITS:
+            raise ValueError(f"problems.split={self.split!r} is unknown; known are {', '.join(SPLITS)}")
+        if self.source == "arithmetic" and self.path is not None:
+            raise ValueError(f"problems.path={self.path!r}: source arithmetic makes its problems and reads no file")
+        if self.source != "arithmetic" and not self.path:
+            raise ValueError(f"problems.path={self.path!r}: source {self.source} needs a path")
+        if self.hub and self.source != "gsm8k":
+            raise ValueError(f"problems.hub=true: only source gsm8k is read from the hub, not {self.source}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"problems.limit must be at least 1, not {self.limit}")
+        if self.offset < 0:
+            raise ValueError(f"problems.offset must not be negative, but is {self.offset}")
+        if not 0 <= self.validation_share < 1:
+            raise ValueError(f"problems.validation_share must be in [0, 1), not {self.validation_share}")
+        shares = list(self.split_shares)
+        if len(shares) != 3 or not all(0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(f"problems.split_shares must be three shares that sum to 1, not {shares}")
+        self.world.validate()

@@ -1,0 +1,52 @@
+"""Problems, from whichever source: `load_problems` picks the source, the order and the number."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+
+from rollouts.problems import asdiv, gsm8k, jsonl, svamp
+from rollouts.problems import math_dataset as math
+from rollouts.problems.args import ProblemArgs
+from rollouts.problems.reading import ProblemFileError
+from rollouts.records import Problem
+from rollouts.world import generator as arithmetic
+
+logger = logging.getLogger(__name__)
+
+# each gives all problems of `args.split`
+LOADERS: dict[str, Callable[[ProblemArgs], list[Problem]]] = {
+    "arithmetic": arithmetic.load,
+    "gsm8k": gsm8k.load,
+    "svamp": svamp.load,
+    "asdiv": asdiv.load,
+    "math": math.load,
+    "jsonl": jsonl.load,
+}
+
+
+def load_problems(args: ProblemArgs) -> list[Problem]:
+    """Load the problems of one split of one source, each with an id of its own.
+
+    Raises:
+        ValueError: a setting makes no sense (see `ProblemArgs.validate`).
+        ProblemFileError: a file is missing or malformed, or no problems are left.
+    """
+    args.validate()
+    problems = LOADERS[args.source](args)
+    where = f"problems.source={args.source} path={args.path}"
+    if not problems:
+        raise ProblemFileError(
+            f"{where}: split {args.split!r} is empty "
+            f"(validation_share={args.validation_share}, split_shares={list(args.split_shares)})"
+        )
+    if args.shuffle_seed is not None:
+        # sorted by a hash, the order of two problems never depends on which others there are
+        problems = sorted(problems, key=lambda p: hashlib.sha256(f"{args.shuffle_seed}/{p.id}".encode()).digest())
+    end = None if args.limit is None else args.offset + args.limit
+    chosen = problems[args.offset : end]
+    if not chosen:
+        raise ProblemFileError(f"{where}: offset {args.offset} leaves none of {len(problems)} {args.split} problems")
+    logger.info("%s: %d of %d %s problems", where, len(chosen), len(problems), args.split)
+    return chosen

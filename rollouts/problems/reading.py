@@ -1,0 +1,198 @@
+"""What every problem source shares: `ProblemArgs`, checked rows of a file, and which split a question belongs to.
+
+Left out: the sources themselves (one file each), and the order and number of problems (`load_problems`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import unicodedata
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NoReturn
+
+logger = logging.getLogger(__name__)
+
+NAN = "nan"  # how some exporters write a value that is missing
+
+
+class ProblemFileError(ValueError):
+    """A problem file that cannot be used. The message names the file, the line and the value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record of a problem file: `where` a person finds it, its number `n` from 0, and its fields."""
+
+    where: str
+    n: int
+    fields: dict[str, Any]
+
+    def error(self, message: str) -> ProblemFileError:
+        return ProblemFileError(f"{self.where}: {message}")
+
+    def text(self, name: str) -> str:
+        """The text of a field, without the white space around it.
+
+        Raises:
+            ProblemFileError: the field is missing, not text, blank or `nan`, or cannot be stored as UTF-8.
+        """
+        if name not in self.fields:
+            raise self.error(f"field {name!r} is missing, there are {shown(sorted(self.fields))}")
+        value = self.fields[name]
+        if not isinstance(value, str):
+            raise self.error(f"field {name!r} must be text, not {shown(value)}")
+        # escapes such as \u0000 and \ud800 are valid JSON, but neither can be written to a table later
+        if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+            raise self.error(f"field {name!r} holds a NUL or a lone surrogate: {shown(value)}")
+        # a zero-width space or a byte order mark is no white space to Python, but nobody can read it
+        if not any(char.isprintable() and not char.isspace() for char in value):
+            raise self.error(f"field {name!r} is empty: {shown(value)}")
+        if value.strip().lower() == NAN:
+            raise self.error(f"field {name!r} is {shown(value)}, which stands for a value that is missing")
+        return value.strip()
+
+    def optional_text(self, name: str) -> str | None:
+        return None if self.fields.get(name) is None else self.text(name)
+
+    def number(self, name: str) -> Fraction:
+        """The exact value of a JSON number.
+
+        Raises:
+            ProblemFileError: the field is missing, not a number, or beyond 1e30 or 1e-30.
+        """
+        if name not in self.fields:
+            raise self.error(f"field {name!r} is missing, there are {shown(sorted(self.fields))}")
+        value = self.fields[name]
+        if isinstance(value, bool) or not isinstance(value, int | Decimal):
+            raise self.error(f"field {name!r} must be a number, not {shown(value)}")
+        # a Decimal such as 1e999999999 is small until a Fraction writes it out
+        if value and abs(Decimal(value).adjusted()) > 30:
+            raise self.error(f"field {name!r} is out of range: {shown(value)}")
+        return Fraction(value)
+
+    def answer(self, name: str, text: str) -> str:
+        """The answer that field `name` gives, if a grader can make something of it.
+
+        Raises:
+            ProblemFileError: it is `nan`, or has digits of a script whose numbers the grader does not read.
+        """
+        if text.lower() == NAN:
+            raise self.error(f"field {name!r} gives no answer but {shown(text)}")
+        if any(char.isdecimal() and not char.isascii() for char in unicodedata.normalize("NFKC", text)):
+            raise self.error(f"field {name!r} has digits that the grader does not read: {shown(text)}")
+        return text
+
+
+def shown(value: Any) -> str:
+    """A value for an error message: its repr, shortened, since a row can be megabytes long."""
+    text = str(value) if isinstance(value, Decimal) else repr(value)
+    return text if len(text) <= 120 else f"{text[:120]}… ({len(text)} characters)"
+
+
+def file_at(path: str, name: str) -> Path:
+    """`path` itself, or the file `name` in it where `path` is a folder."""
+    found = Path(path).expanduser()
+    return found / name if found.is_dir() else found
+
+
+def read_text(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        ProblemFileError: the file is missing, unreadable or blank, or holds a NUL byte or bytes that are not UTF-8.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ProblemFileError(f"{path}: cannot be read: {error.strerror}") from error
+    nul = data.find(b"\0")
+    if nul >= 0:
+        line = data.count(b"\n", 0, nul) + 1
+        raise ProblemFileError(f"{path}, line {line}: NUL byte at byte {nul} of the file")
+    try:
+        text = data.decode("utf-8-sig")  # editors on Windows begin a file with a byte order mark
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        bad = data[error.start]
+        raise ProblemFileError(f"{path}, line {line}: not UTF-8: byte {bad:#04x} ({error.reason})") from error
+    if not text.strip():
+        raise ProblemFileError(f"{path}: the file is empty")
+    return text
+
+
+def parse_json(text: str, path: Path, line: int = 1) -> Any:
+    """Parse JSON that begins on `line` of `path`; numbers with a point become Decimal.
+
+    Raises:
+        ProblemFileError: the text is malformed or torn, holds NaN or Infinity, or gives a field twice.
+    """
+    try:
+        return json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant, object_pairs_hook=_to_object)
+    except json.JSONDecodeError as error:
+        where = f"{path}, line {line + error.lineno - 1}"
+        part = text[max(0, error.pos - 40) : error.pos + 40]
+        raise ProblemFileError(
+            f"{where}: malformed JSON: {error.msg} at column {error.colno}, near {part!r}"
+        ) from error
+    except (ValueError, ArithmeticError, RecursionError) as error:  # the hooks; huge numbers; very deep brackets
+        raise ProblemFileError(f"{path}, line {line}: malformed JSON: {error}: {shown(text)}") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+def _to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"a field is given twice: {shown(sorted(n for n in fields if names.count(n) > 1))}")
+    return fields
+
+
+def as_row(value: Any, where: str, n: int) -> Row:
+    """A row of a parsed JSON value, which must be an object."""
+    if not isinstance(value, dict):
+        raise ProblemFileError(f"{where}: expected an object with fields, not {shown(value)}")
+    return Row(where, n, value)
+
+
+def read_jsonl(path: Path) -> list[Row]:
+    """The rows of a JSON Lines file; blank lines are left out and not numbered.
+
+    Raises:
+        ProblemFileError: see `read_text` and `parse_json`; or a line is not an object.
+    """
+    rows: list[Row] = []
+    # not splitlines: it also cuts at characters such as U+2028, which JSON allows inside a text
+    for line, text in enumerate(read_text(path).split("\n"), start=1):
+        if text.strip():
+            rows.append(as_row(parse_json(text, path, line), f"{path}, line {line}", len(rows)))
+    return rows
+
+
+def plain_number(text: str) -> Fraction | None:
+    """The value of `12`, `-1,080.5` or `3/4`, else None; thousands separators must stand where they belong."""
+    match = re.fullmatch(r"(-?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(\.[0-9]+)?(/[0-9]*[1-9][0-9]*)?", text.strip())
+    if match is None or len(text) > 100 or (match[3] and match[4]):
+        return None
+    return Fraction(match[0].replace(",", ""))
+
+
+def number_text(value: Fraction) -> str:
+    """A number as people write it: `51`, `0.2`, and `1/3` where no decimal is exact."""
+    rest, places = value.denominator, 0
+    while rest % 10 in (0, 2, 4, 5, 6, 8):
+        rest //= 10 if rest % 10 == 0 else 5 if rest % 5 == 0 else 2
+        places += 1
+    if rest != 1:
+        return f"{value.numerator}/{value.denominator}"
+    scaled = abs(value.numerator) * 10**places // value.denominator
+    sign = "-" if value < 0 else ""
+    whole, part = divmod(scaled, 10**places)
+    return f"{sign}{whole}.{part:0{places}d}" if places else f"{sign}{whole}"

@@ -1,0 +1,145 @@
+"""The records that flow between stages: one frozen dataclass each, to and from a row of a table.
+
+Left out: how rows are stored (`stages/rows.py`) and how text is cut or graded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A question with its reference answer; `solution` is the gold solution where the source has one."""
+
+    id: str
+    question: str
+    answer: str
+    solution: str | None
+    source: str
+    split: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One graded sample of a policy. `correct` is None when the grader could not decide (a time-out).
+
+    `steps` are the lines of `text` up to its final answer; tokens are counted in the policy's own tokens.
+    `finish_reason` is stop, length, or refused: it could not be sampled, its text is empty and its `correct` None.
+    """
+
+    id: str
+    problem_id: str
+    sample: int
+    text: str
+    steps: tuple[str, ...]
+    answer: str | None
+    correct: bool | None
+    rule: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepLabels:
+    """What is known of each prefix P_1 … P_L of one rollout (GLoRe sec. 3.2).
+
+    `labels[i]` says whether a right answer can still be reached after step i (0-based), None where no label
+    is given; `successes[i]` of `trials[i]` continuations from there were right (0 of 0: none is known).
+    `fix_length` steps were kept when `fix_steps`, a right continuation, was found: the local refiner's target.
+    `rule` is how labels were decided and sampling stopped, such as `any of 8, forward`; counts of a search that stops
+    early are no unbiased shares. `values[i]` is the share of continuations expected to be right, in [0, 1], and
+    `confidences[i]` the probability that the label is right; None where nothing is known, empty where neither was
+    worked out.
+    """
+
+    rollout_id: str
+    problem_id: str
+    steps: tuple[str, ...]
+    correct: bool
+    labels: tuple[bool | None, ...]
+    successes: tuple[int, ...]
+    trials: tuple[int, ...]
+    fix_length: int | None
+    fix_steps: tuple[str, ...]
+    rule: str = ""
+    values: tuple[float | None, ...] = ()
+    confidences: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RefinementPair:
+    """One training example of a refiner: from `draft` (and `error_step`, 0-based, if local) to `target`.
+
+    `kind` is global, local or control; a control example has an empty draft.
+    """
+
+    id: str
+    problem_id: str
+    kind: str
+    question: str
+    draft: tuple[str, ...]
+    error_step: int | None
+    target: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One solution the reranker may choose. `kind` is draft, sample, global, local or control.
+
+    `where` names what located the error a local refiner was told of (none, orm, sorm, oracle), and
+    `error_step` is that location, 0-based.
+    """
+
+    problem_id: str
+    kind: str
+    where: str
+    error_step: int | None
+    sample: int
+    text: str
+    steps: tuple[str, ...]
+    answer: str | None
+    correct: bool | None
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What one reward model (`scorer`: orm or sorm) says of one candidate: a probability after each of its steps.
+
+    The candidate is named by (problem_id, kind, where, sample), as in `Candidate`.
+    """
+
+    problem_id: str
+    kind: str
+    where: str
+    sample: int
+    scorer: str
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The candidate that one selector (`draft`, `reranked`, `best_of_3`, …) chose for one problem.
+
+    `scorer` is orm, sorm, or none where the selector asks no reward model. `where` says which local refinements
+    were on offer. `completion_tokens` are those of all candidates that had to be sampled to choose.
+    """
+
+    problem_id: str
+    selector: str
+    scorer: str
+    where: str
+    kind: str
+    sample: int
+    answer: str | None
+    correct: bool
+    completion_tokens: int
+
+
+CandidateKey = tuple[str, str, str, int]  # problem_id, kind, where, sample

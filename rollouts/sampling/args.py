@@ -1,0 +1,148 @@
+"""Settings of the backends that have any of their own; `SamplerArgs` holds one of each.
+
+What changes speed but not texts is `runtime`, and no part of an artifact's key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stages.stage import parent, runtime
+
+
+@dataclass
+class VLLMArgs:
+    """The offline engine. Data parallelism is `launch.num_processes`: an engine a process, each with its own GPUs.
+
+    `lora` is the folder of a LoRA adapter of the policy. `max_num_seqs` rows are decoded at once (None: vLLM decides).
+    `max_model_len` bounds prompt and completion (None: the model's context).
+    """
+
+    lora: str | None = parent("train_policy", plain=True, default=None)
+    max_lora_rank: int = runtime(64)
+    tensor_parallel_size: int = runtime(1)
+    max_num_seqs: int | None = runtime(None)
+    max_model_len: int | None = None
+    gpu_memory_utilization: float = runtime(0.9)
+    enforce_eager: bool = runtime(False)
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting out of range."""
+        for name in ("max_lora_rank", "tensor_parallel_size", "max_num_seqs", "max_model_len"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"sampler.vllm.{name} must be at least 1, not {value}")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError(
+                f"sampler.vllm.gpu_memory_utilization must be in (0, 1], not {self.gpu_memory_utilization}"
+            )
+
+
+@dataclass
+class OpenAIArgs:
+    """Servers that speak OpenAI's protocol, as one pool: `base_urls` all serve `model` (None: the policy's name).
+
+    `api` is completions (prompts go as they are) or chat (a prompt is the one message of a user). `vllm` says that the
+    servers are `vllm serve`, whose extensions (token ids, seeds for each of n samples) are then used. The key is read
+    from the environment variable that `api_key_env` names. `concurrency` requests are under way at a time, over all
+    servers; one that fails is tried `attempts` times, `timeout` seconds each.
+    """
+
+    base_urls: list[str] = field(default_factory=lambda: ["http://127.0.0.1:8000/v1"], metadata={"runtime": True})
+    model: str | None = None
+    api: str = "completions"
+    vllm: bool = False
+    api_key_env: str = runtime("OPENAI_API_KEY")
+    concurrency: int = runtime(64)
+    attempts: int = runtime(8)
+    timeout: float = runtime(600.0)
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting that makes no sense."""
+        for number, url in enumerate(self.base_urls):
+            if any(mark in url for mark in "@?#"):  # before any message that shows the addresses
+                raise ValueError(
+                    f"sampler.openai.base_urls[{number}] holds a user name, password, query or fragment, which would "
+                    "be recorded with the results; a key is read from the variable that api_key_env names"
+                )
+        if not self.base_urls or not all(url.startswith(("http://", "https://")) for url in self.base_urls):
+            raise ValueError(f"sampler.openai.base_urls must be http(s) addresses, not {list(self.base_urls)}")
+        if self.api not in ("completions", "chat"):
+            raise ValueError(f"sampler.openai.api must be completions or chat, not {self.api!r}")
+        if self.concurrency < 1 or self.attempts < 1 or not 0 < self.timeout < float("inf"):
+            raise ValueError(
+                f"sampler.openai needs concurrency >= 1, attempts >= 1 and timeout > 0, not {self.concurrency}, "
+                f"{self.attempts}, {self.timeout}"
+            )
+
+
+@dataclass
+class RayArgs:
+    """A pool of Ray actors, each with a sampler of `backend` (hf, vllm, scripted) in it.
+
+    `address` is the cluster's (None: RAY_ADDRESS, else a cluster of this machine alone). Each of `actors` gets
+    `cpus` and `gpus`, and `chunk` requests at a time; an actor that dies is replaced `restarts` times in all.
+    """
+
+    backend: str = "hf"
+    address: str | None = runtime(None)
+    actors: int = runtime(1)
+    cpus: float = runtime(1.0)
+    gpus: float = runtime(0.0)
+    chunk: int = runtime(64)
+    restarts: int = runtime(8)
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting out of range."""
+        if self.backend not in ("hf", "vllm", "scripted"):
+            raise ValueError(f"sampler.ray.backend must be hf, vllm or scripted, not {self.backend!r}")
+        if self.actors < 1 or self.chunk < 1 or self.restarts < 0:
+            raise ValueError(
+                f"sampler.ray needs actors >= 1, chunk >= 1 and restarts >= 0, not {self.actors}, {self.chunk}, "
+                f"{self.restarts}"
+            )
+        if not (0 <= self.cpus < float("inf") and 0 <= self.gpus < float("inf")):
+            raise ValueError(f"sampler.ray.cpus and gpus must not be negative, but are {self.cpus}, {self.gpus}")
+
+
+# name -> module with `load(policy: str, args: SamplerArgs) -> Sampler`; a new backend is one file and one line
+BACKENDS = {
+    "hf": "rollouts.backends.hf.sampler",
+    "vllm": "rollouts.backends.vllm.sampler",
+    "openai": "rollouts.backends.servers.sampler",
+    "ray": "rollouts.backends.ray.sampler",
+    "scripted": "rollouts.backends.scripted",
+}
+
+
+@dataclass
+class SamplerArgs:
+    """How to sample. `temperature` 0 is greedy; `max_tokens` bounds a completion, in the policy's tokens; a text ends
+    before the first of the `stop` strings. `batch_size` rows are decoded at once by the backend hf."""
+
+    backend: str = "hf"
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 256
+    stop: list[str] = field(default_factory=list)
+    dtype: str = "auto"
+    batch_size: int = runtime(256)
+    device: str = runtime("auto")
+    vllm: VLLMArgs = field(default_factory=VLLMArgs)
+    openai: OpenAIArgs = field(default_factory=OpenAIArgs)
+    ray: RayArgs = field(default_factory=RayArgs)
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting out of range."""
+        if self.backend not in BACKENDS:
+            raise ValueError(f"backend={self.backend!r} is none of {', '.join(sorted(BACKENDS))}")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be finite and at least 0, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], not {self.top_p}")
+        if self.max_tokens < 1 or self.batch_size < 1:
+            raise ValueError(f"max_tokens and batch_size must be at least 1: {self.max_tokens}, {self.batch_size}")
+        if not all(self.stop):
+            raise ValueError(f"a stop string must not be empty: {list(self.stop)}")
+        for one in (self.vllm, self.openai, self.ray):
+            one.validate()

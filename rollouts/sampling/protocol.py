@@ -1,0 +1,186 @@
+"""Sampling policies: requests, samples, seeds, and the one protocol that every backend keeps.
+
+The backends are in `rollouts/backends/`, one file each, named in `BACKENDS`. Left out: where samples are kept while
+they come in (`rollouts/sampling/collect.py`), and the stage that turns problems into rollouts
+(`rollouts/sampling/sample.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from rollouts.sampling.args import BACKENDS, SamplerArgs
+from rollouts.steps import encode_prompt, encode_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+REFUSED = "refused"  # the finish reason of a sample that could not be drawn at all; its `reason` says why
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Ask for `n` completions of `prompt` (text, or token ids) followed by `prefix`, the steps of a solution already
+    written.
+
+    Prompt and prefix are encoded apart, as they are in training. `seed` is the run's; each sample gets its own. Of the
+    `n` samples only those numbered in `wanted` are drawn, where it is given: the others are already there.
+    Settings that are None are the sampler's own (`fill`).
+    """
+
+    id: str
+    prompt: str | tuple[int, ...]
+    prefix: str = ""
+    n: int = 1
+    seed: int = 0
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] | None = None
+    logprobs: bool = False
+    wanted: tuple[int, ...] | None = None
+
+    @property
+    def indices(self) -> Sequence[int]:
+        """The numbers of the samples to draw."""
+        return range(self.n) if self.wanted is None else self.wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion. `finish_reason` is stop (the policy ended it, or a stop string did), length (`max_tokens` did),
+    or refused (it could not be drawn: `reason` says why, the text is empty).
+
+    `token_ids` are what the policy wrote, with its end token where it wrote one, and `completion_tokens` their number;
+    they are empty where the backend does not learn them. `logprobs` are the natural logarithms of their probabilities
+    before temperature and top_p, where asked for.
+    """
+
+    request_id: str
+    index: int
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    seed: int
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    reason: str | None = None
+
+
+class Sampler(Protocol):
+    """A policy that can be sampled.
+
+    `promise` says in one sentence what the same requests give however they are ordered, batched, split over processes
+    and resumed; it goes into the manifest of what is sampled.
+    """
+
+    promise: str
+
+    def sample(self, requests: Sequence[Request]) -> Generator[Sample, None, None]:
+        """Yield every sample of every request, in any order, each as it finishes.
+
+        A request that can never be drawn (an empty prompt, one that leaves no room for `max_tokens`) is refused,
+        sample by sample, and does not stop the others. Closing the generator midway frees what it holds.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back processes, connections and memory. A second call does nothing."""
+        ...
+
+
+class SamplingError(ValueError):
+    """Sampling cannot go on: a server or worker is gone for good, or gives what is no answer."""
+
+
+def sample_seed(run_seed: int, request_id: str, index: int) -> int:
+    """The seed of one sample, a function of what it is and not of when it is drawn (63 bits)."""
+    digest = hashlib.sha256(f"{run_seed}\x00{request_id}\x00{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def fill(request: Request, args: SamplerArgs) -> Request:
+    """The request with the sampler's settings where it has none of its own.
+
+    Raises:
+        ValueError: a setting of the request is out of range; the message names both.
+    """
+    filled = replace(
+        request,
+        max_tokens=args.max_tokens if request.max_tokens is None else request.max_tokens,
+        temperature=args.temperature if request.temperature is None else request.temperature,
+        top_p=args.top_p if request.top_p is None else request.top_p,
+        stop=tuple(args.stop) if request.stop is None else request.stop,
+    )
+    if not 0 <= filled.temperature < float("inf") or not 0 < filled.top_p <= 1 or filled.max_tokens < 1:
+        raise ValueError(
+            f"request {request.id!r} needs finite temperature >= 0, top_p in (0, 1] and max_tokens >= 1, not "
+            f"{filled.temperature}, {filled.top_p} and {filled.max_tokens}"
+        )
+    if isinstance(filled.stop, str) or not all(filled.stop):
+        raise ValueError(f"request {request.id!r}: stop must be a tuple of texts, none empty, not {filled.stop!r}")
+    return filled
+
+
+def request_fault(request: Request) -> str | None:
+    """Why what a request asks is nothing that any policy could read; None if it could be."""
+    prompt, text = request.prompt, request.prefix
+    if isinstance(prompt, str):
+        text = prompt + text
+    elif not isinstance(prompt, list | tuple) or not all(type(token) is int for token in prompt):
+        shown = repr(prompt)
+        return f"the prompt must be text or token ids, not {shown if len(shown) <= 80 else f'{shown[:80]}…'}"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"the prompt holds the lone surrogate {text[error.start]!r}"
+    return None
+
+
+def refuse(request: Request, reason: str, prompt_tokens: int = 0) -> Iterator[Sample]:
+    """The samples of a request that cannot be drawn."""
+    for index in request.indices:
+        seed = sample_seed(request.seed, request.id, index)
+        yield Sample(request.id, index, "", REFUSED, prompt_tokens, 0, seed, reason=reason)
+
+
+def prompt_fault(
+    prompt: Sequence[int], max_tokens: int, limit: int | None, vocabulary: int | None = None
+) -> str | None:
+    """Why a prompt of these token ids cannot be completed within a context of `limit` tokens by a model that knows the
+    ids below `vocabulary`; None if it can."""
+    if not prompt:
+        return "the prompt is empty"
+    unknown = None if vocabulary is None else next((token for token in prompt if not 0 <= token < vocabulary), None)
+    if unknown is not None:
+        return f"the prompt has token {unknown}, but the model knows only {vocabulary}"
+    if limit is not None and len(prompt) + max_tokens > limit:
+        return f"{len(prompt)} prompt tokens and max_tokens={max_tokens} are more than the model's context of {limit}"
+    return None
+
+
+def by_name(policy: str, args: SamplerArgs) -> bool:
+    """Whether `policy` is what a server calls its model, rather than a folder that can be read here."""
+    return args.backend == "openai" and not Path(policy).is_dir()
+
+
+def load_sampler(policy: str, args: SamplerArgs) -> Sampler:
+    """Open a policy with the backend that `args` names: a folder, or what a server calls it.
+
+    Raises:
+        ValueError: the backend is unknown, or the folder is not a policy's.
+    """
+    args.validate()
+    return import_module(BACKENDS[args.backend]).load(policy, args)
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerFast, request: Request) -> list[int]:
+    """Token ids of a request's prompt and prefix, each encoded by itself."""
+    head = encode_prompt(tokenizer, request.prompt) if isinstance(request.prompt, str) else list(request.prompt)
+    return head + encode_text(tokenizer, request.prefix)

@@ -1,0 +1,126 @@
+"""The stage `sample`: n graded rollouts of every problem."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from rollouts.grading.answers import grade
+from rollouts.problems.args import ProblemArgs
+from rollouts.problems.load import load_problems
+from rollouts.prompts import parse_solution, render_prompt
+from rollouts.records import Problem, Rollout
+from rollouts.sampling.args import SamplerArgs
+from rollouts.sampling.collect import collect
+from rollouts.sampling.protocol import REFUSED, Request, Sample, by_name, load_sampler
+from stages.stage import Stage, parent
+from stages.workspace import Workspace
+
+
+def grade_sample(problem: Problem, sample: Sample, index: int, last_number: bool = False) -> Rollout:
+    """Turn one sample of a problem's solution into a graded rollout. A truncated text is graded like any other; one
+    that was refused is neither right nor wrong."""
+    verdict = grade(sample.text, problem.answer, last_number=last_number)
+    refused = sample.finish_reason == REFUSED
+    return Rollout(
+        id=f"{problem.id}#{index}",
+        problem_id=problem.id,
+        sample=index,
+        text=sample.text,
+        steps=parse_solution(sample.text),
+        answer=verdict.answer,
+        correct=verdict.correct if verdict.graded and not refused else None,
+        rule=REFUSED if refused else verdict.rule,
+        finish_reason=sample.finish_reason,
+        prompt_tokens=sample.prompt_tokens,
+        completion_tokens=sample.completion_tokens,
+        seed=sample.seed,
+    )
+
+
+@dataclass
+class SampleArgs:
+    """Arguments of the stage `sample`: `n` rollouts of every problem."""
+
+    policy: str = parent("train_policy", plain=True, unless="served")
+    problems: ProblemArgs = field(default_factory=ProblemArgs)
+    sampler: SamplerArgs = field(default_factory=SamplerArgs)
+    n: int = 8
+    seed: int = 0
+    # a number that merely stands last is taken for the answer; never for rollouts that train a model
+    last_number: bool = False
+
+    @property
+    def served(self) -> bool:
+        """Whether the policy is the name of a model on a server rather than a folder."""
+        return by_name(self.policy, self.sampler)
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting out of range."""
+        if self.n < 1:
+            raise ValueError(f"n must be at least 1, not {self.n}")
+        if self.n > 1 and self.sampler.temperature == 0:
+            raise ValueError(f"n={self.n} greedy samples would all be the same: set sampler.temperature, or n=1")
+
+
+def sample_rollouts(args: SampleArgs, work: Workspace) -> None:
+    """Sample and grade `args.n` rollouts of every problem; writes `rows` (Rollout) and `problems` (Problem)."""
+    problems = load_problems(args.problems)
+    by_id = {problem.id: problem for problem in problems}
+    requests = [Request(p.id, render_prompt(p.question), n=args.n, seed=args.seed) for p in problems]
+
+    def graded(request: Request, sample: Sample) -> Rollout:
+        return grade_sample(by_id[request.id], sample, sample.index, args.last_number)
+
+    with closing(load_sampler(args.policy, args.sampler)) as sampler:
+        found = collect(sampler, requests, work, "sample", graded, Rollout)
+    work.write_rows("problems", problems)
+    counts = RolloutCounts()
+    work.write_rows("rows", counts.watch(found[problem.id] for problem in problems), Rollout)
+    if work.processes.first:
+        work.count(**counts.result())
+
+
+class RolloutCounts:
+    """What one wants to know of a set of rollouts: accuracy, variety, and how many problems have both outcomes."""
+
+    def __init__(self) -> None:
+        self._sums: Counter[str] = Counter()
+
+    def watch(self, problems: Iterable[Sequence[Rollout]]) -> Iterator[Rollout]:
+        """The rollouts of each problem, one after the other, counted as they pass."""
+        for own in problems:
+            right = {rollout.steps for rollout in own if rollout.correct}
+            self._sums.update(
+                problems=1,
+                rollouts=len(own),
+                correct=sum(rollout.correct is True for rollout in own),
+                solved=bool(right),
+                mixed=len({rollout.correct for rollout in own} - {None}) == 2,
+                distinct=len(right),
+                ungraded=sum(rollout.correct is None for rollout in own),
+                truncated=sum(rollout.finish_reason == "length" for rollout in own),
+                refused=sum(rollout.finish_reason == REFUSED for rollout in own),
+            )
+            yield from own
+
+    def result(self) -> dict[str, float]:
+        """`mixed_problems` is the share of problems with right and wrong rollouts; `distinct_correct` the mean number
+        of different right solutions a problem; `ungraded`, `truncated` and `refused` are counts."""
+        sums = self._sums
+        return {
+            "problems": sums["problems"],
+            "rollouts": sums["rollouts"],
+            "accuracy": sums["correct"] / sums["rollouts"],
+            "solved_problems": sums["solved"] / sums["problems"],
+            "mixed_problems": sums["mixed"] / sums["problems"],
+            "distinct_correct": sums["distinct"] / sums["problems"],
+            "ungraded": sums["ungraded"],
+            "truncated": sums["truncated"],
+            "refused": sums["refused"],
+        }
+
+
+SAMPLE = Stage("sample", 2, SampleArgs, sample_rollouts)

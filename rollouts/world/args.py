@@ -1,0 +1,64 @@
+"""The settings of the embedded world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rollouts.world.facts import NAMES
+
+
+@dataclass
+class WorldArgs:
+    """Difficulty of the embedded world. Quantities stay within 1 … `max_value`.
+
+    A relation's number is 2 … `max_operand` (more, fewer) or 2 … `max_factor` (times, share); a quantity told directly
+    is at most `max_operand + 3`. A solution has `min_steps` … `max_steps` equations. A share `totals` of problems asks
+    for two people together, whatever `operations` are. Distractors are sentences that no step needs; with
+    `side_branches` they may build on anybody, without on the person asked about and on one another only, so that nobody
+    else follows from a person of the chain; without `direct_distractors` none is told directly, so that there is one
+    place to start. `people` is how many names there are.
+    """
+
+    size: int = 20000
+    seed: int = 0
+    min_steps: int = 2
+    max_steps: int = 6
+    max_value: int = 50
+    max_operand: int = 9
+    max_factor: int = 3
+    min_distractors: int = 0
+    max_distractors: int = 2
+    side_branches: bool = True
+    direct_distractors: bool = True
+    people: int = len(NAMES)
+    totals: float = 0.3
+    # False refuses problems whose answer also follows from other facts or another order: see `has_shortcut`
+    shortcuts: bool = True
+    operations: list[str] = field(default_factory=lambda: ["more", "fewer", "times", "share", "sum"])
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting that no world can have."""
+        if self.size < 1:
+            raise ValueError(f"world.size must be at least 1, not {self.size}")
+        if not 1 <= self.min_steps <= self.max_steps <= 12:
+            raise ValueError(f"world needs 1 <= min_steps <= max_steps <= 12, not {self.min_steps}, {self.max_steps}")
+        if not 0 <= self.min_distractors <= self.max_distractors <= 8:
+            raise ValueError(
+                f"world needs 0 <= min_distractors <= max_distractors <= 8, "
+                f"not {self.min_distractors}, {self.max_distractors}"
+            )
+        needed = self.max_steps + self.max_distractors + 3  # two more than take part, so that names vary
+        if not needed <= self.people <= len(NAMES):
+            raise ValueError(f"world.people must be {needed} (for these settings) to {len(NAMES)}, not {self.people}")
+        if not 2 <= self.max_operand <= self.max_value <= 999 or not 2 <= self.max_factor <= self.max_value:
+            raise ValueError(
+                f"world needs 2 <= max_operand, max_factor <= max_value <= 999, "
+                f"not {self.max_operand}, {self.max_factor}, {self.max_value}"
+            )
+        if not 0 <= self.totals <= 1:
+            raise ValueError(f"world.totals must be a share from 0 to 1, not {self.totals}")
+        if not self.direct_distractors and self.max_distractors and not set(self.operations) - {"sum"}:
+            raise ValueError("world.direct_distractors=false needs another of world.operations than sum")
+        unknown = set(self.operations) - {"more", "fewer", "times", "share", "sum"}
+        if unknown or not self.operations:
+            raise ValueError(f"world.operations must be some of more, fewer, times, share, sum, not {self.operations}")

@@ -1,0 +1,189 @@
+"""The benchmark of training: rows that say the truth, the arithmetic of its table, and a run of our own side."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForTokenClassification
+
+from experiments.bench import our_trainer as bench_fit
+from experiments.bench import training_speed as bench_training
+from experiments.bench.training_rows import corrupt, examples_of, make_problems, read_jsonl, step_rows, write_jsonl
+from experiments.bench.training_speed import (
+    Contender,
+    Data,
+    check_equal,
+    contenders,
+    main,
+    parse_arguments,
+    ratios,
+    render_table,
+    run,
+    save_starts,
+)
+from experiments.bench.trl_trainers import digest
+from rollouts.prompts import render_prompt
+from rollouts.world.oracle import first_error
+from tests.tiny import ids, save_policy, tokenizer
+
+STEPS = ["As Ann has 7 pens, <<7+5=12>>12", "As Bob has 12 pens, <<12*2=24>>24", "#### 24"]
+FOUND = {
+    "seconds": 2.0, "cpu_seconds": 4.0, "whole_seconds": 3.0, "steps": 5, "examples": 10, "tokens": 800, "targets": 30,
+    "read": 1000, "digest": "d", "loss": 0.5, "start_loss": 0.7, "threads": 1,
+}  # fmt: skip
+
+
+def contender(name: str, *runs: dict) -> Contender:
+    return Contender(name, [], [FOUND | run for run in runs])
+
+
+def test_one_result_is_wrong_and_every_label_from_there_on_is():
+    seen = set()
+    for seed in range(40):
+        steps, labels = corrupt(STEPS, random.Random(seed))
+        (changed,) = (i for i, (old, new) in enumerate(zip(STEPS, steps, strict=True)) if old != new)
+        assert labels == [i < changed for i in range(3)]
+        said = re.search(r"=(\d+)>>(\d+)", steps[changed])
+        assert said[1] == said[2] != {0: "12", 1: "24"}[changed]
+        seen.add(changed)
+    assert seen == {0, 1}
+    assert corrupt(["no result", "#### 3"], random.Random(0)) is None
+
+
+def test_labels_agree_with_the_oracle():
+    problems = {render_prompt(problem.question): problem for problem in make_problems("train", 30, None)}
+    rows = step_rows(problems.values(), 3)
+    assert len({json.dumps(row) for row in rows}) == 90
+    for row in rows:
+        labels = row["labels"]
+        first = labels.index(False) if False in labels else None
+        assert first_error(problems[row["prompt"]], row["completions"]) == first
+    assert sum(all(row["labels"]) for row in rows) == 30
+
+
+def test_rows_become_what_we_train_on():
+    prompt = ids("Q", ":", " Ann has ", "7", ".", "\n")
+    stepwise = {"prompt": "Q: Ann has 7.\n", "completions": ["7", "7"], "labels": [True, False]}
+    text = {"prompt": "Q: Ann has 7.\n", "completion": "7\n"}
+    reward, policy = examples_of(tokenizer(), [stepwise, text])
+    assert reward.ids == prompt + ids("7", "\n", "7", "\n")
+    assert (reward.positions, reward.targets) == ([7, 9], [1.0, 0.0])
+    assert policy.ids == [*prompt, *ids("7", "\n"), tokenizer().eos_token_id]
+    assert (policy.positions, policy.targets) == ([5, 6, 7], policy.ids[6:])
+
+
+def test_the_digest_is_of_examples_and_not_of_their_order():
+    one, other = ([5, 6], [1], [1.0]), ([7], [0], [0])
+    assert digest([one, other]) == digest([other, one])
+    assert digest([one]) == digest([([5, 6], [1], [1])])
+    assert len({digest([one]), digest([([5, 6], [0], [1.0])]), digest([([5, 6], [1], [0.0])]), digest([one, one])}) == 4
+
+
+def test_the_table_has_medians_and_ratios_within_rounds():
+    ours = contender("ours", {"seconds": 1.0}, {"seconds": 2.0, "loss": 0.4}, {"seconds": 4.0})
+    other = contender("other", {"seconds": 3.0}, {"seconds": 3.0}, {"seconds": 4.0, "cpu_seconds": 8.0})
+    assert ratios(ours, other, "seconds") == [3.0, 1.5, 1.0]
+    lines = render_table("prm", [ours, other], [44, 200])
+    assert "10 examples of 44 to 200 tokens, 800 useful tokens, 30 targets" in lines[0]
+    assert "loss before 0.7000" in lines[1]
+    assert lines[3].split()[1:] == ["5.0", "400", "200", "80.0%", "5", "0.5000", "3.0"]
+    assert lines[4].split()[1:3] == ["3.3", "267"]
+    expected = "ours, shared is 1.50 (1.00 to 3.00) times as fast as other; by processor time 1.00 (1.00 to 2.00)"
+    assert lines[5] == expected
+
+
+@pytest.mark.parametrize("name", ["digest", "tokens", "targets", "threads"])
+def test_contenders_that_did_not_do_the_same_are_refused(name):
+    check_equal([contender("ours", {}, {}), contender("TRL", {}, {"loss": 0.1})])
+    with pytest.raises(ValueError, match=f"TRL: {name} 7, but ours: {FOUND[name]}"):
+        check_equal([contender("ours", {}, {}), contender("TRL", {}, {name: 7})])
+
+
+def test_both_heads_start_at_one_half_on_the_same_body(tmp_path):
+    save_starts(save_policy(tmp_path / "policy"), tmp_path / "ours", tmp_path / "theirs")
+    one, two = (AutoModelForTokenClassification.from_pretrained(tmp_path / name).eval() for name in ("ours", "theirs"))
+    assert (one.config.num_labels, two.config.num_labels) == (1, 2)
+    assert two.config.classifier_dropout == 0.0
+    ours, theirs = (dict(model.model.named_parameters()) for model in (one, two))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for model in (one, two):
+        assert not model(input_ids=torch.tensor([[5, 6, 7]])).logits.any()
+
+
+def test_trl_gets_as_many_tokens_a_step_and_the_same_schedule(tmp_path):
+    args = parse_arguments(["--tokens-per-step", "1000", "--trl-prm", sys.executable, "--trl-sft", sys.executable])
+    data = Data(*(tmp_path / name for name in ("rows", "held", "told", "ours", "theirs")), [50, 150] * 100)
+    for job, options in (
+        ("prm", ["--batch 10"] * 2),
+        ("sft", ["--packing 256 --batch 1 --accumulate 4", "--batch 10"]),
+    ):
+        _, _, _, *theirs = contenders(job, args, data)
+        for one, option in zip(theirs, options, strict=True):
+            command = " ".join(one.command)
+            assert f"experiments.bench.trl_trainers {job} --rows {data.rows} --learning-rate 0.0004" in command
+            assert option in command and "--warmup 1" in command and f"--held-out {data.held_out_ids}" in command
+
+
+def test_a_process_that_fails_says_why():
+    line = 'print("noise\\n@result {\\"a\\": 1}")'
+    assert run([sys.executable, "-c", line]) == {"a": 1}
+    with pytest.raises(RuntimeError, match=r"ended with 3: .*out of luck"):
+        run([sys.executable, "-c", 'import sys; print("out of luck", file=sys.stderr); sys.exit(3)'])
+    with pytest.raises(RuntimeError, match="ended with 0: nothing"):
+        run([sys.executable, "-c", 'print("nothing")'])
+
+
+def test_a_missing_environment_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--trl-prm", str(tmp_path / "python")])
+    assert f"there is no {tmp_path}/python" in capsys.readouterr().err
+    assert parse_arguments(["--trl-prm", str(tmp_path / "python"), "--alone"]).alone
+
+
+def test_our_side_trains_and_scores(tmp_path, monkeypatch, capsys):
+    def here(command: list[str]) -> dict:
+        """The same in this process."""
+        assert command[:3] == [sys.executable, "-m", "experiments.bench.our_trainer"]
+        bench_fit.main(command[3:])
+        out = capsys.readouterr().out
+        told.append(json.loads(out.partition("@result ")[2]))
+        printed.append(out.partition("@result ")[0])
+        return told[-1]
+
+    told, printed = [], []
+    monkeypatch.setattr(bench_training, "run", here)
+    given = "--alone --problems 6 --solutions 3 --held-out-problems 2 --rounds 1 --tokens-per-step 400".split()
+    assert main(["--model", save_policy(tmp_path / "policy", context=256), *given]) == 0
+    out = "".join(printed) + capsys.readouterr().out
+    shared, packed, padded, *_, scores = told
+    assert shared["digest"] == packed["digest"] == padded["digest"] and packed["examples"] == 18
+    assert packed["start_loss"] == pytest.approx(0.6931, abs=1e-4)
+    # two layouts, one training
+    assert packed["loss"] == pytest.approx(padded["loss"], abs=1e-5) != packed["start_loss"]
+    assert shared["read"] < packed["tokens"] == packed["read"] < padded["read"]
+    assert scores["shared_tokens"] < scores["whole_tokens"] < scores["prefix_tokens"]
+    assert "ours, shared" in out and "shared is" in out and "times fewer tokens" in out
+    assert scores["largest_gap"] < 1e-5
+    rows = step_rows(make_problems("validation", 2, None), 3, seed=1)
+    examples = examples_of(tokenizer(), rows)
+    assert scores["whole_tokens"] == sum(len(example.ids) for example in examples)
+    assert scores["prefix_tokens"] == sum(end + 1 for example in examples for end in example.positions)
+
+
+def test_rows_of_a_file_are_taken(tmp_path, monkeypatch):
+    rows = step_rows(make_problems("train", 3, None), 2)
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert read_jsonl(tmp_path / "rows.jsonl") == rows
+    paths = ["--rows", str(tmp_path / "rows.jsonl"), "--held-out", str(tmp_path / "rows.jsonl")]
+    args = parse_arguments(["--alone", "--model", save_policy(tmp_path / "policy"), *paths])
+    data = bench_training.write_data("prm", args, tmp_path / "data")
+    assert read_jsonl(data.rows) == rows and len(data.lengths) == 6
+    told = read_jsonl(data.held_out_ids)
+    assert [row["ids"] for row in told] == [example.ids for example in examples_of(tokenizer(), rows)]
+    assert Path(data.ours) != Path(data.theirs)

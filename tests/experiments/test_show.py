@@ -1,0 +1,437 @@
+"""What `python -m experiments.show` says of artifacts, unfinished work and rows, in this process where it can be."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from filelock import FileLock
+
+from experiments.commands.catalogue import COMMANDS
+from experiments.show.command import run
+from experiments.show.reading import stage_named
+from refine.pairs import BUILD_PAIRS, PairArgs
+from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
+from rollouts.problems.args import ProblemArgs
+from rollouts.records import Problem
+from rollouts.sampling.args import SamplerArgs
+from rollouts.sampling.sample import SAMPLE, SampleArgs
+from stages import journal
+from stages.artifacts import Artifact, open_artifact
+from stages.journal import Journal
+from stages.make import make
+from stages.stage import Stage, parent
+from stages.workspace import Quarantined, Workspace
+
+ROOT = Path(__file__).parents[2]
+SCRIPTED = SamplerArgs(backend="scripted", max_tokens=40)
+
+
+@dataclass
+class MixArgs:
+    of: list[str] = parent(default=[])
+    policy: str = parent(plain=True, unless="served")
+    served: bool = False
+
+
+def mix(args: MixArgs, work: Workspace) -> None:
+    """A stage that no command has, with an empty file and things left out."""
+    (work.folder / "empty").touch()
+    work.quarantine(Quarantined(f"r{i:02d}", f"[bold]{i}[/bold]\x1b[31m") for i in range(12))
+    work.note("promise of mix", "none")
+
+
+MIX = Stage("mix", 1, MixArgs, mix)
+
+
+@dataclass(frozen=True)
+class Made:
+    root: Path
+    policy: Path
+    args: SampleArgs
+    sample: Artifact
+    labels: Artifact
+    pairs: Artifact
+    mix: Artifact
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Made]:
+    """Four artifacts, one above the other, and the folder where the command that made them ran."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        policy, root = Path("policy"), Path("artifacts")
+        policy.mkdir()
+        (policy / "script.json").write_text(json.dumps({"*": ["one\n#### 0", "two [red]\n#### 0"]}))
+        args = SampleArgs(policy="policy", problems=ProblemArgs(limit=3), sampler=SCRIPTED, n=2)
+        sample = make(SAMPLE, args, root)[0]
+        labels = make(LABEL_STEPS, LabelArgs(rollouts=str(sample.path), policy="policy", sampler=SCRIPTED), root)[0]
+        pairs = make(BUILD_PAIRS, PairArgs(rollouts=str(sample.path), labels=str(labels.path)), root)[0]
+        above = MixArgs([str(sample.path), str(labels.path), str(pairs.path)], "gpt", served=True)
+        return folder, Made(root, policy, args, sample, labels, pairs, make(MIX, above, root)[0])
+
+
+@pytest.fixture
+def made(once: tuple[Path, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    """A copy of them, in the folder where the command runs."""
+    shutil.copytree(once[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    return once[1]
+
+
+def ask(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+    """What the command prints when it goes well."""
+    capsys.readouterr()
+    code = run([str(word) for word in argv])
+    out, err = capsys.readouterr()
+    assert (code, err) == (0, ""), err
+    assert all(len(line) <= 80 for line in out.splitlines()) or "--json" in argv
+    return out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[str, str]:
+    """What it prints on stdout and as its one line of error."""
+    capsys.readouterr()
+    assert run([str(word) for word in argv]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n")
+    return out, err
+
+
+def flat(text: str) -> str:
+    return re.sub(r"[\s│├└─]+", " ", text)
+
+
+def test_an_artifact(made, capsys):
+    out = ask(capsys, made.sample.path)
+    assert out.startswith(f"sample {made.sample.key}\n")
+    text = flat(out)
+    assert f" UTC in {made.sample.manifest['seconds']:.1f} s" in text and "tokens 15 " in text and "version 2 " in text
+    # 0 of 6 by hand: Wilson's upper limit is z²/(n+z²)
+    assert f"accuracy 0.0% (95%: 0.0–{384.15 / (6 + 3.8415):.1f}), Wilson, 6 rollouts as if each stood alone" in text
+    assert f"solved_problems 0.0% (95%: 0.0–{384.15 / (3 + 3.8415):.1f}), Wilson, 3 problems " in text
+    assert "policy policy, made by no stage (sha256:" in text and "…): there" in text
+    assert "promise of sample a script gives the same texts, always" in text
+    assert "rows.parquet" in text and "Versions python 3." in text
+    assert [f"rows.parquet, row {n} of 6 (Rollout)" in out for n in range(4)] == [True, True, True, False]
+    assert "text two [red] #### 0 steps" in text  # no markup
+
+
+def test_arguments_are_those_that_are_no_defaults(made, capsys):
+    text = ask(capsys, made.sample.path, "--rows", 0)
+    found = text.split("Arguments")[1].split("Parents")[0]
+    assert re.findall(r"^  (\S+) +(\S+)", found, re.M) == [
+        ("problems.limit", "3"), ("sampler.backend", "scripted"), ("sampler.max_tokens", "40"), ("n", "2"),
+    ]  # fmt: skip
+    everything = ask(capsys, made.sample.path, "--rows", 0, "--all")
+    assert "sampler.openai.api_key_env" in everything and "problems.world.size" in everything
+    assert "row 0" not in text and "row 0" not in everything
+
+
+def test_of_a_stage_that_is_not_known_all_arguments_are_shown(made, capsys):
+    text = ask(capsys, made.mix.path)
+    assert "Arguments\n  served  true" in text
+    assert "gpt, the name of a model on a server" in text and f"of[2]   build_pairs {made.pairs.key}: there" in text
+
+
+def test_what_was_left_out_is_named(made, capsys):
+    text = ask(capsys, made.mix.path)
+    assert "Left out: 12\n" in text and "r09  [bold]9[/bold]\\x1b[31m" in text and "\x1b" not in text
+    assert "r10" not in text and "and 2 more" in text
+    assert "r11  [bold]11" in ask(capsys, made.mix.path, "--all")
+
+
+def test_an_older_version_of_a_stage_is_marked(made, capsys):
+    old = make(Stage("sample", 1, SampleArgs, SAMPLE.run), replace(made.args, n=1), made.root)[0]
+    assert "version 1 (this program makes version 2, and would not find this one)" in flat(ask(capsys, old.path))
+
+
+@pytest.mark.parametrize("stage", sorted(COMMANDS))
+def test_every_command_of_a_stage_has_defaults(stage):
+    found = stage_named(stage)
+    assert found is None or found.args() == found.args()
+    assert stage_named("sample") is SAMPLE and stage_named("os") is None and stage_named("../x") is None
+
+
+def test_the_manifest_file_and_the_unfinished_name_will_do(made, capsys):
+    assert ask(capsys, made.pairs.path / "manifest.json") == ask(capsys, made.pairs.path)
+    made.sample.path.rename(made.sample.path.with_name(f".{made.sample.key}.unfinished"))
+    (made.root / "sample" / f".{made.sample.key}.unfinished" / "manifest.json").unlink()
+    assert f"sample {made.sample.key}, not finished" in ask(capsys, made.sample.path)
+
+
+def test_the_tree_has_every_ancestor_once(made, capsys):
+    out = ask(capsys, made.mix.path, "--tree")
+    text = flat(out)
+    for name, one in {"of[1]": made.labels, "labels": made.labels, "of[2]": made.pairs}.items():
+        assert f"{name}: {one.stage} {one.key}, " in text
+    assert f"of[0]: sample {made.sample.key}, 6 rows, 0.0% (95%: 0.0–39.0) right, 15 tokens," in text
+    assert text.count(f"rollouts: sample {made.sample.key}, see above") == 2
+    assert "policy: gpt (on a server)" in text
+    assert f"labels: label_steps {made.labels.key}, see above" in text and text.count("see above") == 3
+    assert "4 artifacts, " in text and "SHA-256" not in text
+    checked = flat(ask(capsys, made.mix.path, "--tree", "--check"))
+    assert "all files are as their manifests say (SHA-256)" in checked
+
+
+def test_lists_of_what_is_above_are_one_line(made, capsys):
+    both = MixArgs([str(made.mix.path), str(made.sample.path), str(made.labels.path), str(made.pairs.path)], "g", True)
+    assert "of: 3 that are above" in ask(capsys, make(MIX, both, made.root)[0].path, "--tree")
+
+
+def test_what_is_gone_is_marked(made, capsys):
+    made.sample.path.rename(made.root / "elsewhere")
+    (made.policy / "script.json").unlink()
+    made.policy.rmdir()
+    text = flat(ask(capsys, made.mix.path, "--tree"))
+    assert f"of[0]: sample {made.sample.key}: missing" in text and "policy: policy: missing" in text
+    shown = flat(ask(capsys, made.labels.path))
+    assert f"sample {made.sample.key}: missing {made.sample.path}" in shown and "policy, made by no stage" in shown
+    assert "see above" not in text.split("rollouts: ")[0]
+    out, err = refused(capsys, made.mix.path, "--tree", "--check")
+    assert "2 of what it was made from is not as it was" in err and f"{made.sample.path} is missing" in err
+    assert "missing" in out
+
+
+def test_artifacts_that_were_moved_together_find_each_other(made, capsys, tmp_path, monkeypatch):
+    (tmp_path / "else").mkdir()
+    made.root.rename(tmp_path / "else" / "other")
+    monkeypatch.chdir("/")
+    text = ask(capsys, tmp_path / "else" / "other" / "build_pairs" / made.pairs.key, "--tree")
+    assert f"labels: label_steps {made.labels.key}, " in flat(text) and f"{made.sample.key}: missing" not in text
+    assert "policy: policy: missing" in flat(text)  # no stage made it, and it stayed behind
+
+
+def test_check_finds_a_changed_file_of_the_same_size(made, capsys):
+    path = made.sample.path / "rows.parquet"
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    ask(capsys, made.sample.path, "--rows", 0)
+    assert "rows.parquet: changed: SHA-256" in refused(capsys, made.sample.path, "--check")[1]
+    out, err = refused(capsys, made.pairs.path, "--tree", "--check")
+    assert "rows.parquet: changed: SHA-256" in flat(out) and "rows.parquet: changed" in err
+    (made.policy / "script.json").write_text("{}")
+    assert "policy is changed" in refused(capsys, made.labels.path, "--tree", "--check")[1]
+    out, err = refused(capsys, made.root, "--check")
+    assert "1 of 4 artifacts are damaged: " in err and "damaged" in out and "3 finished" in out
+    assert "all as the manifest says (SHA-256)" in ask(capsys, made.labels.path, "--check")
+
+
+def test_an_artifact_that_lacks_a_file_is_damaged(made, capsys):
+    (made.pairs.path / "rows.parquet").unlink()
+    assert "rows.parquet: missing, though the manifest lists it" in refused(capsys, made.pairs.path)[1]
+    assert "damaged: " in ask(capsys, made.root)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stage": 3}, "not the manifest of an artifact"),
+        ({"counts": []}, r"counts cannot be \[\]"),
+        ({"args": "x"}, "args cannot be 'x'"),
+        ({"seconds": True}, "seconds cannot be True"),
+        ({"tokens": "1"}, "tokens cannot be '1'"),
+        ({"parents": {"p": {"key": 3}}}, "parent p cannot be {'key': 3}"),
+        ({"parents": {"p": ["x"]}}, r"parent p\[0\] cannot be 'x'"),
+        ({"notes": 1}, "notes cannot be 1"),
+        ({"versions": None}, "versions cannot be None"),
+    ],
+)
+def test_a_manifest_of_wrong_types_is_named(made, capsys, change, message):
+    file = made.labels.path / "manifest.json"
+    file.write_text(json.dumps(made.labels.manifest | change))
+    assert re.search(message, refused(capsys, made.labels.path)[1])
+
+
+def test_a_manifest_of_few_words_will_do(made, capsys):
+    file = made.labels.path / "manifest.json"
+    file.write_text(json.dumps({name: made.labels.manifest[name] for name in ("stage", "version", "key", "files")}))
+    assert "at an unknown time" in ask(capsys, made.labels.path)
+    ask(capsys, made.labels.path, "--tree")
+    ask(capsys, made.root)
+
+
+def test_a_folder_of_artifacts_is_a_table(made, capsys):
+    journal_of(made.root / "sample" / ".0123.unfinished" / "sample" / "0.sqlite", 7)
+    (made.root / "sample" / ".4567.partial").mkdir()
+    (made.root / "sample" / f".{made.sample.key}.unfinished").mkdir()  # its finished one is what counts
+    for argv in ([], [made.root]):
+        lines = ask(capsys, *argv).splitlines()
+        stages = [line.split()[0] for line in lines if re.match(r" [a-z_]+ +[0-9a-f]{4}", line)]
+        assert stages == ["build_pairs", "label_steps", "mix", "sample", "sample", "sample"]
+    rows = {line.split()[1]: line.split()[2:] for line in lines if line.startswith(" sample")}
+    assert rows[made.sample.key][:2] == ["6", "15"] and rows[made.sample.key][3] == made.sample.manifest["created"][:10]
+    assert rows["0123"] == ["7", "70", "–", "unfinished"] and rows["4567"] == ["0", "0", "–", "unfinished"]
+    assert "artifacts: 4 finished; 2 not finished" in lines[-1]
+    assert "artifacts/sample: 1 finished; 2 not finished" in ask(capsys, made.root / "sample")
+
+
+def test_json_is_for_programs(made, capsys):
+    assert json.loads(ask(capsys, made.sample.path, "--json")) == made.sample.manifest
+    tree = json.loads(ask(capsys, made.mix.path, "--tree", "--json"))
+    assert tree["manifest"] == made.mix.manifest and [one["name"] for one in tree["parents"]] == [
+        *("of[0]", "of[1]", "of[2]", "policy"),
+    ]
+    below = tree["parents"][1]["parents"][0]
+    assert (below["key"], below["again"], below["manifest"], below["parents"]) == (made.sample.key, True, None, [])
+    listed = json.loads(ask(capsys, made.root, "--json"))
+    assert {one["key"]: one["rows"] for one in listed}[made.sample.key] == 6
+    head = json.loads(ask(capsys, made.sample.path / "problems.parquet", "--json", "--rows", 1))
+    assert (head["record"], head["rows"], len(head["first"])) == ("Problem", 3, 1)
+    assert head["first"][0]["id"] == made.sample.rows(Problem, "problems")[0].id
+
+
+# rows and journals
+
+
+def test_a_file_of_rows(made, capsys):
+    text = ask(capsys, made.sample.path / "problems.parquet", "--rows", 1, "--check")
+    assert "record  Problem" in text and "rows    3 (all can be read)" in text and "question  string" in text
+    assert "problems.parquet, row 0 of 3 (Problem)" in text and "row 1" not in text
+
+
+def test_a_foreign_file_of_rows(tmp_path, capsys):
+    table = pa.table({"x": [float("nan"), 1.0], "long": ["a" * 999, "\n" * 50], "when": [b"\x00", None]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    text = ask(capsys, tmp_path / "x.parquet")
+    assert "the file names no record" in text and "(999 characters)" in text and "NaN" in text
+    assert json.loads(ask(capsys, tmp_path / "x.parquet", "--json"))["first"][0]["x"] == "nan"
+
+
+def test_a_damaged_file_of_rows(made, capsys):
+    path = made.sample.path / "rows.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert "rows.parquet: cut short, damaged, or not a Parquet file" in refused(capsys, path)[1]
+
+
+def journal_of(path: Path, requests: int) -> Path:
+    with closing(Journal(path, "about")) as kept:
+        for i in range(requests):
+            reason = "too long" if i % 5 == 4 else None
+            kept.add(f"r{i}", 0, 10, reason, {"text": f"{i}\x07 " + "é" * 300})
+    return path
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    return journal_of(Path("artifacts/sample/.0123.unfinished/sample/0.sqlite"), 120)
+
+
+def test_a_journal(kept, capsys):
+    before = kept.read_bytes()
+    text = ask(capsys, kept, "--rows", 1)
+    assert re.search(r"0\.sqlite +120 +1,200 +24 +2\d{3}-", text) and "Left out: 24" in text and "r4 " in text
+    assert "0.sqlite: r0#0\n  text  0\\x07 " in text and "r1#0" not in text
+    assert "every row is as its checksum says" in ask(capsys, kept, "--check")
+    for path in (kept.parent, kept.parents[1], kept.parents[1].with_name("0123")):
+        assert "120" in ask(capsys, path)
+    assert json.loads(ask(capsys, kept, "--json"))["refused"]["r4"] == "too long"
+    assert kept.read_bytes() == before and sorted(path.name for path in kept.parent.iterdir()) == ["0.sqlite"]
+
+
+def test_a_journal_can_be_read_while_it_is_written(kept, capsys):
+    with closing(Journal(kept, "about")) as writing:
+        for i in range(500):
+            writing.add(f"new{i}", 0, 1, None, {})
+        assert "620" in ask(capsys, kept, "--check")
+
+
+def damage(path: Path) -> bytes:
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 4096] = b"\xa5" * 4096
+    path.write_bytes(data)
+    return bytes(data)
+
+
+def test_a_damaged_journal_is_repaired(kept, capsys):
+    data = damage(kept)
+    for argv in ([kept], [kept.parents[1]], [kept, "--check"], ["--check"]):
+        err = refused(capsys, *argv)[1]
+        assert re.search(rf"{kept}: damaged \(.*\); \d+ of its rows can still be read.* --repair {kept}", err)
+    known = int(re.search(r"(\d+) of its rows", err)[1])
+    assert "damaged: " in ask(capsys)
+    capsys.readouterr()
+    assert run(["--repair", str(kept)]) == 0
+    assert capsys.readouterr().out.startswith(f"{kept}: {known} rows are kept. Run the command")
+    assert 60 <= known < 120 and journal.count(kept) == known and "every row" in ask(capsys, kept, "--check")
+    aside = kept.with_name("0.sqlite.damaged")
+    assert aside.read_bytes() == data
+    assert refused(capsys, aside)[1].endswith("rows can still be read; a repair has put it aside\n")
+
+
+def test_a_byte_that_changed_in_a_journal_is_found_by_check(kept, capsys):
+    data = kept.read_bytes()
+    kept.write_bytes(data.replace("77\x07 é".encode(), "78\x07 é".encode()).replace(b'"77', b'"78'))
+    changed = data.replace(b'"77\\u0007', b'"78\\u0007')
+    assert changed != data
+    kept.write_bytes(changed)
+    ask(capsys, kept)
+    assert "1 of its 120 rows are damaged; they are made anew" in refused(capsys, kept, "--check")[1]
+
+
+def test_what_a_job_writes_is_not_repaired(kept, capsys):
+    lock = kept.parents[2] / "0123.lock"
+    with FileLock(lock):
+        assert f"a job is making this artifact (it holds {lock.absolute()}); stop it first" in refused(
+            capsys, "--repair", kept
+        )[1]  # fmt: skip
+    assert run(["--repair", str(kept)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["nowhere"], "nowhere: there is no such file or folder"),
+        (["--repair", "nowhere"], "nowhere: there is no such journal"),
+        (["empty"], "empty: neither an artifact (it has no manifest.json) nor a folder of artifacts"),
+        (["text.txt"], "text.txt: neither manifest.json nor rows (*.parquet) nor a journal (*.sqlite)"),
+        (["text.sqlite"], "text.sqlite: damaged (file is not a database); 0 of its rows"),
+        (["--repair", "text.sqlite"], "text.sqlite: what its rows belong to cannot be read"),
+        (["manifest.json"], "manifest.json, line 1: malformed JSON"),
+        (["empty", "--tree"], "empty: only an artifact has a tree"),
+        ([], "artifacts: there is no such file or folder"),
+    ],
+)
+def test_what_cannot_be_looked_at(tmp_path, monkeypatch, capsys, argv, message):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    for name in ("text.txt", "text.sqlite", "manifest.json"):
+        Path(name).write_text("no such thing" * 100)
+    assert message in refused(capsys, *argv)[1]
+
+
+@pytest.mark.parametrize("argv", [["--rows", "-1"], ["--rows", "x"], ["--rows", "٣"], ["a", "b"], ["--nothing"]])
+def test_arguments_that_make_no_sense(capsys, argv):
+    with pytest.raises(SystemExit) as stopped:
+        run(argv)
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_as_a_command_into_a_pipe_that_is_closed(made):
+    command = [sys.executable, "-m", "experiments.show", str(made.sample.path)]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    whole = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert (whole.returncode, whole.stderr) == (0, "") and "95%: 0.0\\u201339.0" in whole.stdout
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        done = subprocess.run(command, env=env, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert done.stderr == "" and done.returncode < 0  # ended by the signal, as other commands are
+    assert open_artifact(made.sample.path).key == made.sample.key

@@ -1,0 +1,129 @@
+"""Intervals: exact small cases, agreement with scipy and with theory, and coverage on simulated data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rewards import intervals
+from rewards.metrics import auroc
+
+
+def test_resamples_draw_as_many_problems_as_there_are():
+    counts = intervals.resample(7, 1203, seed=3)
+    assert counts.shape == (1203, 7) and counts.dtype == np.uint8
+    assert (counts.sum(axis=1) == 7).all()
+    assert counts.mean(axis=0) == pytest.approx(np.ones(7), abs=0.12)
+    assert (intervals.resample(7, 1203, seed=3) == counts).all()
+    assert (intervals.resample(7, 1203, seed=4) != counts).any()
+
+
+def test_nothing_to_resample_is_refused():
+    with pytest.raises(ValueError, match="no problems"):
+        intervals.accuracy([])
+
+
+def test_accuracy_of_a_single_problem_and_of_equal_ones():
+    assert intervals.accuracy([True]) == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 1}
+    assert intervals.accuracy([False] * 9) == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 9}
+
+
+def test_accuracy_is_the_binomial_in_the_limit():
+    found = intervals.accuracy([True] * 60 + [False] * 40)
+    low, high = stats.binom.ppf([0.025, 0.975], 100, 0.6) / 100
+    assert (found["value"], found["n"]) == (0.6, 100)
+    assert found["low"] == pytest.approx(low, abs=0.011) and found["high"] == pytest.approx(high, abs=0.011)
+
+
+def test_accuracy_agrees_with_scipy():
+    correct = np.random.default_rng(0).random(150) < 0.3
+    rng = np.random.default_rng(1)
+    theirs = stats.bootstrap((correct,), np.mean, method="percentile", rng=rng, batch=500).confidence_interval
+    ours = intervals.accuracy(list(correct))
+    assert ours["low"] == pytest.approx(theirs.low, abs=0.008) and ours["high"] == pytest.approx(theirs.high, abs=0.008)
+
+
+def test_the_interval_covers_the_truth_about_19_times_in_20():
+    rng, covered, runs = np.random.default_rng(5), 0, 300
+    for seed in range(runs):
+        found = intervals.accuracy(list(rng.random(150) < 0.55), resamples=400, seed=seed)
+        covered += found["low"] <= 0.55 <= found["high"]
+    assert 0.91 <= covered / runs <= 0.98
+
+
+def test_steps_of_a_problem_are_drawn_together():
+    # 30 problems of 20 equal steps: as steps 600 independent items, as problems only 30
+    hits = np.r_[np.full(15, 20), np.zeros(15)]
+    counts = intervals.resample(30, 2000)
+    clustered = intervals.ratio(counts, hits, np.full(30, 20))
+    assert clustered["n"] == 600 and clustered["high"] - clustered["low"] > 0.3
+
+
+def test_a_group_without_members_is_none():
+    counts = intervals.resample(3, 50)
+    assert intervals.ratio(counts, [0, 0, 0], [0, 0, 0]) is None
+    one = (np.ones(3), np.ones(3))
+    assert intervals.ratio_difference(counts, one, (np.zeros(3), np.zeros(3))) is None
+
+
+def test_a_rare_group_drops_the_resamples_that_miss_it():
+    found = intervals.ratio(intervals.resample(3, 50), [1, 0, 0], [1, 0, 0])
+    assert found == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 1}
+
+
+def test_nothing_measured_in_any_resample_has_no_interval():
+    assert intervals.estimate(0.5, np.array([np.nan]), 1) == {"value": 0.5, "low": None, "high": None, "n": 1}
+
+
+def test_pairing_narrows_a_difference():
+    rng = np.random.default_rng(0)
+    a = {str(i): bool(rng.random() < 0.5) for i in range(200)}
+    b = a | {str(i): True for i in range(20)}
+    found = intervals.paired_difference(b, a)
+    gained = sum(not a[str(i)] for i in range(20))
+    assert found["value"] == pytest.approx(gained / 200) and found["low"] > 0
+    assert found["high"] - found["low"] < 0.1  # unpaired it would be about 0.2
+    assert found["mcnemar_p"] == pytest.approx(2 * 0.5**gained)
+    assert intervals.paired_difference(a, a) == {"value": 0, "low": 0, "high": 0, "n": 200, "mcnemar_p": 1.0}
+
+
+def test_arms_on_different_problems_are_refused():
+    for compare in (intervals.paired_difference, intervals.mcnemar):
+        with pytest.raises(ValueError, match="2 in only one arm, such as 'b'"):
+            compare({"a": True, "b": True}, {"a": True, "c": True})
+        with pytest.raises(ValueError, match="no problems"):
+            compare({}, {})
+
+
+def test_mcnemar_by_hand():
+    a = {str(i): i < 8 for i in range(10)}
+    b = {str(i): i in (0, 1, 2, 9) for i in range(10)}
+    # five problems only a solves, one only b: 2 * P(at most 1 of 6) = 2 * 7 / 64
+    assert intervals.mcnemar(a, b) == pytest.approx(14 / 64)
+    assert intervals.mcnemar(b, a) == pytest.approx(14 / 64)
+
+
+def test_auroc_of_each_resample_is_that_of_the_repeated_items():
+    rng = np.random.default_rng(2)
+    owners = np.repeat(np.arange(12), 3)
+    labels, scores = rng.random(36) < 0.5, rng.integers(0, 6, 36) / 5
+    counts = intervals.resample(12, 150)
+    found = intervals.auroc_replicates(counts, owners, labels, scores)
+    for row in (0, 77, 149):
+        items = np.repeat(np.arange(36), counts[row][owners])
+        assert found[row] == pytest.approx(auroc(labels[items], scores[items]))
+
+
+def test_auroc_of_a_single_class_is_no_number():
+    found = intervals.auroc_replicates(intervals.resample(2, 5), np.array([0, 1]), np.ones(2, bool), np.ones(2))
+    assert np.isnan(found).all()
+
+
+def test_wilson_by_hand():
+    found = intervals.wilson(9, 10)
+    assert found["value"] == 0.9 and found["n"] == 10
+    assert found["low"] == pytest.approx(0.5958, abs=1e-3) and found["high"] == pytest.approx(0.9821, abs=1e-3)
+    assert intervals.wilson(0, 0) is None
+    with pytest.raises(ValueError, match="11 right of 10"):
+        intervals.wilson(11, 10)

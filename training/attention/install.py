@@ -1,0 +1,130 @@
+"""Attention for packed rows that costs what the examples cost, not what the row does.
+
+The library's mask for restarted positions is dense: 4,096 tokens of 40 examples mean 40 times the work that is needed.
+Here queries, keys and values of examples of like length are put side by side as a small padded batch (on a CPU), or go
+to variable-length flash attention (on a GPU, in half precision). All other layers see no padding at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from training.attention.attend import Attend, regroup
+from training.attention.last_layer import only_ends
+from training.attention.packed import Packing
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from training.attention.shared import Branches
+
+PACKED = "stepwise_packed"
+# these hand window and soft cap to the attention function, and use no mask that it is not told of; all are tested
+FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
+
+
+def reads_packs(model: PreTrainedModel) -> bool:
+    """Whether `packed_attention` works for a model: if not, packed rows cost the square of their length."""
+    return model.config.model_type in FAMILIES and model.config._attn_implementation in ("sdpa", PACKED)
+
+
+@contextmanager
+def packed_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model read packed batches by their `packing` while the block lasts; call it before the model is wrapped.
+
+    Padded batches give what they always do. A model of another family, or one that was opened with another attention
+    than the library's default, is left as it is: with the library's mask it is right as well, only slower.
+    """
+    before = model.config._attn_implementation
+    if before == PACKED or not reads_packs(model):
+        yield
+        return
+    _register()
+    model.set_attn_implementation(PACKED)
+    try:
+        with only_ends(model):
+            yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@cache
+def _register() -> None:
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(PACKED, attend_packed)
+    AttentionMaskInterface.register(PACKED, packed_mask)
+
+
+def packed_mask(**asked: Any) -> torch.Tensor | None:
+    """No mask for packed rows: an empty tensor stands for it. Others get the library's."""
+    import torch
+    from transformers.masking_utils import sdpa_mask
+
+    # what the library asks for where it finds positions that start anew
+    if asked.get("attention_mask") is None and not asked.get("allow_is_causal_skip", True):
+        return torch.empty(0, device=asked.get("device"))
+    return sdpa_mask(**asked)
+
+
+def attend_packed(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    packing: Packing | Branches | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each example, as the library calls it: query, key, value (batch, heads, length, size).
+
+    Returns:
+        (batch, length, heads, size), and no weights. What is padded gets no attention.
+
+    Raises:
+        ValueError: positions start anew within a row, but `packing` is not given.
+    """
+    import torch
+
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    attend = Attend(dropout, scaling, sliding_window, softcap)
+    if packing is None:
+        if attention_mask is not None and not attention_mask.numel():
+            raise ValueError("positions start anew within a row: call the model with all of Batch.inputs()")
+        return attend(query, key, value, attention_mask).transpose(1, 2), None
+    batch, _, length, _ = query.shape
+    flat = [_lowered(states.transpose(1, 2).flatten(0, 1)) for states in (query, key, value)]
+    if not isinstance(packing, Packing):
+        merged = packing.attend(attend, *flat)
+        return merged.view(batch, length, *merged.shape[1:]), None
+    if attend.fused(flat[0]):
+        return attend.variable_length(*flat, packing.bounds, packing.longest).view(
+            batch, length, *flat[0].shape[1:]
+        ), None
+    there = (packing.gather, packing.holes, packing.scatter, packing.idle)
+    places = [regroup(states, *there).split([n * size for n, size in packing.groups]) for states in flat]
+    found = []
+    for (examples, size), *states in zip(packing.groups, *places, strict=True):
+        own = (one.view(examples, size, *one.shape[1:]).transpose(1, 2) for one in states)
+        found.append(attend(*own).transpose(1, 2).flatten(0, 1))
+    back = (packing.scatter, packing.idle, packing.gather, packing.holes)
+    merged = regroup(found[0] if len(found) == 1 else torch.cat(found), *back)
+    return merged.view(batch, length, *merged.shape[1:]), None
+
+
+def _lowered(states: torch.Tensor) -> torch.Tensor:
+    """In the precision of autocast, which knows the library's attention but not this one. Positions are turned in
+    float32, so that queries and keys come in it, and values do not."""
+    import torch
+
+    kind = states.device.type
+    return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states

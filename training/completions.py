@@ -1,0 +1,73 @@
+"""Supervised fine-tuning of a policy on (prompt, completion) texts; the loss is on the completion only."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rollouts.steps import encode_prompt, encode_text
+from training.examples import Batch, Example
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a policy reads and what it should write then."""
+
+    prompt: str
+    completion: str
+
+
+def encode_completion(tokenizer: PreTrainedTokenizerFast, text: Text) -> Example:
+    """Token ids of prompt, completion and end token; the target of position t is the id at t + 1.
+
+    Raises:
+        ValueError: the prompt has no token, so that nothing could predict the completion's first one.
+    """
+    prompt = encode_prompt(tokenizer, text.prompt)
+    if not prompt:
+        raise ValueError(f"the prompt before {text.completion!r} has no token: {text.prompt!r}")
+    ids = prompt + encode_text(tokenizer, text.completion) + [tokenizer.eos_token_id]
+    positions = list(range(len(prompt) - 1, len(ids) - 1))
+    return Example(ids, positions, ids[len(prompt) :], len(prompt))
+
+
+def encode_completions(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[Text], max_length: int
+) -> tuple[list[Example], int]:
+    """Encode all texts; those longer than `max_length` tokens are left out, and their number is returned too."""
+    encoded = [encode_completion(tokenizer, text) for text in texts]
+    kept = [example for example in encoded if len(example.ids) <= max_length]
+    return kept, len(encoded) - len(kept)
+
+
+def target_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """The logits (targets, vocabulary) at the positions that have a target.
+
+    Of a batch of one row, such as a pack, no others are computed: most of the work and memory of a large vocabulary
+    would go to the prompts.
+    """
+    if len(batch.ids) == 1 and keeps_logits(model):
+        return model(**batch.inputs(), logits_to_keep=batch.positions).logits[0]
+    return model(**batch.inputs()).logits[batch.rows, batch.positions]
+
+
+def keeps_logits(model: PreTrainedModel) -> bool:
+    """Whether a model, wrapped or not, can be asked for the logits of some positions only."""
+    inner = getattr(model, "module", model)  # of one wrapped for several processes
+    if hasattr(inner, "get_base_model"):  # of one with adapters
+        inner = inner.get_base_model()
+    return "logits_to_keep" in inspect.signature(getattr(type(inner), "forward", inner)).parameters
+
+
+def completion_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """Sum over all targets of the negative log-likelihood of the target token, in float32."""
+    import torch
+
+    logits = target_logits(model, batch).float()
+    return torch.nn.functional.cross_entropy(logits, batch.targets.long(), reduction="sum")

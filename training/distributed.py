@@ -1,0 +1,272 @@
+"""The model, its optimiser and the processes of one run: a step of training, and its state in whole tensors.
+
+Several processes have a replica each (DDP), or a share of every weight (FSDP2, through torch's own `fully_shard`:
+accelerate does not choose it on a CPU). Left out: what a step consists of (`training/plan.py`), and files.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from rollouts.sampling.policies import pick_device
+from stages.processes import ProcessError, Processes
+from training.examples import Batch, Example, pad_batch
+from training.plan import micro_batches
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from training.args import TrainArgs
+
+# sum of the losses of one batch's targets, given the model
+Loss = Callable[["PreTrainedModel", Batch], "torch.Tensor"]
+Tensors = dict[str, "torch.Tensor"]
+
+# how gloo and NCCL say that a process at the other end has gone
+_GONE = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "communicator was aborted")
+
+
+def wants_shards(shard: str) -> bool:
+    """Whether weights are to be shared out: with `auto` where accelerate's config file says FSDP."""
+    return shard == "fsdp2" or (shard == "auto" and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true")
+
+
+def make_optimizer(model: PreTrainedModel, args: TrainArgs) -> torch.optim.Optimizer:
+    """AdamW; norms and biases are not decayed. What is not trained has no part in it."""
+    import torch
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": args.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    fused = all(p.device.type in ("cpu", "cuda") for p in trained)
+    return torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, args.beta2), fused=fused)
+
+
+class Engine:
+    """Trains `model` on this process's device together with the other processes.
+
+    `trained` is what runs: the model itself, or a copy whose weights are shared out, which `finish` brings back.
+
+    Raises:
+        ProcessError: other processes have come together than those of the launch.
+    """
+
+    def __init__(self, model: PreTrainedModel, args: TrainArgs, processes: Processes) -> None:
+        from accelerate import PartialState
+
+        state = PartialState(cpu=pick_device(args.device).type == "cpu")
+        if (state.process_index, state.num_processes) != (processes.rank, processes.count):
+            raise ProcessError(
+                f"process {processes.rank} of {processes.count} finds itself process {state.process_index} of "
+                f"{state.num_processes} in accelerate: they would train apart"
+            )
+        self.rank, self.count = state.process_index, state.num_processes
+        self.device = state.device if self.count > 1 else pick_device(args.device)
+        self.model, self.args = model, args
+        self.sharded = self.count > 1 and wants_shards(args.shard)
+        if args.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.sharded:
+            self.trained = self.wrapped = _share_out(model, self.device, self.count)
+        else:
+            self.trained = self.wrapped = model.to(self.device)
+        if self.count > 1 and not self.sharded:
+            self.wrapped = _replicate(model, self.device)
+        self.optimizer = make_optimizer(self.trained, args)
+        self.named = {name: p for name, p in self.trained.named_parameters() if p.requires_grad}
+
+    def autocast(self) -> AbstractContextManager:
+        """What a forward pass runs in: bfloat16 where `dtype` says so, and the weights stay float32."""
+        import torch
+
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.dtype == "bfloat16")
+
+    def step(self, batches: Sequence[Batch], share: int, targets: int, loss: Loss, signal: bool) -> torch.Tensor:
+        """One optimiser step on `batches`, of which the first `share` count, where the step has `targets` in all.
+
+        Returns what `read` turns into numbers, which is the one time that a step waits for the device.
+        """
+        import torch
+
+        total = torch.zeros((), device=self.device)
+        for number, batch in enumerate(batches):
+            last = number + 1 == len(batches)
+            # gradients are exchanged once a step, however many micro-batches each process has
+            apart = nullcontext() if last or self.wrapped is self.trained else self.wrapped.no_sync()
+            with apart:
+                with self.autocast():
+                    summed = loss(self.wrapped, batch.to(self.device))
+                # the exchange averages over processes; their number makes it a mean over all targets of the step
+                (summed * ((self.count if number < share else 0) / targets)).backward()
+            if number < share:
+                total += summed.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self.named.values(), self.args.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        norm = norm.full_tensor() if self.sharded else norm
+        seen = torch.stack([total / targets, torch.full_like(total, float(signal))])
+        if self.count > 1:
+            torch.distributed.all_reduce(seen)
+        return torch.cat([seen, norm.detach().reshape(1).to(seen)])
+
+    @staticmethod
+    def read(seen: torch.Tensor) -> tuple[float, bool]:
+        """The mean loss a target over all processes, not finite where the gradient is not; and whether one of them
+        gave a signal."""
+        value, signals, norm = seen.tolist()
+        return (value if math.isfinite(norm) else norm), signals > 0
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the steps that follow."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def weights(self) -> Tensors:
+        """The trained weights, whole and on the CPU, on the first process; all must call this."""
+        return dict(self._whole((name, p.detach()) for name, p in self.named.items()))
+
+    def moments(self) -> Tensors:
+        """The optimiser's state as `<weight>/<part>`, as `weights`; weights that never had a gradient have none."""
+        parts = (
+            (f"{name}/{part}", value)
+            for name, p in self.named.items()
+            for part, value in sorted(self.optimizer.state.get(p, {}).items())
+        )
+        return dict(self._whole(parts))
+
+    def _whole(self, tensors: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in tensors:
+            found = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+            if self.rank == 0:
+                yield name, found.to("cpu", copy=True).contiguous()
+
+    def set_weights(self, weights: Tensors) -> None:
+        """Give every process the first one's `weights`; all must call this."""
+        import torch
+
+        with torch.no_grad():
+            for name, p in self.named.items():
+                p.copy_(self._placed(weights.get(name), p, p))
+
+    def set_moments(self, moments: Tensors) -> None:
+        """Give every process the first one's optimiser state; all must call this."""
+        known = self.agree(sorted(moments))
+        self.optimizer.state.clear()
+        for key in known:
+            name, _, part = key.rpartition("/")
+            like = self.named[name]
+            scalar = part == "step"
+            self.optimizer.state[like][part] = self._placed(moments.get(key), like, None if scalar else like)
+
+    def _placed(self, tensor: torch.Tensor | None, like: torch.Tensor, shape: torch.Tensor | None) -> torch.Tensor:
+        """A whole tensor of the first process on each one's device, cut as `shape` is (None: a float32 scalar)."""
+        import torch
+
+        if tensor is None:
+            tensor = (
+                torch.empty((), dtype=torch.float32) if shape is None else torch.empty(like.shape, dtype=like.dtype)
+            )
+        tensor = tensor.to(self.device, copy=True)
+        if self.count > 1:
+            torch.distributed.broadcast(tensor, 0)
+        if shape is None or not self.sharded:
+            return tensor
+        from torch.distributed.tensor import distribute_tensor
+
+        return distribute_tensor(tensor, shape.device_mesh, shape.placements, src_data_rank=None)
+
+    def agree(self, value: Any) -> Any:
+        """What the first process says; all must call this."""
+        if self.count == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every process says, in their order; all must call this."""
+        if self.count == 1:
+            return [value]
+        from accelerate.utils import gather_object
+
+        return gather_object([value])
+
+    def finish(self) -> None:
+        """Leave the trained weights in `model`, whole, in evaluation mode; all must call this."""
+        if self.sharded:
+            import torch
+
+            inner = dict(self.model.named_parameters())
+            with torch.no_grad():
+                for name, p in self.named.items():
+                    inner[name].copy_(p.detach().full_tensor())
+            self.model.to(self.device)
+        if self.args.gradient_checkpointing:
+            self.model.gradient_checkpointing_disable()
+        self.model.eval()
+
+
+def _replicate(model: PreTrainedModel, device: torch.device) -> torch.nn.Module:
+    """The model with its gradients averaged over the processes."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    # the only buffers are tables of positions, the same everywhere; the setting has two names, one for each library age
+    known = inspect.signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    places = None if device.type == "cpu" else [device]
+    return DistributedDataParallel(model, device_ids=places, gradient_as_bucket_view=True, **{buffers: False})
+
+
+def _share_out(model: PreTrainedModel, device: torch.device, count: int) -> PreTrainedModel:
+    """A copy of the model whose weights are cut over the processes, a layer at a time; the model waits on the CPU."""
+    if any(not p.is_floating_point() for p in model.parameters()):
+        raise ValueError("train.shard: weights in 4 bits cannot be cut; train.shard=none gives each process all")
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    shared = copy.deepcopy(model.to("cpu"))
+    mesh = init_device_mesh(device.type, (count,))
+    inner = shared.get_base_model() if hasattr(shared, "get_base_model") else shared
+    layers = set(inner._no_split_modules or ())
+    for module in shared.modules():
+        if type(module).__name__ in layers:
+            fully_shard(module, mesh=mesh)
+    fully_shard(shared, mesh=mesh)
+    return shared.to(device)
+
+
+@contextmanager
+def noticing(count: int) -> Iterator[None]:
+    """Turn what the library raises where another process has gone into one line.
+
+    Raises:
+        ProcessError: another of the `count` processes has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = next(iter(str(error).splitlines()), "")
+        if count == 1 or not any(sign in reason for sign in _GONE):
+            raise
+        raise ProcessError(f"another of the {count} processes has ended: {reason}") from error
+
+
+def mean_loss(model: PreTrainedModel, examples: Sequence[Example], loss: Loss, args: TrainArgs, pad_id: int) -> float:
+    """The mean loss a target of some examples, nothing trained."""
+    import torch
+
+    lengths, total = [len(example.ids) for example in examples], 0.0
+    with torch.no_grad():
+        for rows in micro_batches([[i] for i in range(len(examples))], lengths, replace(args, layout="padded")):
+            total += float(loss(model, pad_batch([examples[i] for (i,) in rows], pad_id).to(model.device)))
+    return total / sum(len(example.targets) for example in examples)

@@ -1,0 +1,95 @@
+"""Examples as tensors: a padded batch, the reference, and what packed ones have besides (`training/packing.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from training.attention.packed import Packing
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.attention.last_layer import Ends
+    from training.attention.shared import Branches
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Token ids, and a target for some of them: `targets[i]` belongs to position `positions[i]`.
+
+    For a policy the target of position t is the id of token t + 1; for a reward model it is the label, in [0, 1],
+    of the step that ends at position t. The first `prompt` ids are what examples of one problem have in common; it
+    says which ones to put side by side, and nothing else depends on it.
+    """
+
+    ids: list[int]
+    positions: list[int]
+    targets: list[float]
+    prompt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tensors of one batch: `ids` (batch, length), and `rows`, `positions`, `targets` (targets,): each target's place.
+
+    A padded batch has a `mask` (batch, length), one example a row. A packed one has `position_ids` (batch, length)
+    instead, which start at 0 with every example of a row, and `packing`: where the examples are. Where examples share
+    their beginning, one goes on from the tokens of another (`training/prefix_sharing.py`). With `ends` logits are right
+    at targets only.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor | None
+    rows: torch.Tensor
+    positions: torch.Tensor
+    targets: torch.Tensor
+    position_ids: torch.Tensor | None = None
+    packing: Packing | Branches | None = None
+    ends: Ends | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        moved = (getattr(self, field.name) for field in fields(self))
+        return Batch(*(None if value is None else value.to(device) for value in moved))
+
+    def inputs(self) -> dict[str, Any]:
+        """What a model is called with: `model(**batch.inputs())`.
+
+        Without a cache: with one the library does not look for restarted positions, and examples of a row would see
+        one another.
+        """
+        if self.position_ids is None:
+            return {"input_ids": self.ids, "attention_mask": self.mask, "use_cache": False}
+        inputs = {"input_ids": self.ids, "position_ids": self.position_ids, "use_cache": False}
+        if self.ends is not None:
+            inputs["ends"] = self.ends
+        if not isinstance(self.packing, Packing):
+            return inputs | {"packing": self.packing}
+        bounds, longest = self.packing.bounds, self.packing.longest
+        # flash attention looks for restarted positions in batches of one row only: it is told where examples start
+        inputs |= {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
+        return inputs | {"packing": self.packing}
+
+
+def place_targets(examples: Sequence[Example], rows: Sequence[int], starts: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    """(rows, positions, targets) of all targets, given the row and the column where each example starts."""
+    import torch
+
+    each = torch.tensor([len(example.positions) for example in examples])
+    places = [start + position for e, start in zip(examples, starts, strict=True) for position in e.positions]
+    targets = torch.tensor([target for e in examples for target in e.targets], dtype=torch.float64)
+    return torch.repeat_interleave(torch.tensor(rows), each), torch.tensor(places, dtype=torch.long), targets
+
+
+def pad_batch(examples: Sequence[Example], pad_id: int) -> Batch:
+    """Pad on the right: a causal model's outputs at an example's own tokens do not depend on it."""
+    import torch
+
+    longest = max(len(example.ids) for example in examples)
+    ids = torch.full((len(examples), longest), pad_id)
+    mask = torch.zeros(len(examples), longest, dtype=torch.long)
+    for row, example in enumerate(examples):
+        ids[row, : len(example.ids)] = torch.tensor(example.ids)
+        mask[row, : len(example.ids)] = 1
+    return Batch(ids, mask, *place_targets(examples, range(len(examples)), [0] * len(examples)))

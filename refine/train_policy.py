@@ -15,7 +15,7 @@ from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
 from rollouts.prompts import PLAIN, PromptArgs, Template, parse_prompt, render_prompt, render_solution
 from rollouts.records import Problem, RefinementPair, Rollout
-from rollouts.steps import split_steps
+from rollouts.steps import end_token, split_steps
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
 from training.adapters import ADAPTER, LoraArgs
@@ -181,6 +181,9 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
         raise ValueError(
             f"not one of {len(texts)} texts has at most {most} tokens (max_length, or the model's context)"
         )
+    if args.prompt.kind == "chat":  # whoever samples the saved folder is to stop where an assistant's turn ends
+        ends = {tokenizer.eos_token_id, end_token(tokenizer, texts[0].prompt)}
+        model.generation_config.eos_token_id = sorted(ends)
     model = add_adapter(model, args.lora, args.train.seed)
 
     def evaluate(trained: PreTrainedModel) -> dict[str, float]:

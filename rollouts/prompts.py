@@ -49,8 +49,9 @@ def read_template(facts: Any) -> Template:
     """
     chat = isinstance(facts, dict) and facts.keys() == {"user", "system"}
     text, system = (facts["user"], facts["system"]) if chat else (facts, None)
-    if not isinstance(text, str) or text.count(_SLOT) != 1 or not isinstance(system, str | None):
-        raise ValueError(f"not a template with one {_SLOT}: {facts!r}")
+    known = isinstance(text, str) and text.count(_SLOT) == 1 and isinstance(system, str | None)
+    if not known or not (chat or text.endswith(f"{_HEAD}{_SLOT}\n")):
+        raise ValueError(f"not a template of a question: {facts!r}")
     before, _, after = text.partition(_SLOT)
     return Template(before, after, chat, system)
 
@@ -73,11 +74,11 @@ class PromptArgs:
         """Raise ValueError naming the first setting that does not fit the kind, or an example of another form."""
         if self.kind not in KINDS:
             raise ValueError(f"prompt.kind={self.kind!r} is none of {', '.join(KINDS)}")
-        if bool(self.examples.strip()) != (self.kind == "few_shot"):
-            raise ValueError(f"prompt.examples are needed by prompt=few_shot and used by no other, not by {self.kind}")
-        for name, needless in (("instruction", self.instruction != ""), ("system", self.system is not None)):
-            if needless and self.kind != "chat":
-                raise ValueError(f"prompt.{name} is used by prompt=chat only, not by {self.kind}")
+        if self.kind == "few_shot" and not self.examples.strip():
+            raise ValueError("prompt.kind=few_shot needs prompt.examples: prompt=few_shot has some")
+        for name, kind in (("examples", "few_shot"), ("instruction", "chat"), ("system", "chat")):
+            if getattr(self, name) and self.kind != kind:
+                raise ValueError(f"prompt.{name} is used by prompt={kind} only, not by {self.kind}")
         for name in ("examples", "instruction"):
             if _SLOT in getattr(self, name):
                 raise ValueError(f"prompt.{name} must not hold {_SLOT}: the question has its place")

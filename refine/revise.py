@@ -169,11 +169,11 @@ def revise(args: ReviseArgs, work: Workspace) -> None:
                 raise ValueError(f"samples has problem {rollout.problem_id}, of which there is no draft")
             rows.append(from_rollout(rollout, "sample"))
     nowhere, template = [None] * len(drafts), args.prompt.template()
+    errors = {where: locate(args, where, problems, drafts, work) for where in args.where}
     for kind, policy in (("global", args.global_refiner), ("control", args.control)):
         if policy is not None:
             with closing(load_sampler(policy, args.sampler, template.stop)) as sampler:
                 rows += refine_all(kind, "none", sampler, problems, drafts, nowhere, args.seed, work, template)
-    errors = {where: locate(args, where, problems, drafts, work) for where in args.where}
     with closing(load_sampler(args.local_refiner, args.sampler, template.stop)) as local:
         for where in args.where:
             rows += refine_all("local", where, local, problems, drafts, errors[where], args.seed, work, template)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,17 +32,17 @@ from training.args import TrainArgs
 from training.completions import Text
 from training.models import save_model
 
-# the embedded world's words, and a turn of the user that begins with `has` and one of the assistant's after `[REFINE]`
+# in the embedded world's words a turn of the user is `[BAD]…` and a line feed, one of the assistant `[REFINE]…<pad>`
 CHAT = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] + '<pad>' }}{% else %}"
-    "{{ ' has' + m['content'] + '\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '[REFINE]' }}{% endif %}"
+    "{{ '[BAD]' + m['content'] + '\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '[REFINE]' }}{% endif %}"
 )
 PROMPTS = {
     "few_shot": PromptArgs("few_shot", "Q: How many?\n<<1+2=3>>3\n#### 3"),
     "chat": PromptArgs("chat", instruction="How many?"),
 }
 PROBLEMS = ProblemArgs(limit=4)
-SCRIPTED = SamplerArgs(backend="scripted", max_tokens=40)
+SCRIPTED = SamplerArgs(backend="scripted", max_tokens=400)
 TRAIN = TrainArgs(max_steps=2, device="cpu")
 
 
@@ -71,7 +72,8 @@ def policy(prompt, tmp_path_factory) -> Path:
         script[asked] = [join_steps(gold), join_steps(wrong)]
         for n in range(1, len(wrong)):
             script[asked + join_steps(wrong[:n])] = [join_steps(gold[n:]) + "\nQ: How many?"]
-        for kind, error in (("global", None), ("local", 0), ("control", None)):
+        errors = [("local", error) for error in range(len(gold))]  # a model that knows nothing says where
+        for kind, error in (("global", None), ("control", None), *errors):
             draft = text_of(render_refinement(kind, one.question, gold, error, template))
             script[draft] = [join_steps(gold) + "\nQ: How many?"]
     (folder / "script.json").write_text(json.dumps(script))
@@ -149,12 +151,11 @@ def test_a_reward_model_reads_the_template_that_it_was_trained_with(prompt, made
     encoded = encode_steps(scorer.tokenizer, asked, ["7", "#### 12"])
     example = scorer.encode(one, ["7", "#### 12"])
     assert (example.ids, example.positions) == (encoded.ids, encoded.ends)
-    question = ids(*PROMPT_TOKENS[2:-1])  # without Q, : and the line feed
+    steps = ids("7", "\n", "#### ", "12", "\n")
     if prompt.kind == "chat":
-        # the first word of a turn has no space before it, as elsewhere in the embedded world's tokenizer
-        assert example.ids[: len(ids(" has"))] == ids(" has") and ids("[REFINE]")[0] in example.ids
+        assert example.ids[0] == ids("[BAD]")[0] and example.ids[-6:] == ids("[REFINE]") + steps
     else:
-        assert example.ids[-len(question) - 6 :][: len(question)] == question
+        assert example.ids[-5 - len(PROMPT_TOKENS) :] == ids(*PROMPT_TOKENS) + steps
     assert load_scorer(path, device="cpu", template=template).score([one], ["7\n#### 12"]) == scorer.score(
         [one], ["7\n#### 12"]
     )
@@ -168,7 +169,7 @@ def test_a_reward_model_of_another_template_is_refused_in_one_line(made, tmp_pat
     with pytest.raises(ValueError, match=refused):
         make_reward_model(path, "cpu")
     with pytest.raises(ValueError, match=refused):
-        make(REVISE, replace(made["args"]["revise"], prompt=PromptArgs(), where=["orm"], global_refiner=path), tmp_path)
+        make(REVISE, replace(made["args"]["revise"], prompt=PromptArgs(), where=["orm"]), tmp_path)
 
 
 def test_another_chat_template_is_another_tokenizer(prompt, made):
@@ -176,12 +177,10 @@ def test_another_chat_template_is_another_tokenizer(prompt, made):
         pytest.skip("a text goes through no chat template")
     _, words = make_reward_model(str(made["orm"].path), "cpu", prompt.template())
     folder = made["root"] / "changed"
-    import shutil
-
     shutil.copytree(made["orm"].path, folder)
-    words.chat_template = CHAT.replace(" has", " have")
+    words.chat_template = CHAT.replace("[BAD]", "[REFINE]")
     words.save_pretrained(folder)
-    with pytest.raises(ValueError, match="the tokenizer of reward model .* is not the one"):
+    with pytest.raises(ValueError, match=r"the tokenizer of reward model .* is not the one"):
         load_scorer(folder, device="cpu")
 
 

@@ -35,7 +35,8 @@ from training.models import save_model
 # in the embedded world's words a turn of the user is `[BAD]…` and a line feed, one of the assistant `[REFINE]…<pad>`
 CHAT = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] + '<pad>' }}{% else %}"
-    "{{ '[BAD]' + m['content'] + '\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '[REFINE]' }}{% endif %}"
+    "{{ '[BAD]' + m['content'] + '\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '[REFINE]' }}{% endif %}"
 )
 PROMPTS = {
     "few_shot": PromptArgs("few_shot", "Q: How many?\n<<1+2=3>>3\n#### 3"),

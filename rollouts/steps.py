@@ -12,6 +12,8 @@ from datetime import date
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from rollouts.solution import cut_solution
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
@@ -21,14 +23,8 @@ _TODAY = date(2024, 7, 26)  # for templates that write the date: the ids of a pr
 
 
 def split_steps(text: str) -> list[str]:
-    """Cut a solution into its steps: the lines that are not blank, stripped, up to and with the answer line."""
-    steps = []
-    for line in text.splitlines():
-        if line := line.strip():
-            steps.append(line)
-            if line.startswith(ANSWER_MARK):
-                break
-    return steps
+    """The steps of a solution: the lines that count, up to and with the one that states the answer (`cut_solution`)."""
+    return list(cut_solution(text).steps)
 
 
 def join_steps(steps: Sequence[str]) -> str:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from rollouts.grading.answers import grade
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
-from rollouts.prompts import PromptArgs, parse_solution, render_prompt
+from rollouts.prompts import PromptArgs, render_prompt
 from rollouts.records import Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
 from rollouts.sampling.protocol import REFUSED, Request, Sample, by_name, load_sampler
+from rollouts.solution import cut_solution
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
 
@@ -22,14 +23,15 @@ from stages.workspace import Workspace
 def grade_sample(problem: Problem, sample: Sample, index: int, last_number: bool = False) -> Rollout:
     """Turn one sample of a problem's solution into a graded rollout. A truncated text is graded like any other; one
     that was refused is neither right nor wrong."""
-    verdict = grade(sample.text, problem.answer, last_number=last_number)
+    solution = cut_solution(sample.text, last_number=last_number)
+    verdict = grade(solution, problem.answer)
     refused = sample.finish_reason == REFUSED
     return Rollout(
         id=f"{problem.id}#{index}",
         problem_id=problem.id,
         sample=index,
         text=sample.text,
-        steps=parse_solution(sample.text),
+        steps=solution.steps,
         answer=verdict.answer,
         correct=verdict.correct if verdict.graded and not refused else None,
         rule=REFUSED if refused else verdict.rule,
@@ -131,4 +133,4 @@ class RolloutCounts:
         }
 
 
-SAMPLE = Stage("sample", 3, SampleArgs, sample_rollouts)
+SAMPLE = Stage("sample", 4, SampleArgs, sample_rollouts)

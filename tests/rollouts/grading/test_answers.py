@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollouts.grading.answers import MAX_ANSWER, STOP_MARKERS, UNGRADED, WINDOW, Grade, extract, grade, normalise
+from rollouts.grading.answers import STOP_MARKERS, UNGRADED, Grade, extract, grade, normalise
+from rollouts.grading.statements import MAX_ANSWER, WINDOW
 from tests.faults import fuzz_grader
 
 ROOT = Path(__file__).resolve().parents[3]

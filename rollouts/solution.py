@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from rollouts.grading.statements import find_answer, states_answer
 
@@ -61,6 +61,7 @@ _REASONING = (
 )
 _CLOSE = {opening.lower(): closing.lower() for opening, closing in _REASONING}
 _TAG = re.compile("|".join(re.escape(tag) for pair in _REASONING for tag in pair), re.IGNORECASE)
+_SPECIAL = re.compile(f"{_MARKER.pattern}|(?i:{_TAG.pattern})")
 _FINAL_CHANNEL = re.compile(r"<\|channel\|>\s*final\b[^<\n]{0,40}(?:<\|constrain\|>[^<\n]{0,40})?<\|message\|>")
 _FINAL_WORD = re.compile(r"\bassistant\s?final")  # where the special tokens of the channels were left out
 
@@ -71,26 +72,26 @@ _PROBLEM_WORDS = (
 )
 _SPEAKERS = r"(?:user|human|assistant|system|instruction|customer|student)"
 _HEADING = re.compile(
-    rf"""[>*_\#\s]*(?:[0-9]{{1,2}}[.)]\s*)?[*_]*(?:
-        (?:{_PROBLEM_WORDS}(?:\s+statement)?(?:{_NUMBERED})?|example{_NUMBERED}|{_SPEAKERS})[*_]*\s*[:：]
-       |(?:{_PROBLEM_WORDS}|example){_NUMBERED}[*_]*\s*(?:[.)]\s|[.)]?[*_]*$)
-       |[问題题]{{1,2}}目?\s*[0-9]*\s*[:：]
+    rf"""[>*_\#\s]{{0,12}}+(?:[0-9]{{1,2}}[.)]\s{{0,4}}+)?[*_]{{0,4}}+(?:
+        (?:{_PROBLEM_WORDS}(?:\s+statement)?(?:{_NUMBERED})?|example{_NUMBERED}|{_SPEAKERS})[*_]*+\s*+[:：]
+       |(?:{_PROBLEM_WORDS}|example){_NUMBERED}[*_]*+\s*+(?:[.)]\s|[.)]?[*_]*+$)
+       |[问題题]{{1,2}}目?\s*+[0-9]*+\s*+[:：]
     )
-    |\s*\#{{1,6}}\s*[*_]*(?:{_PROBLEM_WORDS}|input|response|instructions?|{_SPEAKERS})[*_]*\s*:?\s*[*_]*$
-    |\s*below\s+is\s+an\s+instruction\s+that
+    |\s*+\#{{1,6}}\s*+[*_]*+(?:{_PROBLEM_WORDS}|input|response|instructions?|{_SPEAKERS})[*_]*+\s*+:?\s*+[*_]*+$
+    |\s*+below\s+is\s+an\s+instruction\s+that
     """,
     re.IGNORECASE | re.VERBOSE,
 )
 _FIRST_LETTERS = frozenset("*_#> 0123456789qQpPeEtTuUhHaAsSiIcCwWmMnNfFbB问題题")
 # another speaker on the answer's own line, with nothing but a space before it
 _GLUED = re.compile(r"(?<=[0-9.!?>)\]}*$])(?:[ \t]*(?:Human|User|Assistant)\s?:|(?:Question|Problem|Q)\s?:(?:\s|$))")
+_GLUED_WORDS = ("Human", "User", "Assistant", "Question", "Problem", "Q:", "Q :")
 _LEAD_IN = re.compile(
     r"(?:sure|okay|ok|certainly|of course|let's|let us|let me|to solve|here|first|we )\b", re.IGNORECASE
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Solution:
+class Solution(NamedTuple):
     """What of a text counts. `steps` end with the line that states the answer, where one does.
 
     `answer` is what that line states, as written, without markup. Where nothing was read it is None, and `rule` says
@@ -108,16 +109,16 @@ def cut_solution(text: str, prefix: Sequence[str] = (), *, last_number: bool = F
     The steps are the lines of the solution that are not blank, stripped, of which the first ones are `prefix`.
     A line ends at a line feed only. Joined and cut again, the steps give the same. `last_number`: see `answers.grade`.
     """
-    lines = list(prefix)
-    lines += filter(None, map(str.strip, _solution_part(text).split("\n")))
+    own = [line for line in map(str.strip, _solution_part(text.strip()).split("\n")) if line]
+    lines = [*prefix, *own] if prefix else own
     if (end := _next_problem(lines)) is not None:
         del lines[max(end, len(prefix)) :]
     found = find_answer(lines, last_number=last_number)
     if found.begins is None:
         return Solution(tuple(lines), None, found.rule)
-    step = " ".join(lines[found.begins : found.ends])
-    steps = [*lines[: found.begins], step]
-    if len(steps) < len(lines) and find_answer(steps, last_number=last_number)[:2] != found[:2]:
+    begins = max(found.begins, min(len(prefix), found.ends - 1))  # no step of the prefix is changed
+    steps = [*lines[:begins], " ".join(lines[begins : found.ends])]
+    if len(steps) < len(lines) and begins == found.begins and find_answer(steps, last_number=last_number)[:2] != found[:2]:
         return Solution(tuple(lines), None, f"{found.rule}:unread")  # what stood around it made it an answer
     return Solution(tuple(steps), found.answer, found.rule)
 
@@ -125,16 +126,17 @@ def cut_solution(text: str, prefix: Sequence[str] = (), *, last_number: bool = F
 def _solution_part(text: str) -> str:
     """What is left without what a model thinks and what comes after its end."""
     before = None
-    while text != before and ("<" in text or "[" in text or "◁" in text or "assistant" in text):
+    while text != before and (_SPECIAL.search(text) or text.startswith("analysis")):
         before, text = text, _after_reasoning(text)
-    glued = _GLUED.search(text)
-    return text[: glued.start()] if glued else text
+    if any(word in text for word in _GLUED_WORDS) and (glued := _GLUED.search(text)):
+        text = text[: glued.start()]
+    return text
 
 
 def _after_reasoning(text: str) -> str:
-    if "<|channel|>" in text:
-        final = _FINAL_CHANNEL.search(text)
-        text = text[final.end() :] if final else ""
+    final = _FINAL_CHANNEL.search(text)
+    if final and not _ends(text[: text.index("<|")]):
+        text = text[final.end() :]
     elif text.startswith("analysis") and (finals := list(_FINAL_WORD.finditer(text))):
         text = text[finals[-1].end() :]
     if marker := _MARKER.search(text):
@@ -166,8 +168,8 @@ def _ends(part: str) -> bool:
 def _next_problem(lines: Sequence[str]) -> int | None:
     """Where another speaker or the next problem begins. A heading with nothing but an introduction before it is none:
     the model repeats the question."""
-    for index, line in enumerate(lines):
-        if line[0] in _FIRST_LETTERS and _HEADING.match(line) and not (index == 0 or _introduces(lines[:index])):
+    for index, line in enumerate(lines):  # the first line is the solution's own in any case
+        if index and line[0] in _FIRST_LETTERS and _HEADING.match(line[:120]) and not _introduces(lines[:index]):
             return index
     return None
 

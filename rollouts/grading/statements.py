@@ -47,7 +47,7 @@ def find_answer(lines: Sequence[str], *, last_number: bool = False) -> Found:
             continue
         until = statements[number + 1].begins if number + 1 < len(statements) else len(lines)
         after = lines[statement.ends : until]
-        if is_retracted("\n".join([statement.after, *after])):
+        if (statement.after or after) and is_retracted("\n".join([statement.after, *after])):
             start, retracted = statement.ends, statement.where
             continue
         if _another(statement, after):
@@ -91,9 +91,9 @@ def _another(statement: _Statement, after: Sequence[str]) -> bool:
 
 
 # Where an answer is taken back. "should be", "mistake" or "actually" alone are not enough: "18 (should be in dollars)".
-_DOUBT = re.compile(
-    r"wait|actually|oops|hmm|sorry|correct|scratch|hold on|second th|let me|let us|wrong|mistake|\bno\b|should|error",
-    re.I,
+_DOUBT = (
+    *("wait", "actually", "oops", "hmm", "sorry", "correct", "scratch", "hold on", "second th", "let me", "let us"),
+    *("wrong", "mistake", "no", "should", "error"),
 )
 _RETRACTION = re.compile(
     r"""(?:^|[\n.!?…;:,(—–-])[\s"'*(]*(?:(?:oh|but|no|hm+|so)\b[,.…]*\s*)?
@@ -110,28 +110,29 @@ _RETRACTION = re.compile(
 
 def is_retracted(after: str) -> bool:
     """Whether the text after an answer takes it back."""
-    return len(after) > 1 and _DOUBT.search(after) is not None and _RETRACTION.search(after) is not None
+    after = after[:WINDOW].lower()
+    return any(word in after for word in _DOUBT) and _RETRACTION.search(after) is not None
 
 
 _MARK = re.compile(r"#{4,}")
-_NUMBER = re.compile(r"[*_`$(\[~≈=+\-−–\s]*(?:[A-Z]{1,3}\.?\s?)?[$€£¥₹]?\s?(?:[0-9０-９½¼¾⅓⅔\\√π]|\.[0-9])")
+_NUMBER = re.compile(r"[*_`$(\[~≈=+\-−–\s]{0,20}(?:[A-Z]{1,3}\.?\s?)?[$€£¥₹]?\s?(?:[0-9０-９½¼¾⅓⅔\\√π]|\.[0-9])")
 _MATHS = re.compile(r"[0-9\\０-９½¼¾√π=]")
 _LABEL = re.compile(
-    r"""[*_\s]*(?:(?:the|so|my|thus|therefore),?\s+)*(?:
-        (?:(?:final|correct|numerical)\s+)?answer(?:\s*\([^()]*\))?[*_\s]*(?:[:：=]|is\b|$|(?=[*_$\\(]*-?[0-9]))
-       |(?:(?:grand|final|the)\s+)?(?:total|result|sum|solution|ans)[*_\s]*(?:[:：=]|is\b))
+    r"""[*_\s]*+(?:(?:the|so|my|thus|therefore),?\s+)*(?:
+        (?:(?:final|correct|numerical)\s+)?answer(?:\s*+\([^()]{0,60}+\))?[*_\s]*+(?:[:：=]|is\b|$|(?=[*_$\\(]*-?[0-9]))
+       |(?:(?:grand|final|the)\s+)?(?:total|result|sum|solution|ans)[*_\s]*+(?:[:：=]|is\b))
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_OTHER_LABEL = re.compile(r"[*_\s]*[A-Za-z][A-Za-z0-9'() -]{0,48}?[*_\s]*[:：]")
+_OTHER_LABEL = re.compile(r"[*_\s]*+[A-Za-z][A-Za-z0-9'() -]{0,48}?[*_]{0,4}\s?[:：]")
 _STEP = re.compile(
-    r"""[*_\s]*(?:step|part|case|phase|stage|method|approach|option|section|question|problem|example|exercise|round)s?
+    r"""[*_\s]*+(?:step|part|case|phase|stage|method|approach|option|section|question|problem|example|exercise|round)s?
         \s*(?:\#|no\.?)?\s*(?:[0-9]+|[A-Z]\b|[IVXivx]+\b|one|two|three|four|five|six|final)""",
     re.IGNORECASE | re.VERBOSE,
 )
-_NUMBERED = re.compile(r"[*_\s]*[0-9]{1,2}[.)]\s+[*_]*[A-Z]")
+_NUMBERED = re.compile(r"[*_\s]*+[0-9]{1,2}[.)]\s+[*_]*[A-Z]")
 _TITLE = re.compile(
-    r"""[*_\s]*(?:[a-z]{2,}ing\b|(?:solution|explanation|calculation|analysis|conclusion|summary|verification|check|given|find
+    r"""[*_\s]*+(?:[a-z]{2,30}ing\b|(?:solution|explanation|calculation|analysis|conclusion|summary|verification|check|given|find
         |determine|calculate|compute|first|second|third|next|then|finally|final|now|identify|set|setup|define|break|combine
         |add|subtract|multiply|divide|convert|use|apply|solve|answer|result|total|step|understand|cost|and|this|how|what
         |note|detail|reasoning|problem|question|work|proof|formula|equation|information|known|let|so|thus|where|for)s?\b)""",
@@ -142,6 +143,8 @@ _TITLE = re.compile(
 def _hash(lines: Sequence[str], index: int, last_mark: int) -> _Statement | None:
     """The answer line that begins here; None where `####` begins a heading or is only mentioned."""
     line = lines[index]
+    if line.startswith("#### ") and line[5:].isdecimal():
+        return _Statement(line[5:], "hash", index, index + 1, "")
     mark = _MARK.search(line)
     again = line.find("####", mark.end())
     content = line[mark.end() : again if again >= 0 else None]
@@ -153,7 +156,7 @@ def _hash(lines: Sequence[str], index: int, last_mark: int) -> _Statement | None
     bare = not content.strip(" *_:`.")
     if line[: mark.start()].strip(" *_>•`-"):  # a mark within a line
         return _statement(content, "hash", *place) if _NUMBER.match(content) or (bare and last) else None
-    label = _ANSWER_IS.search(content) or _LABEL.match(content)
+    label = _ANSWER_IS.search(content[:MAX_ANSWER]) or _LABEL.match(content[:MAX_ANSWER])
     if bare or (label is not None and not content[label.end() :].strip(" *_:`.")):
         if following := _next_lines(lines, index + 1):
             return _statement(following[0], "hash", index, following[1])
@@ -172,14 +175,14 @@ def _is_heading(content: str, labelled: str | None, more: bool) -> bool:
         return True
     if labelled is not None:
         return more or normalise(clean(shorten(labelled)[0])) is None
-    if not _MATHS.search(content):
-        return _TITLE.match(content) is not None or len(content.split()) > 5
+    if not _MATHS.search(content, 0, MAX_ANSWER):
+        return _TITLE.match(content) is not None or len(content.split(maxsplit=6)) > 5
     return _TITLE.match(content) is not None and normalise(clean(content)) is None and (more or "=" not in content)
 
 
 def _statement(content: str, where: str, begins: int, ends: int) -> _Statement:
-    answer, rest = shorten(content)
-    return _Statement(answer, where, begins, ends, rest)
+    answer, rest = shorten(content[: 2 * MAX_ANSWER])
+    return _Statement(answer, where, begins, ends, rest + content[2 * MAX_ANSWER :])
 
 
 _OPENERS = {"\\[": "\\]", "$$": "$$", "\\(": "\\)", "$": "$", "```": "```", "```text": "```", "<answer>": "</answer>"}
@@ -207,9 +210,9 @@ def _next_lines(lines: Sequence[str], index: int, opener: str = "") -> tuple[str
 _ANSWER_IS = re.compile(
     r"""\banswer(?:[^\S\n]?\([^()\n]{0,40}\))?[*_]{0,2}[^\S\n]+(?:is|equals|would[^\S\n]be|will[^\S\n]be|comes[^\S\n]to)\b
        |\bfinal[^\S\n]answer[*_]{0,2}[^\S\n]?[:：]
-       |^[^\w\n]*(?:(?:the|so|my|and)[^\S\n]+)?(?:(?:final|correct)[^\S\n]+)?
-        answer(?:[^\S\n]?\([^()\n]{0,40}\))?[*_]*[^\S\n]?[:：=]
-       |^[^\w\n]*(?:\#|\*\*|__)[*_ ]*(?:final[^\S\n]+)?answer[*_ ]*(?=$|[-$\\(*_]*[0-9])
+       |^[^\w\n]{0,12}_{0,2}(?:(?:the|so|my|and)[^\S\n]+)?(?:(?:final|correct)[^\S\n]+)?
+        answer(?:[^\S\n]?\([^()\n]{0,40}\))?[*_]*+[^\S\n]?[:：=]
+       |^[^\w\n]{0,12}(?:\#|\*\*|__)[*_ ]{0,8}(?:final[^\S\n]+)?answer[*_ ]*+(?=$|[-$\\(]{0,4}[0-9])
     """,
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
@@ -245,7 +248,7 @@ def _is_plausible(statement: _Statement) -> bool:
     """Whether a statement says something that could be an answer: not "the answer is correct", not `\\boxed{}`."""
     if statement.content is None:
         return True
-    answer = clean(statement.content)
+    answer = clean(statement.content[:MAX_ANSWER])
     words = answer.lower().split()
     return bool(answer) and (
         statement.where == "boxed"
@@ -259,7 +262,7 @@ def _place(text: str, start: int, begin: int, end: int, content: str | None, whe
     begins, ends = (start + text.count("\n", 0, offset) for offset in (begin, end))
     after = text[end:].partition("\n")[0]
     if where == "answer" and content is not None:
-        content, rest = shorten(content)
+        content, rest = shorten(content[: 2 * MAX_ANSWER])
         after = rest + after
     return _Statement(content, where, begins, ends + 1, after)
 

@@ -88,7 +88,7 @@ def spelling(answer: str) -> str:
     if len(answer) > MAX_LENGTH:
         return answer
     answer = _LAYOUT.sub(lambda layout: layout[1] or " ", answer.translate(_SYMBOLS)).strip()
-    answer = _TEXT.sub(r"\1", _UNIT.sub("", answer))
+    answer = _TEXT.sub(r" \1 ", _UNIT.sub("", answer))
     for pattern, replacement in _SPELLINGS:
         answer = pattern.sub(replacement, answer)
     answer = _LOOSE_SPACE.sub("", " ".join(answer.split()))

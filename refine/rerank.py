@@ -7,9 +7,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
-from rollouts.grading.numerals import normalise
+from rollouts.grading.answers import canonical
 from rollouts.records import Candidate, Choice, Judgement, Problem
 from stages.stage import Stage, parent, runtime
 from stages.workspace import Workspace
@@ -22,15 +21,10 @@ def _best(candidates: Sequence[Candidate], scores: Sequence[float]) -> int:
 
 
 def _majority(candidates: Sequence[Candidate], scores: Sequence[float]) -> int:
-    answers = [_vote(candidate.answer) for candidate in candidates]
+    # equal values are one vote, however they are written
+    answers = [None if candidate.answer is None else canonical(candidate.answer) for candidate in candidates]
     votes = Counter(answer for answer in answers if answer is not None)
     return answers.index(votes.most_common(1)[0][0]) if votes else 0
-
-
-def _vote(answer: str | None) -> Fraction | str | None:
-    # 1,800 and 1800.0 are one vote; what is no plain number votes as it is written
-    value = None if answer is None else normalise(answer)
-    return answer if value is None else value
 
 
 def _random(candidates: Sequence[Candidate], scores: Sequence[float]) -> int:
@@ -183,4 +177,4 @@ def rerank(args: RerankArgs, work: Workspace) -> None:
     work.write_rows("rows", choices, Choice)
 
 
-RERANK = Stage("rerank", 1, RerankArgs, rerank)
+RERANK = Stage("rerank", 2, RerankArgs, rerank)

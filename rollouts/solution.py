@@ -118,7 +118,11 @@ def cut_solution(text: str, prefix: Sequence[str] = (), *, last_number: bool = F
         return Solution(tuple(lines), None, found.rule)
     begins = max(found.begins, min(len(prefix), found.ends - 1))  # no step of the prefix is changed
     steps = [*lines[:begins], " ".join(lines[begins : found.ends])]
-    if len(steps) < len(lines) and begins == found.begins and find_answer(steps, last_number=last_number)[:2] != found[:2]:
+    if (
+        len(steps) < len(lines)
+        and begins == found.begins
+        and find_answer(steps, last_number=last_number)[:2] != found[:2]
+    ):
         return Solution(tuple(lines), None, f"{found.rule}:unread")  # what stood around it made it an answer
     return Solution(tuple(steps), found.answer, found.rule)
 
@@ -175,7 +179,8 @@ def _next_problem(lines: Sequence[str]) -> int | None:
 
 
 def _introduces(lines: Sequence[str]) -> bool:
+    """Whether these lines only lead to a question: few, without a number, and no question themselves."""
     last = lines[-1]
-    return (
-        len(lines) < 4 and bool(last.endswith(":") or _LEAD_IN.match(last)) and not re.search("[0-9=]", "".join(lines))
-    )
+    if len(lines) > 3 or not (last.endswith(":") or _LEAD_IN.match(last)) or any(map(_HEADING.match, lines)):
+        return False
+    return re.search("[0-9=]", "".join(lines)) is None

@@ -217,8 +217,8 @@ _ANSWER_IS = re.compile(
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
 _JUDGED = frozenset(
-    "correct right wrong incorrect above below shown clear clearly not given obtained as in that this therefore the and "
-    "let's let we to i it so".split()
+    "correct right wrong incorrect above below shown clear clearly not given obtained as in that this therefore the "
+    "and let's let we to i it so".split()
 )
 
 

@@ -51,7 +51,10 @@ _REASON = re.compile(r"[,;]?\s*\b(?:because|since|as\s+(?=[0-9$a-z])|which\s+(?:
 _ASIDE = re.compile(r"\s*\(([^()]{1,80})\)[\s.*]*$")
 _PER = re.compile(r"\s+(?:per|every|each|for\s+every)\s+[0-9]+\s+[A-Za-z]+$")
 _SUBJECT = re.compile(r"\s*(?:that|:?\s*there\s+(?:are|is|were|will\s+be))\b([A-Za-z' ]*?)(?=[$€£¥]?[0-9.])")
-_ARITHMETIC = re.compile(r"[-+*/×÷·().,$€£%\s0-9]|\\(?:times|cdot|div|d?frac|left|right|[$%,;!() ])|[{}]|<<|>>|\bx\b")
+_ARITHMETIC = re.compile(
+    r"[-+*/×÷·().,$€£%\s0-9]|\\(?:times|cdot|div|d?frac|left|right|[$%,;!() ])|[{}]|<<|>>"
+    r"|(?<=[0-9])x(?=[0-9])|(?<=[0-9] )x(?= [0-9])"
+)
 _WORDS = re.compile(r"[A-Za-z' ]{3,60}")
 _NO_ASIDE = frozenset("or not maybe perhaps about approximately roughly wait no wrong incorrect actually".split())
 

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from functools import cache
 
 from stages.files import StoreError, aside_name
+from stages.text import one_line, shown
 
 T = TypeVar("T")
 ROWS_AT_ONCE = 8192  # a row group of a file
@@ -65,7 +66,7 @@ def _table(path: Path, records: list[Any], cls: type, schema: pa.Schema, before:
     rows = []
     for number, record in enumerate(records, start=before):
         if type(record) is not cls:
-            raise StoreError(f"{path}, row {number}: expected {cls.__name__}, not {_shown(record)}")
+            raise StoreError(f"{path}, row {number}: expected {cls.__name__}, not {shown(record)}")
         row = to_row(record)
         _record(cls, row, f"{path}, row {number}")
         rows.append(row)
@@ -130,11 +131,11 @@ def _record(cls: type[T], row: dict[str, Any], where: str) -> T:
     try:
         record = from_row(cls, row)
     except ValueError as error:
-        raise StoreError(f"{where}: {_shorten(str(error))}") from error
+        raise StoreError(f"{where}: {one_line(error, 400)}") from error
     for name, value in row.items():
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, float) and not math.isfinite(item):
-                raise StoreError(f"{where}: {cls.__name__}.{name} must be finite, not {_shown(value)}")
+                raise StoreError(f"{where}: {cls.__name__}.{name} must be finite, not {shown(value)}")
     return record
 
 
@@ -149,7 +150,7 @@ def _check_columns(path: Path, cls: type, found: pa.Schema) -> None:
         changed = sorted(name for name in want.keys() & have.keys() if want[name] != have[name])
         raise StoreError(
             f"{path}: not a file of {cls.__name__} rows: missing columns {sorted(want.keys() - have.keys())}, "
-            f"unknown {_shown(sorted(have.keys() - want.keys()))}, "
+            f"unknown {shown(sorted(have.keys() - want.keys()))}, "
             f"of another type {[f'{name}: {have[name]}' for name in changed]}"
         )
 
@@ -162,16 +163,8 @@ def _first_bad_row(path: Path, rows: list[dict[str, Any]], schema: pa.Schema, be
             try:
                 pa.array([row[field.name]], type=field.type)
             except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
-                return f"{path}, row {number}: {field.name} cannot be stored: {_shown(row[field.name])}: {error}"
+                return f"{path}, row {number}: {field.name} cannot be stored: {shown(row[field.name])}: {error}"
     return None
-
-
-def _shown(value: Any) -> str:
-    return _shorten(repr(value))
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 300 else f"{text[:300]}… ({len(text)} characters)"
 
 
 def to_row(record: Any) -> dict[str, Any]:
@@ -191,17 +184,17 @@ def from_row(cls: type[T], row: dict[str, Any]) -> T:
     """
     fields = _fields(cls)
     if not isinstance(row, dict):
-        raise ValueError(f"a {cls.__name__} row must have fields, not be {row!r}")
+        raise ValueError(f"a {cls.__name__} row must have fields, not be {shown(row)}")
     if row.keys() != fields.keys():
-        unknown, missing = row.keys() - fields.keys(), fields.keys() - row.keys()
-        raise ValueError(f"a {cls.__name__} row has missing fields {sorted(missing)}, unknown {sorted(unknown)}")
+        missing, unknown = sorted(fields.keys() - row.keys()), shown(sorted(row.keys() - fields.keys()))
+        raise ValueError(f"a {cls.__name__} row has missing fields {missing}, unknown {unknown}")
     values = {}
     for name, (hint, is_tuple, fits) in fields.items():
         value = row[name]
         if is_tuple and isinstance(value, list):
             value = tuple(value)
         if not fits(value):
-            raise ValueError(f"{cls.__name__}.{name} must be {_name(hint)}, not {value!r}")
+            raise ValueError(f"{cls.__name__}.{name} must be {_name(hint)}, not {shown(value)}")
         values[name] = value
     return cls(**values)
 

@@ -23,10 +23,10 @@ from rollouts.problems.reading import (
     parse_json,
     plain_number,
     read_text,
-    shown,
 )
 from rollouts.problems.splits import cut
 from rollouts.records import Problem
+from stages.text import shown
 
 if TYPE_CHECKING:
     from rollouts.problems.args import ProblemArgs

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rollouts.sampling.args import BACKENDS, SamplerArgs
 from rollouts.steps import encode_prompt, encode_text
+from stages.text import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -134,8 +135,7 @@ def request_fault(request: Request) -> str | None:
     if isinstance(prompt, str):
         text = prompt + text
     elif not isinstance(prompt, list | tuple) or not all(type(token) is int for token in prompt):
-        shown = repr(prompt)
-        return f"the prompt must be text or token ids, not {shown if len(shown) <= 80 else f'{shown[:80]}…'}"
+        return f"the prompt must be text or token ids, not {shown(prompt, 80)}"
     try:
         text.encode()
     except UnicodeEncodeError as error:

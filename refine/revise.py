@@ -26,8 +26,8 @@ WHERE = ("none", "orm", "sorm", "oracle")
 
 @dataclass
 class ReviseArgs:
-    """Arguments of the stage `revise`. `drafts` are one rollout a problem (of several the first counts), `samples`
-    those that best-of-n chooses from."""
+    """Arguments of the stage `revise`. `drafts` are one rollout a problem (of several the first that was not refused),
+    `samples` those that best-of-n chooses from."""
 
     drafts: str = parent("sample")
     samples: str | None = parent("sample", default=None)
@@ -154,7 +154,11 @@ def revise(args: ReviseArgs, work: Workspace) -> None:
         ValueError: a sample's problem has no draft, or see `locate`.
     """
     source = work.parents["drafts"]
-    by_problem = {rollout.problem_id: rollout for rollout in reversed(source.rows(Rollout))}
+    by_problem: dict[str, Rollout] = {}
+    for rollout in source.rows(Rollout):
+        # the first that was drawn: one that was refused is a draft only where there is no other
+        if by_problem.setdefault(rollout.problem_id, rollout).finish_reason == REFUSED:
+            by_problem[rollout.problem_id] = rollout
     problems = source.rows(Problem, "problems")
     drafts = [by_problem[problem.id] for problem in problems]
     rows = [from_rollout(draft, "draft") for draft in drafts]
@@ -176,4 +180,4 @@ def revise(args: ReviseArgs, work: Workspace) -> None:
     work.write_rows("rows", rows)
 
 
-REVISE = Stage("revise", 2, ReviseArgs, revise)
+REVISE = Stage("revise", 3, ReviseArgs, revise)

@@ -279,4 +279,4 @@ def warn_of_others(source: Artifact, policy: Artifact, args: AuditArgs, work: Wo
             logger.warning("%s", text)
 
 
-AUDIT_LABELS = Stage("audit_labels", 1, AuditArgs, audit_labels)
+AUDIT_LABELS = Stage("audit_labels", 2, AuditArgs, audit_labels)

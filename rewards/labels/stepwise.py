@@ -133,7 +133,10 @@ def sample_waves(
             break
         wanted = {(problem_id, tuple(prefix)): n for problem_id, prefix, n in asked}
         requests = wave_requests(wanted, labeller, problems, seed)
-        samples = collect(sampler, [request for request, _ in requests.values()], work, f"{name}/{number}")
+        # a late wave may ask for little: that all of it is refused ends the run only where nothing has been drawn yet
+        samples = collect(
+            sampler, [request for request, _ in requests.values()], work, f"{name}/{number}", need_some=number == 1
+        )
         for request, prefix in requests.values():
             traces: list[Trace | None] = []
             for sample in samples[request.id]:
@@ -182,6 +185,7 @@ def count_cost(chosen: Sequence[Rollout], labeller: Labeller, step_tokens: float
     return {
         "waves": labeller.waves,
         "continuations": sampled,
+        "not_graded": sum(here.refused for here in labeller.known.found.values()),
         "changed_by_propagation": labeller.propagated,
         "changed_by_consistency": labeller.known.inconsistent(),
         "exhaustive_continuations": PAPER_K * sum(prefixes.values()),
@@ -203,4 +207,4 @@ def count_labels(rows: Sequence[StepLabels]) -> dict[str, float]:
     }
 
 
-LABEL_STEPS = Stage("label_steps", 2, LabelArgs, label_steps)
+LABEL_STEPS = Stage("label_steps", 3, LabelArgs, label_steps)

@@ -20,7 +20,7 @@ from rollouts.sampling.policies import (
     context_length,
     load_policy,
     load_tokenizer,
-    naming,
+    open_model,
     pick_device,
     pick_dtype,
 )
@@ -270,10 +270,8 @@ def load_judge(args: PRMArgs) -> OurJudge | ForeignJudge:
     from transformers import AutoModelForTokenClassification
 
     tokenizer, place = load_tokenizer(args.model), pick_device(args.device)
-    with naming(args.model, "model with a head of token classification"):
-        model, loading = AutoModelForTokenClassification.from_pretrained(
-            args.model, dtype=pick_dtype(args.dtype, place), output_loading_info=True
-        )
+    part, dtype = "model with a head of token classification", pick_dtype(args.dtype, place)
+    model, loading = open_model(AutoModelForTokenClassification, args.model, part, dtype=dtype)
     if loading["missing_keys"] or loading["mismatched_keys"]:
         raise PRMError(f"{args.model} lacks weights: {sorted(loading['missing_keys'])[:5]}")
     check_weights(model, tokenizer, args.model)

@@ -54,7 +54,8 @@ class ReviseArgs:
 def locate(
     args: ReviseArgs, where: str, problems: Sequence[Problem], drafts: Sequence[Rollout], work: Workspace
 ) -> list[int | None]:
-    """The first wrong step of every draft (0-based) as `where` sees it, or None where it sees none.
+    """The first wrong step of every draft (0-based) as `where` sees it, or None where it sees none or cannot read so
+    long a draft.
 
     Raises:
         ValueError: the reward model is of the other kind, or the truth is asked for where nobody knows it.
@@ -70,7 +71,7 @@ def locate(
         raise ValueError(f"{where}={getattr(args, where)} is a reward model of kind {scorer.kind}")
     steps = [draft.steps for draft in drafts]
     scores = score_all(scorer, [draft.id for draft in drafts], problems, steps, work, f"score {where}")
-    return [first_error(own, scorer.threshold) for own in scores]
+    return [None if own is None else first_error(own, scorer.threshold) for own in scores]
 
 
 def _true_first_error(problem: Problem, draft: Rollout) -> int | None:

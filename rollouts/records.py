@@ -110,7 +110,8 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What one reward model (`scorer`: orm or sorm) says of one candidate: a probability after each of its steps.
+    """What one reward model (`scorer`: orm or sorm) says of one candidate: a probability after each of its steps, or
+    none at all where the candidate is too long for it.
 
     The candidate is named by (problem_id, kind, where, sample), as in `Candidate`.
     """

@@ -17,7 +17,7 @@ from rollouts.records import Candidate, Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
 from rollouts.sampling.protocol import REFUSED, Request, Sampler, load_sampler
-from rollouts.steps import join_steps
+from rollouts.steps import cut_text, join_steps
 from stages.stage import Stage, parent, runtime
 from stages.workspace import Workspace
 
@@ -126,14 +126,14 @@ def refine_all(
     work: Workspace,
 ) -> list[Candidate]:
     """One refinement of every draft. A local refiner that is told of no error leaves the draft as it is; so does one
-    whose prompt is too long for it."""
+    whose prompt is too long for it. What is cut, since it is longer than `rollouts.steps` allows, is counted."""
     requests = []
     for problem, draft, error in zip(problems, drafts, errors, strict=True):
         if kind != "local" or error is not None:
             prompt = render_refinement(kind, problem.question, draft.steps, error)
             requests.append(Request(problem.id, prompt, seed=seed))
     samples = collect(sampler, requests, work, kind if kind != "local" else f"local ({where})")
-    refined = []
+    refined, cut = [], 0
     for problem, draft, error in zip(problems, drafts, errors, strict=True):
         if problem.id not in samples:
             refined.append(replace(from_rollout(draft, kind), where=where, completion_tokens=0))
@@ -142,9 +142,13 @@ def refine_all(
         if sample.finish_reason == REFUSED:  # counted and named in quarantine.parquet
             refined.append(replace(from_rollout(draft, kind), where=where, completion_tokens=0))
             continue
-        text = join_steps(kept_steps(kind, draft.steps, error)) + sample.text
+        written = cut_text(sample.text)
+        cut += len(written) < len(sample.text)
+        text = join_steps(kept_steps(kind, draft.steps, error)) + written
         place = error if kind == "local" else None
         refined.append(candidate(problem, kind, where, place, text, sample.completion_tokens))
+    if cut:
+        work.count(**{f"{kind}_{where}_cut" if kind == "local" else f"{kind}_cut": cut})
     return refined
 
 

@@ -16,6 +16,7 @@ from rollouts.prompts import render_prompt
 from rollouts.records import Candidate, Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SampleArgs
+from rollouts.steps import MAX_STEPS
 from stages.artifacts import Artifact, ArtifactError
 from stages.make import make
 from stages.stage import Stage
@@ -133,6 +134,15 @@ def test_a_draft_that_a_reward_model_cannot_read_stays_as_it_is(world):
     assert found.manifest["counts"]["orm_too_long"] == 1
     (row,) = found.rows(Quarantined, "quarantine")
     assert row.id == f"{PROBLEMS[0].id}#0" and "the orm reads 128" in row.reason
+
+
+def test_a_refinement_that_does_not_end_is_cut_and_counted(world):
+    endless = write_script(world["root"] / "endless", {"*": [f"{FIRST}\n" * 100_000]})
+    sampler = SamplerArgs(backend="scripted", temperature=0.0, max_tokens=10**6, device="cpu")
+    found = revise(world, local_refiner=endless, sampler=sampler)
+    (short,) = {len(c.steps) for c in by_kind(found, "local", "oracle") if c.error_step == 0}
+    assert short == MAX_STEPS and found.manifest["counts"]["local_oracle_cut"] == 2
+    assert "global_cut" not in found.manifest["counts"]
 
 
 def test_drafts_and_samples_stay_as_they_were_graded(everything):

@@ -11,7 +11,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rewards.labels.cleaning import changed_labels, drop_doubtful
 from rewards.labels.labeller import Labeller
@@ -22,8 +22,8 @@ from rollouts.prompts import render_prompt
 from rollouts.records import Problem, Rollout, StepLabels
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
-from rollouts.sampling.protocol import Request, Sampler, by_name, load_sampler
-from rollouts.steps import join_steps
+from rollouts.sampling.protocol import Request, Sample, Sampler, by_name, load_sampler
+from rollouts.steps import cut_text, join_steps
 from stages.artifacts import Artifact
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
@@ -117,6 +117,10 @@ def wave_requests(wanted: Mapping[Prefix, int], labeller: Labeller, problems: di
     return requests
 
 
+def _cut(_: Request, sample: Sample) -> Sample:
+    return replace(sample, text=cut_text(sample.text))
+
+
 def sample_waves(
     labeller: Labeller, sampler: Sampler, problems: dict[str, Problem], work: Workspace, name: str, seed: int
 ) -> float:
@@ -133,7 +137,7 @@ def sample_waves(
             break
         wanted = {(problem_id, tuple(prefix)): n for problem_id, prefix, n in asked}
         requests = wave_requests(wanted, labeller, problems, seed)
-        samples = collect(sampler, [request for request, _ in requests.values()], work, f"{name}/{number}")
+        samples = collect(sampler, [request for request, _ in requests.values()], work, f"{name}/{number}", _cut)
         for request, prefix in requests.values():
             traces: list[Trace | None] = []
             for sample in samples[request.id]:

@@ -10,7 +10,7 @@ from rollouts.grading.answers import grade
 from rollouts.prompts import parse_solution
 from rollouts.records import Problem
 from rollouts.sampling.protocol import REFUSED, Sample
-from rollouts.steps import ANSWER_MARK, cut_text, join_steps
+from rollouts.steps import ANSWER_MARK, join_steps
 
 # a minus is a sign where nothing that could be subtracted from stands before it
 _NUMBER = re.compile(r"(?<![0-9.])(?:(?<![0-9A-Za-z)%.])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?")
@@ -29,9 +29,8 @@ def grade_trace(problem: Problem, prefix: Sequence[str], sample: Sample) -> Trac
     """A continuation as a trace; None where there is none (it was refused) or the grader could not decide."""
     if sample.finish_reason == REFUSED:
         return None
-    text = cut_text(sample.text)
-    verdict = grade(join_steps(prefix) + text, problem.answer)
-    return Trace(parse_solution(text), verdict.correct) if verdict.graded else None
+    verdict = grade(join_steps(prefix) + sample.text, problem.answer)
+    return Trace(parse_solution(sample.text), verdict.correct) if verdict.graded else None
 
 
 def step_result(step: str) -> str | None:

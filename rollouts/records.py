@@ -29,7 +29,8 @@ class Rollout:
 
     `steps` are the lines of `text` up to its final answer; tokens are counted in the policy's own tokens.
     `finish_reason` is stop, length (`max_tokens`, or the limits of `rollouts.steps`), or refused: it could not be
-    sampled, its text is empty and its `correct` None.
+    sampled, its text is empty and its `correct` None; the row keeps its place, so that a problem has as many rollouts
+    as were asked for.
     """
 
     id: str

@@ -16,7 +16,7 @@ import numpy as np
 from experiments.commands.command import command
 from experiments.commands.config import ConfigError, Job
 from rewards.formats import FORMATS, Choices, FormatError, StepRecord
-from rewards.formats.files import write_rows
+from rewards.formats.files import write_file
 from rewards.formats.reading import Reading
 from rewards.formats.record import harden, locate_error
 from rewards.formats.step_labels import NAME
@@ -195,7 +195,7 @@ def write_predictions(path: str, judged: dict[str, list[Judged]], threshold: flo
         for name, ones in judged.items()
         for one, hit in zip(ones, find_hits(ones, threshold), strict=True)
     )
-    write_rows(path, rows)
+    write_file(path, rows)
 
 
 def make_table(result: dict[str, Any]) -> Table:

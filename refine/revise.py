@@ -79,11 +79,11 @@ def locate(
 
 
 def _true_first_error(problem: Problem, draft: Rollout) -> int | None:
-    from rollouts.world.oracle import first_error
+    from rollouts.world.oracle import true_first_error
 
     if problem.source != "arithmetic":
         raise ValueError(f"where=oracle: nobody knows the first error of a {problem.source} solution")
-    return first_error(problem, draft.steps)
+    return true_first_error(problem, draft.steps)
 
 
 def from_rollout(rollout: Rollout, kind: str) -> Candidate:

@@ -13,7 +13,7 @@ import pytest
 import experiments.evaluate_prm as command
 from experiments.evaluate_prm import EvaluateArgs, evaluate, main, make_table
 from rewards.formats import Choices, FormatError, StepRecord
-from rewards.formats.files import read_rows
+from rewards.formats.files import read_file
 from rewards.prm import PRMArgs
 from tests.tiny import QUESTION, save_reward
 
@@ -107,7 +107,7 @@ def test_table_and_predictions(scripted, tmp_path):
     console.print(make_table(evaluate(args)))
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 80 and "olympiadbench" in text and "average of 1" in text
-    rows = [row for _, row in read_rows(args.predictions)]
+    rows = [row for _, row in read_file(args.predictions)]
     assert len(rows) == 8 and rows[1] == {
         "subset": "gsm8k",
         "id": "gsm8k-1",

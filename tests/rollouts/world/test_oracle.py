@@ -673,9 +673,9 @@ def test_the_truth_is_the_same_in_every_process():
     """Python orders sets of texts anew in each."""
     program = """
 import hashlib, random
-from rollouts.problems.arithmetic import WorldArgs
-from rollouts.problems.oracle import judge_steps, parse_question
-from tests.rollouts.test_oracle import merged
+from rollouts.world.args import WorldArgs
+from rollouts.world.oracle import judge_steps, parse_question
+from tests.rollouts.world.test_oracle import merged
 from tests.worlds import some_problems
 rng, told = random.Random(0), []
 for problem in some_problems(WorldArgs(min_steps=8, max_steps=12, max_value=900, operations=["more", "sum"]), 40):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from rollouts.grading.answers import grade
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
-from rollouts.prompts import parse_solution, render_prompt
+from rollouts.prompts import PromptArgs, parse_solution, render_prompt
 from rollouts.records import Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
@@ -47,6 +47,7 @@ class SampleArgs:
     policy: str = parent("train_policy", plain=True, unless="served")
     problems: ProblemArgs = field(default_factory=ProblemArgs)
     sampler: SamplerArgs = field(default_factory=SamplerArgs)
+    prompt: PromptArgs = field(default_factory=PromptArgs)
     n: int = 8
     seed: int = 0
     # a number that merely stands last is taken for the answer; never for rollouts that train a model
@@ -69,12 +70,13 @@ def sample_rollouts(args: SampleArgs, work: Workspace) -> None:
     """Sample and grade `args.n` rollouts of every problem; writes `rows` (Rollout) and `problems` (Problem)."""
     problems = load_problems(args.problems)
     by_id = {problem.id: problem for problem in problems}
-    requests = [Request(p.id, render_prompt(p.question), n=args.n, seed=args.seed) for p in problems]
+    template = args.prompt.template()
+    requests = [Request(p.id, render_prompt(p.question, template), n=args.n, seed=args.seed) for p in problems]
 
     def graded(request: Request, sample: Sample) -> Rollout:
         return grade_sample(by_id[request.id], sample, sample.index, args.last_number)
 
-    with closing(load_sampler(args.policy, args.sampler)) as sampler:
+    with closing(load_sampler(args.policy, args.sampler, template.stop)) as sampler:
         found = collect(sampler, requests, work, "sample", graded, Rollout)
     work.write_rows("problems", problems)
     counts = RolloutCounts()

@@ -71,7 +71,7 @@ def run_resolved(
             environment[PROGRESS_FILE] = str(progress)
         if stop is not None and stop.is_set():
             raise JobStopped(name)
-        command += ["--resolved", str(file), "--result", str(result)]
+        command = [*command, "--resolved", str(file), "--result", str(result)]
         errors = None if out is None else subprocess.STDOUT
         with child(command, environment, stdin=subprocess.DEVNULL, stdout=out, stderr=errors) as process:
             shown = None

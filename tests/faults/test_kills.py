@@ -71,7 +71,7 @@ def test_told_to_end_it_ends_soon_and_goes_on(undisturbed: Job, who: str) -> Non
 
 def test_a_stopped_process_of_a_launch_is_not_left_behind(undisturbed: Job) -> None:
     """It hears of nothing, and is in a session of its own; its launcher would wait for it for half a minute."""
-    job, process = begun(undisturbed, TWO)
+    _, process = begun(undisturbed, TWO)
     everybody = [process.pid, *descendants(process.pid)]
     os.kill(ranks(process.pid)[1], signal.SIGSTOP)
     process.send_signal(signal.SIGTERM)

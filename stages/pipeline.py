@@ -143,7 +143,7 @@ class StageRunner:
         except JobFailed as error:
             words = _last_words(log)
             self._print(f"  {node.name:<16} FAILED with code {error.code}; its log is {log}", *words)
-            last = words[-1].strip() if words else "it said nothing"
+            last = words[-1].strip().removeprefix("error: ") if words else "it said nothing"
             raise StageFailedError(
                 f"stage {node.name} ended with code {error.code}: {last} (its log: {log})"
             ) from error
@@ -204,9 +204,9 @@ def _as_yaml(config: dict[str, Any]) -> str:
 
 
 def _last_words(log: Path) -> list[str]:
-    """The last lines of a log, fit for a terminal: at most 5, of 300 characters."""
+    """The last lines of a log, fit for a terminal: at most 5, of 1,000 characters."""
     with log.open("rb") as file:
         file.seek(-min(4096, log.stat().st_size), 2)
         lines = file.read().decode(errors="replace").splitlines()
     lines = ["".join(char if char.isprintable() else " " for char in line).rstrip() for line in lines]
-    return [f"    {line[:300]}" for line in lines if line][-5:]
+    return [f"    {line[:1000]}" for line in lines if line][-5:]

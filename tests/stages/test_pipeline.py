@@ -39,7 +39,7 @@ config = read_yaml(Path(sys.argv[2]))
 args = CookArgs(config["food"], config["after"], config["then"])
 match args.then:
     case "fail":
-        print("\\x1b[2Jnothing is left in the pot\\nerror: \\x07[/bold] burnt", flush=True)
+        print("\\x1b[2Jnothing is left in the pot\\nerror: the\\x07pot is [/bold] burnt", flush=True)
         sys.exit(2)
     case "crash":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -132,12 +132,10 @@ def test_a_failure_names_stage_log_and_last_words_and_lets_the_others_finish(kit
     with pytest.raises(StageFailedError) as raised:
         kitchen.run(node("soup", then="fail"), node("stew"), node("roast", "stew"), node("pie", "soup"))
     log = kitchen.folder / "stages" / "soup.log"
-    assert str(raised.value) == f"stage soup ended with code 2: error:  [/bold] burnt (its log: {log})"
+    assert str(raised.value) == f"stage soup ended with code 2: the pot is [/bold] burnt (its log: {log})"
     screen = kitchen.screen.getvalue()
-    assert (
-        f"FAILED with code 2; its log is {log}\n     [2Jnothing is left in the pot\n    error:  [/bold] burnt\n"
-        in screen
-    )
+    words = "     [2Jnothing is left in the pot\n    error: the pot is [/bold] burnt\n"
+    assert f"FAILED with code 2; its log is {log}\n{words}" in screen
     assert "\x1b" not in screen and "\x07" not in screen
     # stew ran beside it; nothing new was started
     assert sorted(path.name for path in (kitchen.folder / "stages").glob("*.yaml")) == ["soup.yaml", "stew.yaml"]

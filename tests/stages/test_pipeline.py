@@ -48,6 +48,9 @@ match args.then:
         other = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
         Path(sys.argv[2] + ".pids").write_text(f"{os.getpid()} {other.pid}")
         while True: signal.pause()
+    case "wait":
+        end_with_parent()
+        while not os.path.exists(config["food"]): time.sleep(0.01)
     case "report":
         end_with_parent()
         with progress(4, "eggs", "boiling [/x]") as bar:
@@ -128,9 +131,23 @@ def test_every_text_reaches_a_stage_as_it_is(kitchen: Kitchen, text: str) -> Non
     assert config["run"] == {"name": "soup", "artifacts": str(kitchen.folder / "artifacts"), "threads": None}
 
 
-def test_a_failure_names_stage_log_and_last_words_and_lets_the_others_finish(kitchen: Kitchen) -> None:
+def test_a_failure_names_stage_log_and_last_words_and_lets_the_others_finish(
+    kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, tell = kitchen.folder / "told", kitchen.runner._print
+
+    def print_(*lines: str) -> None:
+        tell(*lines)
+        told.touch()
+
+    monkeypatch.setattr(kitchen.runner, "_print", print_)
     with pytest.raises(StageFailedError) as raised:
-        kitchen.run(node("soup", then="fail"), node("stew"), node("roast", "stew"), node("pie", "soup"))
+        kitchen.run(
+            node("soup", then="fail"),
+            node("stew", food=str(told), then="wait"),
+            node("roast", "stew"),
+            node("pie", "soup"),
+        )
     log = kitchen.folder / "stages" / "soup.log"
     assert str(raised.value) == f"stage soup ended with code 2: the pot is [/bold] burnt (its log: {log})"
     screen = kitchen.screen.getvalue()

@@ -201,7 +201,7 @@ def score_all(
 ) -> list[list[float] | None]:
     """`Scorer.score` for a stage: each score is kept as it comes, and after a kill only what is missing is scored.
 
-    Each process of a launch takes its part, and all get all scores. `names` are unique, one a solution; `label` names
+    Each process of a launch scores its shard, and all get all scores. `names` are unique, one a solution; `label` names
     this piece of work within its stage. In the manifest are counted the tokens read and, as `orm_too_long` or
     `sorm_too_long`, the solutions that get None; quarantine.parquet names those.
 

@@ -172,9 +172,9 @@ def rerank(args: RerankArgs, work: Workspace) -> None:
         names = ["/".join(map(str, identity(c))) for c in candidates]
         asked = [problems[c.problem_id] for c in candidates]
         scores = score_all(scorer, names, asked, [c.steps for c in candidates], work, f"score {name}")
-        own = [Judgement(*identity(c), name, tuple(s)) for c, s in zip(candidates, scores, strict=True)]
+        own = [Judgement(*identity(c), name, tuple(s or ())) for c, s in zip(candidates, scores, strict=True)]
         judgements.extend(own)
-        # a text without a single step is worth nothing
+        # a text without a single step, or too long to be read, is worth nothing
         finals = {identity(j): j.probabilities[-1] if j.probabilities else -math.inf for j in own}
         for where in places:
             for group in groups.values():

@@ -17,7 +17,7 @@ from rollouts.records import Candidate, Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
 from rollouts.sampling.protocol import REFUSED, Request, Sampler, load_sampler
-from rollouts.steps import join_steps
+from rollouts.steps import cut_text, join_steps
 from stages.stage import Stage, parent, runtime
 from stages.workspace import Workspace
 
@@ -55,7 +55,8 @@ class ReviseArgs:
 def locate(
     args: ReviseArgs, where: str, problems: Sequence[Problem], drafts: Sequence[Rollout], work: Workspace
 ) -> list[int | None]:
-    """The first wrong step of every draft (0-based) as `where` sees it, or None where it sees none.
+    """The first wrong step of every draft (0-based) as `where` sees it, or None where it sees none or cannot read so
+    long a draft.
 
     Raises:
         ValueError: the reward model is of the other kind, or the truth is asked for where nobody knows it.
@@ -74,15 +75,15 @@ def locate(
         raise ValueError(f"{where}={getattr(args, where)} is a reward model of kind {scorer.kind}")
     steps = [draft.steps for draft in drafts]
     scores = score_all(scorer, [draft.id for draft in drafts], problems, steps, work, f"score {where}")
-    return [first_error(own, scorer.threshold) for own in scores]
+    return [None if own is None else first_error(own, scorer.threshold) for own in scores]
 
 
 def _true_first_error(problem: Problem, draft: Rollout) -> int | None:
-    from rollouts.world.oracle import first_error
+    from rollouts.world.oracle import true_first_error
 
     if problem.source != "arithmetic":
         raise ValueError(f"where=oracle: nobody knows the first error of a {problem.source} solution")
-    return first_error(problem, draft.steps)
+    return true_first_error(problem, draft.steps)
 
 
 def from_rollout(rollout: Rollout, kind: str) -> Candidate:
@@ -130,14 +131,14 @@ def refine_all(
     template: Template = PLAIN,
 ) -> list[Candidate]:
     """One refinement of every draft. A local refiner that is told of no error leaves the draft as it is; so does one
-    whose prompt is too long for it."""
+    whose prompt is too long for it. What is cut, since it is longer than `rollouts.steps` allows, is counted."""
     requests = []
     for problem, draft, error in zip(problems, drafts, errors, strict=True):
         if kind != "local" or error is not None:
             prompt = render_refinement(kind, problem.question, draft.steps, error, template)
             requests.append(Request(problem.id, prompt, seed=seed))
     samples = collect(sampler, requests, work, kind if kind != "local" else f"local ({where})")
-    refined = []
+    refined, cut = [], 0
     for problem, draft, error in zip(problems, drafts, errors, strict=True):
         if problem.id not in samples:
             refined.append(replace(from_rollout(draft, kind), where=where, completion_tokens=0))
@@ -146,9 +147,13 @@ def refine_all(
         if sample.finish_reason == REFUSED:  # counted and named in quarantine.parquet
             refined.append(replace(from_rollout(draft, kind), where=where, completion_tokens=0))
             continue
-        text = join_steps(kept_steps(kind, draft.steps, error)) + sample.text
+        written = cut_text(sample.text)
+        cut += len(written) < len(sample.text)
+        text = join_steps(kept_steps(kind, draft.steps, error)) + written
         place = error if kind == "local" else None
         refined.append(candidate(problem, kind, where, place, text, sample.completion_tokens))
+    if cut:
+        work.count(**{f"{kind}_{where}_cut" if kind == "local" else f"{kind}_cut": cut})
     return refined
 
 

@@ -11,7 +11,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from rewards.labels.cleaning import changed_labels, drop_doubtful
 from rewards.labels.labeller import Labeller
@@ -22,8 +22,8 @@ from rollouts.prompts import PLAIN, PromptArgs, Template, render_prompt
 from rollouts.records import Problem, Rollout, StepLabels
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
-from rollouts.sampling.protocol import Request, Sampler, by_name, load_sampler
-from rollouts.steps import join_steps
+from rollouts.sampling.protocol import Request, Sample, Sampler, by_name, load_sampler
+from rollouts.steps import cut_text, join_steps
 from stages.artifacts import Artifact
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
@@ -128,6 +128,10 @@ def wave_requests(
     return requests
 
 
+def _cut(_: Request, sample: Sample) -> Sample:
+    return replace(sample, text=cut_text(sample.text))
+
+
 def sample_waves(
     labeller: Labeller,
     sampler: Sampler,
@@ -150,10 +154,9 @@ def sample_waves(
             break
         wanted = {(problem_id, tuple(prefix)): n for problem_id, prefix, n in asked}
         requests = wave_requests(wanted, labeller, problems, seed, template)
+        to_draw = [request for request, _ in requests.values()]
         # a late wave may ask for little: that all of it is refused ends the run only where nothing has been drawn yet
-        samples = collect(
-            sampler, [request for request, _ in requests.values()], work, f"{name}/{number}", need_some=number == 1
-        )
+        samples = collect(sampler, to_draw, work, f"{name}/{number}", _cut, need_some=number == 1)
         for request, prefix in requests.values():
             traces: list[Trace | None] = []
             for sample in samples[request.id]:

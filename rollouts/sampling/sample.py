@@ -15,25 +15,27 @@ from rollouts.records import Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
 from rollouts.sampling.protocol import REFUSED, Request, Sample, by_name, load_sampler
+from rollouts.steps import cut_text
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
 
 
 def grade_sample(problem: Problem, sample: Sample, index: int, last_number: bool = False) -> Rollout:
     """Turn one sample of a problem's solution into a graded rollout. A truncated text is graded like any other; one
-    that was refused is neither right nor wrong."""
-    verdict = grade(sample.text, problem.answer, last_number=last_number)
+    that was refused is neither right nor wrong. A text beyond the limits of `rollouts.steps` is truncated there."""
+    text = cut_text(sample.text)
+    verdict = grade(text, problem.answer, last_number=last_number)
     refused = sample.finish_reason == REFUSED
     return Rollout(
         id=f"{problem.id}#{index}",
         problem_id=problem.id,
         sample=index,
-        text=sample.text,
-        steps=parse_solution(sample.text),
+        text=text,
+        steps=parse_solution(text),
         answer=verdict.answer,
         correct=verdict.correct if verdict.graded and not refused else None,
         rule=REFUSED if refused else verdict.rule,
-        finish_reason=sample.finish_reason,
+        finish_reason="length" if len(text) < len(sample.text) else sample.finish_reason,
         prompt_tokens=sample.prompt_tokens,
         completion_tokens=sample.completion_tokens,
         seed=sample.seed,

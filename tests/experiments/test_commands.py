@@ -31,8 +31,8 @@ ROOT = Path(__file__).parents[2]
 MODULE = """
 import logging, os, signal
 from dataclasses import dataclass, field
-from rollouts.artifacts import Stage, parent
-from experiments.stage import stage_command
+from stages.stage import Stage, parent
+from experiments.commands.command import stage_command
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +229,7 @@ def test_stopped_quietly_with_nothing_half_written(kitchen: Path, then: str, cod
     ("text", "message"),
     [
         ("size: {eggs: x}", "Value 'x' of type 'str' could not be converted to Integer; full_key: size.eggs"),
-        ("sizes: 3", "Key 'sizes' not in 'CookArgsSchema'"),
+        ("sizes: 3", "Key 'sizes' not in 'CookArgs'"),
         ("size: [", "cook.yaml: malformed YAML: .* line 1"),
         ("[1, 2]", "cook.yaml: expected a mapping of arguments"),
         (None, "cook.yaml: cannot be read: No such file"),

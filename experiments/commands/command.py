@@ -220,7 +220,7 @@ def _run_with_hydra(schema: DictConfig, args: type, work: Work, config_name: str
         settings = HydraConfig.get()
         if settings.mode != RunMode.MULTIRUN:
             return run(config)
-        return sweep.arm(",".join(settings.overrides.task), lambda: run(config))
+        return sweep.arm(list(settings.overrides.task), lambda: run(config))
 
     with _hydra_told(args):
         try:

@@ -11,7 +11,6 @@ import os
 import re
 import stat
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from experiments.commands.yaml_files import ConfigError, read_yaml, write_yaml
 from stages.launch import LaunchArgs
 from stages.tracking import TrackingArgs
 
+
 @dataclass
 class RunArgs:
     """How one run is carried out; nothing here changes its results.
@@ -35,7 +35,7 @@ class RunArgs:
     name: str = "run"  #: the run's folder is runs/NAME
     artifacts: str = "artifacts"  #: the folder of artifacts
     threads: int | None = None  #: threads of torch
-    overwrite: bool = False  #: take over a folder of other arguments, and run again what is finished there
+    overwrite: bool = False  #: take a folder over, run again what is finished
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense."""
@@ -131,9 +131,12 @@ def _refuse_pipes(value: Any, name: str = "") -> None:
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             _refuse_pipes(item, f"{name}.{key}" if name else str(key))
     elif isinstance(value, str):
-        with suppress(OSError, ValueError):
-            if stat.S_ISFIFO(os.stat(value).st_mode):
-                raise ConfigError(f"{name}={value}: is a pipe, not a file or folder")
+        try:
+            pipe = stat.S_ISFIFO(os.stat(value).st_mode)
+        except (OSError, ValueError):  # no path at all
+            return
+        if pipe:
+            raise ConfigError(f"{name}={value}: is a pipe, not a file or folder")
 
 
 def validate(value: Any) -> None:

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.commands.catalogue import COMMANDS
 from experiments.commands.config import Outer
 
-ROWS = 24  # settings and groups shown: with what stands around them they fit a screen
+ROWS = 20  # settings and groups shown, beside those that every command has: all of it fits a screen
 WIDTH = 100
 
 
@@ -61,10 +61,10 @@ def overview() -> str:
 
 def _summary(name: str) -> str:
     if header := _header(name):
-        return re.split(r"(?<=[^.]{3}\.)\s|; ", header[0])[0].rstrip(".")
+        return textwrap.shorten(re.split(r"\.(?= [A-Z]|$)|; ", header[0])[0], 80, placeholder="…")
     origin = importlib.util.find_spec(COMMANDS[name]).origin
     with open(origin, encoding="utf-8") as file:
-        return ast.get_docstring(ast.parse(file.read())).splitlines()[0].partition(": ")[2].rstrip(".")
+        return ast.get_docstring(ast.parse(file.read())).splitlines()[0].partition(": ")[2].rstrip(".").capitalize()
 
 
 def _header(config_name: str) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import re
 import shlex
 import types
@@ -45,14 +46,17 @@ def prepare(overrides: list[str], args: type, sweep: bool) -> list[str]:
         if hint == list[str] and not _HYDRA.fullmatch(value):
             value = _quoted_list(value)
         elif hint is str and not _HYDRA.fullmatch(value):
-            # of values in quotes or brackets only Hydra knows which commas part them
-            whole = not sweep or re.search(r"['\"\[{]", value)
-            value = _quoted(value) if whole else ",".join(map(_quoted, value.split(",")))
+            if not sweep:
+                value = _quoted(value)
+            elif not re.search(r"['\"\[{]", value):
+                value = ",".join(map(_quoted, value.split(",")))
+            elif _read(value) is None:  # of values in quotes or brackets only Hydra knows which commas part them
+                value = _quote(value)
         if _read(value) is None:
-            raise ConfigError(
-                f"{override!r} cannot be read; a text is put in quotes, and those in quotes for the shell: "
-                f"{shlex.quote(f'{key}={_quote(value)}')}"
-            )
+            if len(value) > 500:
+                raise ConfigError(f"{override[:80]!r}… cannot be read")
+            quoted = _for_shell(f"{key}={_quote(value)}")
+            raise ConfigError(f"{override!r} cannot be read; a text with such characters is written so: {quoted}")
         prepared.append(override[: match.start(2)] + value)
     return prepared
 
@@ -73,9 +77,8 @@ def _quoted(value: str) -> str:
     if _HYDRA.fullmatch(value):
         return value
     read = _read(value)
-    if read is None:
-        return _quote(value)
-    return value if read.is_sweep_override() or read.value() == value else _quote(value)
+    same = read is not None and not read.is_sweep_override() and read.value() == value
+    return value if same else _quote(value)
 
 
 def _quoted_list(value: str) -> str:
@@ -89,6 +92,10 @@ def _quote(text: str) -> str:
     from hydra.core.override_parser.types import Quote, QuotedString
 
     return QuotedString(text, Quote.single).with_quotes()
+
+
+def _for_shell(text: str) -> str:
+    return shlex.quote(text) if re.search(r'["$`\\!]', text) else f'"{text}"'
 
 
 def hint_of(args: type, key: str) -> Any:
@@ -124,5 +131,8 @@ def explain(error: BaseException, overrides: list[str], args: type) -> str:
         lines = [f"{given}: {cause}"] if cause else [f"{given}: {' '.join(lines[1:])}"]
         lines += [f"did you mean {near[0]}?"] if near else []
         return f"{lines[0]} ({' '.join([*lines[1:], '--help says what can be set'])})"
+    lines = list(itertools.takewhile(lambda line: line != "Config search path:", lines))
+    if options := [n for n, line in enumerate(lines) if line.startswith("Available options")]:
+        lines = [*lines[: options[0]], f"{lines[options[0]]} {', '.join(lines[options[0] + 1 :])}"]
     text = "; ".join([*lines, *([cause] if cause and cause not in lines else [])])
     return text if len(text) < 600 else f"{text[:600]}…"

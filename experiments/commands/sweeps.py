@@ -35,7 +35,7 @@ class Sweep:
         """A sweep that nobody else knows, of which nothing is written yet."""
         return cls(Path(f"runs/.sweep-{uuid.uuid4().hex[:12]}").resolve())
 
-    def arm(self, name: str, run: Callable[[], float | None]) -> float | None:
+    def arm(self, overrides: list[str], run: Callable[[], float | None]) -> float | None:
         """What `run` returns; None where it fails, which sweepers take for a failed trial.
 
         Only what ends the whole sweep (Ctrl-C, SIGTERM) is let through.
@@ -56,28 +56,30 @@ class Sweep:
                     del os.environ[REASON]
         finally:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / f"{uuid.uuid4().hex}.json", {"arm": name, "why": why})
+            write_json(self.folder / f"{uuid.uuid4().hex}.json", {"overrides": overrides, "why": why})
 
     def end(self) -> bool:
         """Whether an arm failed; says on stderr which ones and why, in 80 columns."""
         arms = [read_json(file) for file in self.folder.glob("*.json")]
         shutil.rmtree(self.folder, ignore_errors=True)
-        failed = sorted((arm for arm in arms if arm["why"] is not None), key=lambda arm: arm["arm"])
+        failed = sorted((arm for arm in arms if arm["why"] is not None), key=lambda arm: arm["overrides"])
         if failed:
-            _print_failed(failed, len(arms))
+            _print_failed(failed, arms)
         return bool(failed)
 
 
-def _print_failed(failed: list[dict[str, str]], arms: int) -> None:
+def _print_failed(failed: list[dict[str, Any]], arms: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{len(failed)} of {arms} arms failed", title_justify="left")
+    # what all arms have in common tells none from another
+    common = set.intersection(*(set(arm["overrides"]) for arm in arms)) if len(arms) > 1 else set()
+    table = Table(title=f"{len(failed)} of {len(arms)} arms failed", title_justify="left")
     table.add_column("arm", overflow="fold", max_width=34)
     table.add_column("why", overflow="fold")
     for arm in failed:
-        table.add_row(Text(arm["arm"]), Text(arm["why"]))
+        table.add_row(Text(" ".join(one for one in arm["overrides"] if one not in common)), Text(arm["why"]))
     console = Console(file=sys.stderr, width=80)
     console.print(table)
     console.print("The same command again runs only what is missing.", highlight=False)

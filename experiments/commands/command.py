@@ -10,6 +10,7 @@ import importlib
 import json
 import logging
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -20,14 +21,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from experiments.commands.catalogue import COMMANDS
 from experiments.commands.config import ConfigError, Job, build_job, claim_folder, read_yaml, register_schema
-from experiments.commands.overrides import explain, prepare
+from experiments.commands.overrides import hydra_told
 from experiments.commands.sweeps import Sweep, finished, objective_of, reason_told
-from experiments.commands.yaml_files import check_yaml
 from stages.artifacts import Artifact
 from stages.files import write_json
 from stages.launch import LaunchArgs, child, child_environment, end_with_parent, launch_command, must_launch
@@ -134,7 +133,6 @@ def command(
         except BrokenPipeError as error:
             if not _output_closed(error):
                 raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at the end
             sys.exit(141)
 
     return main
@@ -222,7 +220,7 @@ def _run_with_hydra(schema: DictConfig, args: type, work: Work, config_name: str
             return run(config)
         return sweep.arm(list(settings.overrides.task), lambda: run(config))
 
-    with _hydra_told(args):
+    with _one_line_errors(), hydra_told(args):
         try:
             task()
             failed = sweep.end()
@@ -234,39 +232,6 @@ def _run_with_hydra(schema: DictConfig, args: type, work: Work, config_name: str
             shutil.rmtree(sweep.folder, ignore_errors=True)
     if failed:
         raise SystemExit(1)
-
-
-@contextmanager
-def _hydra_told(args: type) -> Iterator[None]:
-    """Within, Hydra sees this command line with its texts quoted, and what it finds wrong is one line and code 2."""
-    from hydra._internal.utils import get_args_parser
-    from hydra.errors import HydraException
-
-    def refuse(message: str) -> None:
-        raise ConfigError(f"{message} (--help says what can be set, --hydra-help which flags there are)")
-
-    before, environment = sys.argv[1:], os.environ.copy()
-    parser, overrides = get_args_parser(), []
-    parser.error = refuse
-    try:
-        with _one_line_errors():
-            options = parser.parse_args(before)
-            overrides = options.overrides
-            for folder in filter(None, (options.config_dir, options.config_path)):
-                for file in sorted(Path(folder).rglob("*.yaml")):
-                    check_yaml(file)
-            flags = [one for one in before if one not in overrides]
-            sweep = options.multirun or "hydra.mode=MULTIRUN" in overrides
-            sys.argv[1:] = [*flags, *prepare(overrides, args, sweep)]
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises instead of printing
-            try:
-                yield
-            except (HydraException, OmegaConfBaseException, RecursionError) as error:
-                raise ConfigError(explain(error, overrides, args)) from error
-    finally:
-        sys.argv[1:] = before
-        if "HYDRA_FULL_ERROR" not in environment:
-            os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
 def _work(job: Job, work: Work, file: Path, relaunch: bool) -> dict[str, Any]:
@@ -302,7 +267,7 @@ def _one_line_errors() -> Iterator[None]:
         raise SystemExit(error.code) from error
     except (ValueError, OSError) as error:
         if _output_closed(error):
-            raise
+            raise SystemExit(141) from None
         if os.environ.get("STEPWISE_TRACEBACK") == "1":
             traceback.print_exc()
         text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
@@ -314,13 +279,15 @@ def _one_line_errors() -> Iterator[None]:
 
 
 def _output_closed(error: Exception) -> bool:
-    """Whether this came of printing to a pipe that nobody reads any more, as after `| head -1`."""
-    try:
-        if isinstance(error, BrokenPipeError):
-            sys.stdout.flush()
-    except BrokenPipeError:
-        return True
-    return False
+    """Whether this came of printing to a pipe that nobody reads any more, as after `| head -1`. If so, what is still
+    printed goes nowhere."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if closed := bool(poll.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
 
 
 @contextmanager

@@ -9,20 +9,60 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import os
 import re
 import shlex
+import sys
 import types
 import typing
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from omegaconf.errors import OmegaConfBaseException
+
 from experiments.commands.config import Outer
-from experiments.commands.yaml_files import ConfigError
+from experiments.commands.yaml_files import DEEPEST, ConfigError, check_yaml
 
 # what means something to Hydra in a text, too: quotes, interpolations, functions, null, a missing value
 _HYDRA = re.compile(
     r"""(['"]).*\1|.*\$\{.*|(choice|range|interval|glob|sort|shuffle|tag|str|json_str)\(.*\)|null|\?\?\?|""", re.DOTALL
 )
+
+
+@contextmanager
+def hydra_told(args: type) -> Iterator[None]:
+    """Within, Hydra sees this process's command line prepared, and what it finds wrong is raised as it is explained.
+
+    Raises:
+        ConfigError: the command line or what it composes is wrong.
+    """
+    from hydra._internal.utils import get_args_parser
+    from hydra.errors import HydraException
+
+    def refuse(message: str) -> None:
+        raise ConfigError(f"{message} (--help says what can be set, --hydra-help which flags there are)")
+
+    before, environment = sys.argv[1:], os.environ.copy()
+    parser = get_args_parser()
+    parser.error = refuse
+    options = parser.parse_args(before)
+    for folder in filter(None, (options.config_dir, options.config_path)):
+        for file in sorted(Path(folder).rglob("*.yaml")):
+            check_yaml(file)
+    flags = [one for one in before if one not in options.overrides]
+    sweep = options.multirun or "hydra.mode=MULTIRUN" in options.overrides
+    try:
+        sys.argv[1:] = [*flags, *prepare(options.overrides, args, sweep)]
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises instead of printing
+        yield
+    except (HydraException, OmegaConfBaseException, RecursionError) as error:
+        raise ConfigError(explain(error, options.overrides, args)) from error
+    finally:
+        sys.argv[1:] = before
+        if "HYDRA_FULL_ERROR" not in environment:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
 def prepare(overrides: list[str], args: type, sweep: bool) -> list[str]:
@@ -52,9 +92,10 @@ def prepare(overrides: list[str], args: type, sweep: bool) -> list[str]:
                 value = ",".join(map(_quoted, value.split(",")))
             elif _read(value) is None:  # of values in quotes or brackets only Hydra knows which commas part them
                 value = _quote(value)
+        depth = itertools.accumulate((c in "[{(") - (c in "]})") for c in value)
+        if hint is not str and max(depth, default=0) > DEEPEST:
+            raise ConfigError(f"{override[:80]!r}… is nested more than {DEEPEST} deep")
         if _read(value) is None:
-            if len(value) > 500:
-                raise ConfigError(f"{override[:80]!r}… cannot be read")
             quoted = _for_shell(f"{key}={_quote(value)}")
             raise ConfigError(f"{override!r} cannot be read; a text with such characters is written so: {quoted}")
         prepared.append(override[: match.start(2)] + value)
@@ -134,5 +175,7 @@ def explain(error: BaseException, overrides: list[str], args: type) -> str:
     lines = list(itertools.takewhile(lambda line: line != "Config search path:", lines))
     if options := [n for n, line in enumerate(lines) if line.startswith("Available options")]:
         lines = [*lines[: options[0]], f"{lines[options[0]]} {', '.join(lines[options[0] + 1 :])}"]
+    if missing := re.search(r"hydra/(?:launcher|sweeper)/(joblib|submitit|optuna)", " ".join(lines)):
+        lines.append(f"it comes with pip install 'stepwise[{missing[1]}]'")
     text = "; ".join([*lines, *([cause] if cause and cause not in lines else [])])
     return text if len(text) < 600 else f"{text[:600]}…"

@@ -62,6 +62,14 @@ def test_the_overview_has_a_line_for_each() -> None:
     assert all(len(line) <= 100 and len(line.split()) > 5 for line in lines)
 
 
+def test_make_help_has_a_line_for_each_target() -> None:
+    text = (ROOT / "Makefile").read_text()
+    done = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True)
+    (targets,) = [line.split()[1:] for line in text.splitlines() if line.startswith(".PHONY:")]
+    lines = done.stdout.splitlines()
+    assert sorted(line.split()[0] for line in lines) == sorted(targets) and all(len(x.split()) > 3 for x in lines)
+
+
 def test_console_scripts_are_the_commands() -> None:
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from experiments.commands.command import command
@@ -23,8 +23,10 @@ from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.problems.args import ProblemArgs
+from rollouts.prompts import PromptArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
-from stages.pipeline import PENDING, Node, Processes, run_pipeline
+from stages.pipeline import PENDING, Node, StageRunner, run_pipeline
+from stages.stage import Stage
 
 
 @dataclass
@@ -64,10 +66,12 @@ class GloreArgs:
     """Arguments of the pipeline: those of its stages, with the parents that the pipeline itself fills in pending.
 
     Training rollouts come from `train_problems` problems of the train split, after the first `train_offset`; the test
-    split gives `test_problems` drafts. `parallel` stages run at once where they do not need one another.
+    split gives `test_problems` drafts. `parallel` stages run at once where they do not need one another. All stages ask
+    with the one `prompt`.
     """
 
     problems: ProblemArgs = field(default_factory=ProblemArgs)  #: which problems
+    prompt: PromptArgs = field(default_factory=PromptArgs)
     train_problems: int = 2000  #: problems whose rollouts train
     train_offset: int = 0
     test_problems: int = 1000  #: problems that are drafted and refined
@@ -104,11 +108,34 @@ class GloreArgs:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.train_offset < 0:
             raise ValueError(f"train_offset must not be negative, but is {self.train_offset}")
+        for name, stage in _asking(self).items():
+            if stage.prompt not in (PromptArgs(), self.prompt):
+                raise ValueError(f"{name}.prompt must not differ from prompt: every stage asks as the others do")
         if self.headline_where not in self.revise.where or self.headline_scorer not in ("orm", "sorm"):
             raise ValueError(
                 f"the headline needs a scorer orm or sorm and a place among revise.where={list(self.revise.where)}, "
                 f"not {self.headline_scorer} and {self.headline_where}"
             )
+
+
+def _asking(args: Any) -> dict[str, Any]:
+    """The arguments, by the names of their fields, of stages that have a prompt; the student's have a dot in theirs."""
+    found = {}
+    for one in dataclasses.fields(args):
+        value = getattr(args, one.name)
+        if isinstance(value, StudentArgs):
+            found |= {f"{one.name}.{name}": stage for name, stage in _asking(value).items()}
+        elif hasattr(value, "prompt"):
+            found[one.name] = value
+    return found
+
+
+def _with_prompt(args: Any, prompt: PromptArgs) -> Any:
+    """The arguments with this prompt in those of every stage that has one."""
+    changed = {name: replace(stage, prompt=prompt) for name, stage in _asking(args).items() if "." not in name}
+    if isinstance(args, GloreArgs):
+        changed["student"] = _with_prompt(args.student, prompt)
+    return replace(args, **changed)
 
 
 def _problems(args: GloreArgs, split: str, offset: int, limit: int) -> ProblemArgs:
@@ -149,6 +176,7 @@ def student_nodes(args: GloreArgs) -> tuple[list[Node], dict[str, str]]:
 
 def glore_nodes(args: GloreArgs) -> tuple[list[Node], dict[str, str]]:
     """Every stage of the pipeline, in an order in which they can run, and the paths given from outside."""
+    args = _with_prompt(args, args.prompt)
     nodes, given = student_nodes(args)
     made = [node.name for node in nodes]
     reward_start = "student"
@@ -206,6 +234,11 @@ def _report_node(args: GloreArgs, made: list[str]) -> Node:
     return Node("report", REPORT, tuple(made), build)
 
 
+def stage_program(stage: Stage) -> list[str]:
+    """The command line of a stage's own command, without arguments."""
+    return [sys.executable, "-m", f"experiments.{stage.name}"]
+
+
 def run_glore(job: Job) -> dict[str, Any]:
     """Run the pipeline, copy its report into the run's folder and print the main table."""
     from rich.console import Console
@@ -219,15 +252,18 @@ def run_glore(job: Job) -> dict[str, Any]:
     console.print(
         f"{len(nodes)} stages, {job.args.parallel} at once; artifacts in {job.run.artifacts}/", highlight=False
     )
-    with Processes(job.run.artifacts, job.folder / "stages", job.run.threads, settings, console) as processes:
-        paths = run_pipeline(nodes, given, processes, job.args.parallel, processes.stop)
-    report = Path(paths["report"])
+    runner = StageRunner(job.run.artifacts, job.folder / "stages", stage_program, job.run.threads, settings, console)
+    with runner:
+        results = run_pipeline(nodes, given, runner, job.args.parallel, runner.stop)
+    report = results["report"].path
     for name in ("report.md", "report.json"):
         shutil.copyfile(report / name, job.folder / name)
     shutil.copytree(report / "figures", job.folder / "figures", dirs_exist_ok=True)
     print_main_table(read_json(job.folder / "report.json"), console)
     console.print(f"{job.folder / 'report.md'}, report.json and figures/ are written", highlight=False)
-    return {"report": str(job.folder / "report.md"), "artifacts": paths}
+    paths = given | {name: str(result.path) for name, result in results.items()}
+    reused = [name for name, result in results.items() if result.reused]
+    return {"report": str(job.folder / "report.md"), "artifacts": paths, "reused": reused}
 
 
 main = command(

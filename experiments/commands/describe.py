@@ -89,8 +89,8 @@ def print_help(name: str, config_name: str, schema: DictConfig) -> None:
     _print_rows("Groups", groups)
     _print_rows("Settings", [*settings, *outer])
     print(
-        f"\nThe rest: --cfg job (all settings), --info defaults-tree (where they come from), conf/{config_name}.yaml.\n"
-        f"A sweep: -m KEY=A,B; elsewhere with hydra/launcher=joblib, submitit_local or submitit_slurm."
+        f"\nThe rest: --cfg job (all settings), --info defaults-tree (where they come from), and the file\n"
+        f"conf/{config_name}.yaml. A sweep: -m KEY=A,B; elsewhere with hydra/launcher=joblib."
     )
 
 

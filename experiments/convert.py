@@ -31,11 +31,11 @@ class ConvertArgs:
     out, counted and named.
     """
 
-    input: str = MISSING
-    output: str = MISSING
-    source_format: str = MISSING
-    target_format: str = MISSING
-    bad_rows: str = "error"
+    input: str = MISSING  #: the file to read; .jsonl, .json or .parquet
+    output: str = MISSING  #: the file to write
+    source_format: str = MISSING  #: whose rows these are
+    target_format: str = MISSING  #: whose they become
+    bad_rows: str = "error"  #: error or skip
     choices: Choices = field(default_factory=Choices)
 
     def validate(self) -> None:

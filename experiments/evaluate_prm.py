@@ -45,16 +45,16 @@ class EvaluateArgs:
     subset. `predictions` is a file for the scores of every solution.
     """
 
-    data: list[str] = field(default_factory=list)
-    format: str = "processbench"
+    data: list[str] = field(default_factory=list)  #: a file for each subset
+    format: str = "processbench"  #: whose rows these are
     prm: PRMArgs = field(default_factory=PRMArgs)
     choices: Choices = field(default_factory=Choices)
-    threshold: float | None = None
-    choose_on: str | None = None
-    limit: int | None = None
+    threshold: float | None = None  #: below it a step is wrong
+    choose_on: str | None = None  #: the subset on which the threshold is chosen
+    limit: int | None = None  #: at most so many rows of a subset
     resamples: int = RESAMPLES
     seed: int = 0
-    predictions: str | None = None
+    predictions: str | None = None  #: a file for all scores
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense."""

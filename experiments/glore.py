@@ -13,6 +13,7 @@ from typing import Any
 
 from experiments.commands.command import command
 from experiments.commands.config import Job
+from experiments.commands.dry_run import pipeline_plan
 from experiments.report.stage import REPORT, WITH_ORACLE, ReportArgs
 from refine.pairs import BUILD_PAIRS, PairArgs
 from refine.rerank import RERANK, RerankArgs
@@ -36,11 +37,11 @@ class StudentArgs:
     Then it is fine-tuned on gold solutions (`sft`, unless its `epochs` are 0) and by `rounds` of Expert Iteration.
     """
 
-    start: str = SHIPPED
-    fine_tune: bool = False
+    start: str = SHIPPED  #: shipped, scratch, or a folder of a causal LM
+    fine_tune: bool = False  #: on gold solutions first
     sft: TrainPolicyArgs = field(default_factory=TrainPolicyArgs)
-    sft_problems: int = 1000
-    rounds: int = 0
+    sft_problems: int = 1000  #: how many of them
+    rounds: int = 0  #: of expert iteration
     round: TrainPolicyArgs = field(default_factory=lambda: TrainPolicyArgs(examples=["rollouts"], rollouts=PENDING))
     round_samples: int = 8
 
@@ -69,22 +70,22 @@ class GloreArgs:
     with the one `prompt`.
     """
 
-    problems: ProblemArgs = field(default_factory=ProblemArgs)
+    problems: ProblemArgs = field(default_factory=ProblemArgs)  #: which problems
     prompt: PromptArgs = field(default_factory=PromptArgs)
-    train_problems: int = 2000
+    train_problems: int = 2000  #: problems whose rollouts train
     train_offset: int = 0
-    test_problems: int = 1000
-    student: StudentArgs = field(default_factory=StudentArgs)
-    rollouts: SampleArgs = field(default_factory=lambda: SampleArgs(policy=PENDING))
-    drafts: SampleArgs = field(default_factory=lambda: SampleArgs(policy=PENDING, n=1))
-    samples: SampleArgs = field(default_factory=lambda: SampleArgs(policy=PENDING, n=3))
-    orm: TrainRewardArgs = field(default_factory=lambda: _pending_reward("orm"))
-    labels: LabelArgs = field(default_factory=lambda: LabelArgs(rollouts=PENDING, policy=PENDING))
-    sorm: TrainRewardArgs = field(default_factory=lambda: _pending_reward("sorm"))
-    pairs: PairArgs = field(default_factory=lambda: PairArgs(rollouts=PENDING, labels=PENDING))
+    test_problems: int = 1000  #: problems that are drafted and refined
+    student: StudentArgs = field(default_factory=StudentArgs)  #: who writes the drafts
+    rollouts: SampleArgs = field(default_factory=lambda: SampleArgs(policy=PENDING))  #: training rollouts
+    drafts: SampleArgs = field(default_factory=lambda: SampleArgs(policy=PENDING, n=1))  #: how drafts are
+    samples: SampleArgs = field(default_factory=lambda: SampleArgs(policy=PENDING, n=3))  #: how best-of-n's samples are
+    orm: TrainRewardArgs = field(default_factory=lambda: _pending_reward("orm"))  #: how the ORM is trained
+    labels: LabelArgs = field(default_factory=lambda: LabelArgs(rollouts=PENDING, policy=PENDING))  #: step labels
+    sorm: TrainRewardArgs = field(default_factory=lambda: _pending_reward("sorm"))  #: how the SORM is trained
+    pairs: PairArgs = field(default_factory=lambda: PairArgs(rollouts=PENDING, labels=PENDING))  #: how pairs are built
     refiner: TrainPolicyArgs = field(
         default_factory=lambda: TrainPolicyArgs(examples=["global"], policy=PENDING, pairs=PENDING)
-    )
+    )  #: how the refiners are trained
     revise: ReviseArgs = field(
         default_factory=lambda: ReviseArgs(
             drafts=PENDING, samples=PENDING, global_refiner=PENDING, local_refiner=PENDING, control=PENDING,
@@ -92,13 +93,13 @@ class GloreArgs:
         )
     )  # fmt: skip
     rerank: RerankArgs = field(default_factory=lambda: RerankArgs(candidates=PENDING, orm=PENDING, sorm=PENDING))
-    title: str = "GLoRe"
+    title: str = "GLoRe"  #: the report's title
     headline_scorer: str = "orm"
     headline_where: str = "sorm"
     # what both reward models start from: `student`, or the folder of another causal LM
-    reward_start: str = "student"
-    seed: int = 0
-    parallel: int = 1
+    reward_start: str = "student"  #: what reward models start from: student, or a causal LM
+    seed: int = 0  #: of the run
+    parallel: int = 1  #: stages that run at once
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that does not fit the others."""
@@ -265,7 +266,9 @@ def run_glore(job: Job) -> dict[str, Any]:
     return {"report": str(job.folder / "report.md"), "artifacts": paths, "reused": reused}
 
 
-main = command("glore", GloreArgs, run_glore, relaunch=False)  # its stages do
+main = command(
+    "glore", GloreArgs, run_glore, relaunch=False, plan=lambda job: pipeline_plan(*glore_nodes(job.args), job)
+)  # its stages are launched, not it
 
 if __name__ == "__main__":
     main()

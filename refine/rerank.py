@@ -83,11 +83,11 @@ def select(candidates: Sequence[Candidate], scores: Sequence[float], rule: str) 
 class RerankArgs:
     """Arguments of the stage `rerank`. `samples` is how many of the sampled solutions best-of-n may choose from."""
 
-    candidates: str = parent("revise")
-    orm: str = parent("train_reward")
-    sorm: str = parent("train_reward")
-    samples: int = 3
-    batch_tokens: int = runtime(16384)
+    candidates: str = parent("revise")  #: an artifact of revise
+    orm: str = parent("train_reward")  #: an artifact of train_reward
+    sorm: str = parent("train_reward")  #: an artifact of train_reward
+    samples: int = 3  #: how many best-of-n chooses from
+    batch_tokens: int = runtime(16384)  #: tokens of a forward pass
     device: str = runtime("auto")
 
     def validate(self) -> None:

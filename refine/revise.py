@@ -29,17 +29,17 @@ class ReviseArgs:
     """Arguments of the stage `revise`. `drafts` are one rollout a problem (of several the first that was not refused),
     `samples` those that best-of-n chooses from."""
 
-    drafts: str = parent("sample")
-    samples: str | None = parent("sample", default=None)
-    global_refiner: str = parent("train_policy", plain=True)
-    local_refiner: str = parent("train_policy", plain=True)
-    control: str | None = parent("train_policy", plain=True, default=None)
-    orm: str | None = parent("train_reward", default=None)
-    sorm: str | None = parent("train_reward", default=None)
-    where: list[str] = field(default_factory=lambda: ["none", "orm", "sorm"])
-    sampler: SamplerArgs = field(default_factory=lambda: SamplerArgs(temperature=0.0))
+    drafts: str = parent("sample")  #: an artifact of sample
+    samples: str | None = parent("sample", default=None)  #: an artifact of sample, for best of n
+    global_refiner: str = parent("train_policy", plain=True)  #: a policy trained on global pairs
+    local_refiner: str = parent("train_policy", plain=True)  #: a policy trained on local pairs
+    control: str | None = parent("train_policy", plain=True, default=None)  #: a policy trained on control pairs
+    orm: str | None = parent("train_reward", default=None)  #: an artifact of train_reward
+    sorm: str | None = parent("train_reward", default=None)  #: an artifact of train_reward
+    where: list[str] = field(default_factory=lambda: ["none", "orm", "sorm"])  #: who says where the error is
+    sampler: SamplerArgs = field(default_factory=lambda: SamplerArgs(temperature=0.0))  #: how to sample
     prompt: PromptArgs = field(default_factory=PromptArgs)
-    seed: int = 0
+    seed: int = 0  #: of the samples
     batch_tokens: int = runtime(16384)
 
     def validate(self) -> None:

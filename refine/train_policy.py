@@ -37,19 +37,19 @@ class TrainPolicyArgs:
     pairs of `pairs`. `policy` is what training starts from; without one, a small model (`model`) is made.
     """
 
-    examples: list[str] = field(default_factory=lambda: ["solutions"])
-    policy: str | None = parent("train_policy", plain=True, default=None)
-    rollouts: str | None = parent("sample", default=None)
-    pairs: str | None = parent("build_pairs", default=None)
-    problems: ProblemArgs = field(default_factory=ProblemArgs)
+    examples: list[str] = field(default_factory=lambda: ["solutions"])  #: solutions, rollouts, global, local, control
+    policy: str | None = parent("train_policy", plain=True, default=None)  #: to start from; null: a new small model
+    rollouts: str | None = parent("sample", default=None)  #: an artifact of sample
+    pairs: str | None = parent("build_pairs", default=None)  #: an artifact of build_pairs
+    problems: ProblemArgs = field(default_factory=ProblemArgs)  #: whose gold solutions
     prompt: PromptArgs = field(default_factory=PromptArgs)
     model: ModelArgs = field(default_factory=ModelArgs)
-    lora: LoraArgs = field(default_factory=LoraArgs)
-    train: TrainArgs = field(default_factory=TrainArgs)
+    lora: LoraArgs = field(default_factory=LoraArgs)  #: train an adapter: rank, targets
+    train: TrainArgs = field(default_factory=TrainArgs)  #: how to train
     max_per_problem: int = 4
-    max_length: int = 512
+    max_length: int = 512  #: tokens of the longest example
     # of the questions; on their texts the loss is measured, and may stop the training early
-    validation_share: float = 0.0
+    validation_share: float = 0.0  #: of the questions, held out
     # where there is not one example, hand the starting policy on untrained: for debugging with weak policies only
     allow_empty: bool = False
 

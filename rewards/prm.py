@@ -50,8 +50,8 @@ class PRMArgs:
     the token `positive` as against `negative`.
     """
 
-    model: str = MISSING
-    head: str = "stepwise"
+    model: str = MISSING  #: the reward model
+    head: str = "stepwise"  #: stepwise, causal_lm or token_classification
     prompt: str = "{question}"
     step: str = "{step}"
     separator: str = ""

@@ -53,22 +53,22 @@ class TrainRewardArgs:
     continuations expected to be right (soft). `shuffled_labels` trains the control that can learn nothing.
     """
 
-    kind: str = "orm"
-    policy: str = parent("train_policy", "train_reward", plain=True)
-    rollouts: str | None = parent("sample", default=None)
-    labels: str | None = parent("label_steps", "import_labels", default=None)
+    kind: str = "orm"  #: orm or sorm
+    policy: str = parent("train_policy", "train_reward", plain=True)  #: the causal LM to start from
+    rollouts: str | None = parent("sample", default=None)  #: an artifact of sample, for an ORM
+    labels: str | None = parent("label_steps", "import_labels", default=None)  #: step labels, for a SORM
     positions: str = "all_steps"
     balance: str = "problem"
     balance_lengths: bool = True
-    targets: str = "hard"
+    targets: str = "hard"  #: hard labels, or soft: the share expected to be right
     shuffled_labels: bool = False
     prompt: PromptArgs = field(default_factory=PromptArgs)
-    validation_share: float = 0.05
-    max_length: int = 512
+    validation_share: float = 0.05  #: of the problems, held out
+    max_length: int = 512  #: tokens of the longest solution
     # where no label is left after balancing, save the model untrained: for debugging with weak policies only
     allow_empty: bool = False
-    lora: LoraArgs = field(default_factory=LoraArgs)
-    train: TrainArgs = field(default_factory=TrainArgs)
+    lora: LoraArgs = field(default_factory=LoraArgs)  #: train an adapter: rank, targets
+    train: TrainArgs = field(default_factory=TrainArgs)  #: how to train
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that does not fit the others."""

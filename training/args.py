@@ -59,24 +59,24 @@ class TrainArgs:
     where accelerate's config file asks for FSDP.
     """
 
-    epochs: float = 1.0
-    max_steps: int | None = None
+    epochs: float = 1.0  #: passes over the examples
+    max_steps: int | None = None  #: at most so many optimiser steps
     # stop there with the learning rate of the whole run, as if it had been cut off: a checkpoint from midway
     stop_after: int | None = None
-    tokens_per_step: int = 4096
-    tokens_per_batch: int = 4096
+    tokens_per_step: int = 4096  #: tokens of an optimiser step
+    tokens_per_batch: int = 4096  #: tokens of a forward pass
     pack_tokens: int | None = None
     layout: str = "packed"
     share_prefixes: bool = True
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  #: the highest, after the warmup
     warmup: float = 0.05
     final_share: float = 0.05
     weight_decay: float = 0.01
     beta2: float = 0.98
     max_grad_norm: float = 1.0
-    seed: int = 0
-    dtype: str = "float32"
-    gradient_checkpointing: bool = False
+    seed: int = 0  #: of order and dropout
+    dtype: str = "float32"  #: float32 or bfloat16
+    gradient_checkpointing: bool = False  #: less memory, more time
     device: str = "auto"
     shard: str = runtime("auto")
     # how often the model is evaluated, evenly spread, the last time at the end

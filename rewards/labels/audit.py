@@ -48,17 +48,17 @@ class AuditArgs:
     nothing else is given.
     """
 
-    labels: str = parent(LABEL_STEPS.name)
-    policy: str = parent("train_policy", plain=True, unless="served")
-    sampler: SamplerArgs = field(default_factory=SamplerArgs)
+    labels: str = parent(LABEL_STEPS.name)  #: an artifact of label_steps
+    policy: str = parent("train_policy", plain=True, unless="served")  #: who continues the prefixes
+    sampler: SamplerArgs = field(default_factory=SamplerArgs)  #: how to sample
     prompt: PromptArgs = field(default_factory=PromptArgs)
-    solutions: int = 100
-    continuations: int = 4 * PAPER_K
+    solutions: int = 100  #: wrong solutions to label again
+    continuations: int = 4 * PAPER_K  #: of each prefix
     rule: str = "posterior"
     threshold: float | None = None
     consistency: bool | None = None
     positive_propagation: bool | None = None
-    seed: int = 0
+    seed: int = 0  #: of the continuations
 
     @property
     def served(self) -> bool:

@@ -30,9 +30,9 @@ class SearchArgs:
     one as long as the solution). `share_traces` counts continuations and rollouts wherever they pass a prefix.
     """
 
-    search: str = "adaptive"
-    rule: str = "posterior"
-    continuations: int = 24
+    search: str = "adaptive"  #: how continuations are spent (docs/labelling.md)
+    rule: str = "posterior"  #: what makes a prefix positive
+    continuations: int = 24  #: at most so many of a prefix
     at_least: int = 2
     confidence: float = 0.92
     threshold: float = 0.1

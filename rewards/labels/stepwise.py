@@ -38,17 +38,17 @@ class LabelArgs(SearchArgs):
     `least_confidence` removes labels that are less likely than this to be right.
     """
 
-    rollouts: str = parent("sample")
-    policy: str = parent("train_policy", plain=True, unless="served")
-    sampler: SamplerArgs = field(default_factory=SamplerArgs)
+    rollouts: str = parent("sample")  #: an artifact of sample
+    policy: str = parent("train_policy", plain=True, unless="served")  #: who continues the prefixes
+    sampler: SamplerArgs = field(default_factory=SamplerArgs)  #: how to sample
     prompt: PromptArgs = field(default_factory=PromptArgs)
-    max_wrong_per_problem: int | None = None
-    max_right_per_problem: int | None = None
-    max_problems: int | None = None
+    max_wrong_per_problem: int | None = None  #: wrong solutions labelled of a problem
+    max_right_per_problem: int | None = None  #: right solutions labelled of a problem
+    max_problems: int | None = None  #: label at most so many problems
     positive_propagation: bool = True
     consistency: bool = True
     least_confidence: float | None = None
-    seed: int = 0
+    seed: int = 0  #: of the continuations
 
     @property
     def served(self) -> bool:

@@ -26,11 +26,11 @@ class ProblemArgs:
     """
 
     source: str = "arithmetic"
-    split: str = "train"
-    path: str | None = parent(plain=True, unless="hub", default=None)
+    split: str = "train"  #: train, validation or test
+    path: str | None = parent(plain=True, unless="hub", default=None)  #: the source's file or folder
     hub: bool = False
-    limit: int | None = None
-    offset: int = 0
+    limit: int | None = None  #: at most so many problems
+    offset: int = 0  #: so many of the first are left out
     shuffle_seed: int | None = None
     validation_share: float = 0.1
     split_shares: list[float] = field(default_factory=lambda: [0.7, 0.1, 0.2])

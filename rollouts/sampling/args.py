@@ -121,13 +121,13 @@ class SamplerArgs:
     """How to sample. `temperature` 0 is greedy; `max_tokens` bounds a completion, in the policy's tokens; a text ends
     before the first of the `stop` strings. `batch_size` rows are decoded at once by the backend hf."""
 
-    backend: str = "hf"
-    temperature: float = 1.0
+    backend: str = "hf"  #: hf, vllm, openai, ray or scripted
+    temperature: float = 1.0  #: 0 is greedy
     top_p: float = 1.0
-    max_tokens: int = 256
+    max_tokens: int = 256  #: the longest completion
     stop: list[str] = field(default_factory=list)
     dtype: str = "auto"
-    batch_size: int = runtime(256)
+    batch_size: int = runtime(256)  #: rows decoded at once (hf)
     device: str = runtime("auto")
     vllm: VLLMArgs = field(default_factory=VLLMArgs)
     openai: OpenAIArgs = field(default_factory=OpenAIArgs)

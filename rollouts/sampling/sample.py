@@ -46,12 +46,12 @@ def grade_sample(problem: Problem, sample: Sample, index: int, last_number: bool
 class SampleArgs:
     """Arguments of the stage `sample`: `n` rollouts of every problem."""
 
-    policy: str = parent("train_policy", plain=True, unless="served")
-    problems: ProblemArgs = field(default_factory=ProblemArgs)
-    sampler: SamplerArgs = field(default_factory=SamplerArgs)
+    policy: str = parent("train_policy", plain=True, unless="served")  #: who samples: a causal LM's folder
+    problems: ProblemArgs = field(default_factory=ProblemArgs)  #: which problems
+    sampler: SamplerArgs = field(default_factory=SamplerArgs)  #: how to sample
     prompt: PromptArgs = field(default_factory=PromptArgs)
-    n: int = 8
-    seed: int = 0
+    n: int = 8  #: samples of each problem
+    seed: int = 0  #: of the samples
     # a number that merely stands last is taken for the answer; never for rollouts that train a model
     last_number: bool = False
 

@@ -23,6 +23,7 @@ from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.problems.args import ProblemArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
+from stages.hub import pin
 from stages.pipeline import PENDING, Node, Processes, run_pipeline
 
 
@@ -148,6 +149,8 @@ def student_nodes(args: GloreArgs) -> tuple[list[Node], dict[str, str]]:
 
 def glore_nodes(args: GloreArgs) -> tuple[list[Node], dict[str, str]]:
     """Every stage of the pipeline, in an order in which they can run, and the paths given from outside."""
+    if args.problems.path is not None:  # a branch may move while the stages run
+        args = replace(args, problems=replace(args.problems, path=pin(args.problems.path, "dataset")))
     nodes, given = student_nodes(args)
     made = [node.name for node in nodes]
     reward_start = "student"

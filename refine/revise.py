@@ -16,9 +16,10 @@ from rollouts.prompts import parse_solution
 from rollouts.records import Candidate, Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
+from rollouts.sampling.policies import own_device_class
 from rollouts.sampling.protocol import REFUSED, Request, Sampler, load_sampler
 from rollouts.steps import join_steps
-from stages.stage import Stage, parent, runtime
+from stages.stage import Stage, parent, resolved, runtime
 from stages.workspace import Workspace
 
 WHERE = ("none", "orm", "sorm", "oracle")
@@ -27,19 +28,20 @@ WHERE = ("none", "orm", "sorm", "oracle")
 @dataclass
 class ReviseArgs:
     """Arguments of the stage `revise`. `drafts` are one rollout a problem (of several the first counts), `samples`
-    those that best-of-n chooses from."""
+    those that best-of-n chooses from. The reward models run on `device`."""
 
     drafts: str = parent("sample")
     samples: str | None = parent("sample", default=None)
-    global_refiner: str = parent("train_policy", plain=True)
-    local_refiner: str = parent("train_policy", plain=True)
-    control: str | None = parent("train_policy", plain=True, default=None)
+    global_refiner: str = parent("train_policy", any_path=True)
+    local_refiner: str = parent("train_policy", any_path=True)
+    control: str | None = parent("train_policy", any_path=True, default=None)
     orm: str | None = parent("train_reward", default=None)
     sorm: str | None = parent("train_reward", default=None)
     where: list[str] = field(default_factory=lambda: ["none", "orm", "sorm"])
     sampler: SamplerArgs = field(default_factory=lambda: SamplerArgs(temperature=0.0))
     seed: int = 0
     batch_tokens: int = runtime(16384)
+    device: str = resolved("auto", own_device_class)
 
     def validate(self) -> None:
         """Raise ValueError where a place is unknown, or is to be found by a model that is not given."""
@@ -65,7 +67,7 @@ def locate(
         return [_true_first_error(problem, draft) for problem, draft in zip(problems, drafts, strict=True)]
     from rewards.scorer import first_error, load_scorer, score_all
 
-    scorer = load_scorer(getattr(args, where), device=args.sampler.device, batch_tokens=args.batch_tokens)
+    scorer = load_scorer(getattr(args, where), device=args.device, batch_tokens=args.batch_tokens)
     if scorer.kind != where:
         raise ValueError(f"{where}={getattr(args, where)} is a reward model of kind {scorer.kind}")
     steps = [draft.steps for draft in drafts]

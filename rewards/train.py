@@ -25,7 +25,7 @@ from rewards.metrics import (
 )
 from rollouts.records import Problem, Rollout, StepLabels
 from rollouts.sampling.policies import context_length
-from stages.stage import Stage, parent
+from stages.stage import Stage, only_when, parent
 from stages.workspace import Workspace
 from training.adapters import ADAPTER, LoraArgs
 from training.args import TrainArgs
@@ -49,13 +49,13 @@ class TrainRewardArgs:
     """
 
     kind: str = "orm"
-    policy: str = parent("train_policy", "train_reward", plain=True)
+    policy: str = parent("train_policy", "train_reward", any_path=True)
     rollouts: str | None = parent("sample", default=None)
     labels: str | None = parent("label_steps", "import_labels", default=None)
-    positions: str = "all_steps"
-    balance: str = "problem"
-    balance_lengths: bool = True
-    targets: str = "hard"
+    positions: str = only_when("all_steps", "kind", "orm")
+    balance: str = only_when("problem", "kind", "orm")
+    balance_lengths: bool = only_when(True, "kind", "sorm")
+    targets: str = only_when("hard", "kind", "sorm")
     shuffled_labels: bool = False
     validation_share: float = 0.05
     max_length: int = 512

@@ -35,7 +35,7 @@ class ReportArgs:
     sorm: str = parent("train_reward")
     labels: str | None = parent("label_steps", "import_labels", default=None)
     trained_on: str | None = parent("sample", default=None)
-    stages: list[str] = parent(plain=True, default=[])
+    stages: list[str] = parent(any_path=True, default=[])
     names: list[str] = field(default_factory=list)
     title: str = "GLoRe"
     model: str = ""

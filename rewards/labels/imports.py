@@ -24,7 +24,7 @@ class ImportArgs:
     line, as our models read them. `bad_rows` skip leaves out what cannot be used; `limit` reads so many rows only.
     """
 
-    input: str = parent(plain=True)
+    input: str = parent(any_path=True)
     format: str = MISSING
     choices: Choices = field(default_factory=Choices)
     lines: str = "error"

@@ -12,9 +12,9 @@ from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
 from rollouts.prompts import parse_solution, render_prompt
 from rollouts.records import Problem, Rollout
-from rollouts.sampling.args import SamplerArgs
+from rollouts.sampling.args import SamplerArgs, served_model
 from rollouts.sampling.collect import collect
-from rollouts.sampling.protocol import REFUSED, Request, Sample, by_name, load_sampler
+from rollouts.sampling.protocol import REFUSED, Request, Sample, load_sampler
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
 
@@ -44,7 +44,7 @@ def grade_sample(problem: Problem, sample: Sample, index: int, last_number: bool
 class SampleArgs:
     """Arguments of the stage `sample`: `n` rollouts of every problem."""
 
-    policy: str = parent("train_policy", plain=True, unless="served")
+    policy: str = parent("train_policy", any_path=True, or_name="served")
     problems: ProblemArgs = field(default_factory=ProblemArgs)
     sampler: SamplerArgs = field(default_factory=SamplerArgs)
     n: int = 8
@@ -53,9 +53,9 @@ class SampleArgs:
     last_number: bool = False
 
     @property
-    def served(self) -> bool:
-        """Whether the policy is the name of a model on a server rather than a folder."""
-        return by_name(self.policy, self.sampler)
+    def served(self) -> str | None:
+        """What counts for a policy that is the name of a model on servers; None for a folder."""
+        return served_model(self.policy, self.sampler)
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""

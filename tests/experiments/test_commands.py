@@ -43,7 +43,7 @@ class Size:
 
 @dataclass
 class CookArgs:
-    food: str | None = parent(plain=True, default=None)
+    food: str | None = parent(any_path=True, default=None)
     size: Size = field(default_factory=Size)
     names: list[str] = field(default_factory=lambda: ["a"])
     then: str = ""

@@ -40,7 +40,7 @@ SCRIPTED = SamplerArgs(backend="scripted", max_tokens=40)
 @dataclass
 class MixArgs:
     of: list[str] = parent(default=[])
-    policy: str = parent(plain=True, unless="served")
+    policy: str = parent(any_path=True, or_name="served")
     served: bool = False
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.commands.config import ConfigError, Job, build_job, claim_folder, read_yaml, register_schema
+from experiments.commands.evidence import error_log
 from stages.artifacts import Artifact
 from stages.files import write_json
 from stages.launch import LaunchArgs, child, child_environment, end_with_parent, launch_command, must_launch
@@ -71,7 +72,8 @@ def command(
 
     Hydra composes them from `conf/<config_name>.yaml` and the command line; `--resolved FILE.yaml` takes them from a
     file as they stand. The run's folder gets `config.yaml` and `result.json`, what `work` returns. With --resolved
-    that folder is the file's, nothing is written there, and the result is the last line of stdout, as JSON.
+    that folder is the file's, nothing is written there, and the result is the last line of stdout, as JSON. Where the
+    work fails, `error.log` there has the trace.
 
     With `launch.num_processes` over 1 the work is done by that many processes under `accelerate launch`, unless
     `relaunch` is false: then `work` itself sees to it.
@@ -182,7 +184,8 @@ def _work(job: Job, work: Callable[[Job], dict[str, Any]], file: Path, relaunch:
             os.environ[name] = str(job.run.threads)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(job.run.threads)
-    return work(job)
+    with error_log(file):
+        return work(job)
 
 
 def _resolved_file(argv: list[str]) -> Path:

@@ -22,6 +22,7 @@ from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.problems.args import ProblemArgs
+from rollouts.prompts import PromptArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
 from stages.hub import pin
 from stages.pipeline import PENDING, Node, Processes, run_pipeline
@@ -64,10 +65,12 @@ class GloreArgs:
     """Arguments of the pipeline: those of its stages, with the parents that the pipeline itself fills in pending.
 
     Training rollouts come from `train_problems` problems of the train split, after the first `train_offset`; the test
-    split gives `test_problems` drafts. `parallel` stages run at once where they do not need one another.
+    split gives `test_problems` drafts. `parallel` stages run at once where they do not need one another. All stages ask
+    with the one `prompt`.
     """
 
     problems: ProblemArgs = field(default_factory=ProblemArgs)
+    prompt: PromptArgs = field(default_factory=PromptArgs)
     train_problems: int = 2000
     train_offset: int = 0
     test_problems: int = 1000
@@ -104,11 +107,34 @@ class GloreArgs:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.train_offset < 0:
             raise ValueError(f"train_offset must not be negative, but is {self.train_offset}")
+        for name, stage in _asking(self).items():
+            if stage.prompt not in (PromptArgs(), self.prompt):
+                raise ValueError(f"{name}.prompt must not differ from prompt: every stage asks as the others do")
         if self.headline_where not in self.revise.where or self.headline_scorer not in ("orm", "sorm"):
             raise ValueError(
                 f"the headline needs a scorer orm or sorm and a place among revise.where={list(self.revise.where)}, "
                 f"not {self.headline_scorer} and {self.headline_where}"
             )
+
+
+def _asking(args: Any) -> dict[str, Any]:
+    """The arguments, by the names of their fields, of stages that have a prompt; the student's have a dot in theirs."""
+    found = {}
+    for one in dataclasses.fields(args):
+        value = getattr(args, one.name)
+        if isinstance(value, StudentArgs):
+            found |= {f"{one.name}.{name}": stage for name, stage in _asking(value).items()}
+        elif hasattr(value, "prompt"):
+            found[one.name] = value
+    return found
+
+
+def _with_prompt(args: Any, prompt: PromptArgs) -> Any:
+    """The arguments with this prompt in those of every stage that has one."""
+    changed = {name: replace(stage, prompt=prompt) for name, stage in _asking(args).items() if "." not in name}
+    if isinstance(args, GloreArgs):
+        changed["student"] = _with_prompt(args.student, prompt)
+    return replace(args, **changed)
 
 
 def _problems(args: GloreArgs, split: str, offset: int, limit: int) -> ProblemArgs:
@@ -151,6 +177,7 @@ def glore_nodes(args: GloreArgs) -> tuple[list[Node], dict[str, str]]:
     """Every stage of the pipeline, in an order in which they can run, and the paths given from outside."""
     if args.problems.path is not None:  # a branch may move while the stages run
         args = replace(args, problems=replace(args.problems, path=pin(args.problems.path, "dataset")))
+    args = _with_prompt(args, args.prompt)
     nodes, given = student_nodes(args)
     made = [node.name for node in nodes]
     reward_start = "student"

@@ -12,7 +12,7 @@ from experiments.report.stage import check_apart
 from refine.prompts import render_refinement
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
-from rollouts.prompts import render_prompt
+from rollouts.prompts import PromptArgs, render_prompt
 from rollouts.records import Candidate, Choice, StepLabels
 from rollouts.sampling.args import SamplerArgs
 from rollouts.steps import join_steps, split_steps
@@ -212,3 +212,24 @@ def test_reward_models_can_start_from_another_model(policy, made):
 
 def test_defaults_are_plain_values():
     assert dataclasses.asdict(GloreArgs())["rollouts"]["n"] == 8
+
+
+def test_every_stage_asks_with_the_one_prompt(policy):
+    chat = PromptArgs("chat", instruction="Solve it.")
+    args = replace(arguments(policy), prompt=chat)
+    args = replace(args, student=replace(args.student, fine_tune=True, rounds=1))
+    args.validate()
+    nodes, given = glore_nodes(args)
+    paths = {node.name: f"artifact of {node.name}" for node in nodes} | given
+    asked = {node.name: own.prompt for node in nodes if hasattr(own := node.build(paths), "prompt")}
+    assert set(asked) == {
+        *("sft", "round_1_rollouts", "student", "rollouts", "labels", "orm", "drafts", "samples", "sorm"),
+        *("global_refiner", "local_refiner", "control_refiner", "revise"),
+    }
+    assert all(prompt == chat for prompt in asked.values())
+    for changed in (
+        replace(args, rollouts=replace(args.rollouts, prompt=PromptArgs("chat"))),
+        replace(args, student=replace(args.student, sft=replace(args.student.sft, prompt=PromptArgs("chat")))),
+    ):
+        with pytest.raises(ValueError, match=r"^(rollouts|student\.sft)\.prompt must not differ from prompt"):
+            changed.validate()

@@ -30,13 +30,15 @@ from training.args import TrainArgs
 
 ROOT = Path(__file__).parents[2]
 
+PROMPT = "prompt: kind examples instruction system"
 HF = "sampler: backend temperature top_p max_tokens stop dtype device"
 WORLD = """
 problems: source split path limit offset shuffle_seed
 problems.world: size seed min_steps max_steps max_value max_operand max_factor min_distractors max_distractors
 problems.world: side_branches direct_distractors people totals shortcuts operations
 """
-TRAINING = """
+TRAINING = f"""
+{PROMPT}
 lora: rank alpha dropout target_modules quantize keep_adapter
 train: epochs max_steps stop_after tokens_per_step tokens_per_batch pack_tokens layout share_prefixes learning_rate
 train: warmup final_share weight_decay beta2 max_grad_norm seed dtype gradient_checkpointing device evaluations
@@ -47,17 +49,17 @@ SEARCH = "search rule continuations at_least confidence threshold least_gain sha
 # what is in a stage's key, with these arguments: whoever changes a line makes artifacts that were made before
 # unfindable, or lets two different results have one key
 COUNTED: list[tuple[Stage, Any, str]] = [
-    (SAMPLE, SampleArgs(), f"policy n seed last_number\n{WORLD}\n{HF}"),
+    (SAMPLE, SampleArgs(), f"policy n seed last_number\n{WORLD}\n{HF}\n{PROMPT}"),
     (
         LABEL_STEPS,
         LabelArgs(),
         f"rollouts policy max_wrong_per_problem max_right_per_problem max_problems positive_propagation consistency "
-        f"least_confidence seed {SEARCH}\n{HF}",
+        f"least_confidence seed {SEARCH}\n{HF}\n{PROMPT}",
     ),
     (
         AUDIT_LABELS,
         AuditArgs(),
-        f"labels policy solutions continuations rule threshold consistency positive_propagation seed\n{HF}",
+        f"labels policy solutions continuations rule threshold consistency positive_propagation seed\n{HF}\n{PROMPT}",
     ),
     (
         IMPORT_LABELS,
@@ -100,7 +102,7 @@ COUNTED: list[tuple[Stage, Any, str]] = [
     (
         REVISE,
         ReviseArgs(),
-        f"drafts samples global_refiner local_refiner control orm sorm where seed device\n{HF}",
+        f"drafts samples global_refiner local_refiner control orm sorm where seed device\n{HF}\n{PROMPT}",
     ),
     (RERANK, RerankArgs(), "candidates orm sorm samples device"),
     (REPORT, ReportArgs(), "rerank candidates orm sorm labels trained_on stages names title model scorer where seed"),

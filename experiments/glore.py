@@ -6,7 +6,6 @@ Builds the graph of stages from one config and runs it; what is already there is
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -239,7 +238,7 @@ def run_glore(job: Job) -> dict[str, Any]:
     """Run the pipeline, copy its report into the run's folder and print the main table."""
     from rich.console import Console
 
-    from experiments.report.markdown import print_main_table
+    from experiments.report.markdown import copy_report, print_main_table
     from stages.files import read_json
 
     nodes, given = glore_nodes(job.args)
@@ -249,11 +248,14 @@ def run_glore(job: Job) -> dict[str, Any]:
         f"{len(nodes)} stages, {job.args.parallel} at once; artifacts in {job.run.artifacts}/", highlight=False
     )
     with Processes(job.run.artifacts, job.folder / "stages", job.run.threads, settings, console) as processes:
-        paths = run_pipeline(nodes, given, processes, job.args.parallel, processes.stop)
-    report = Path(paths["report"])
-    for name in ("report.md", "report.json"):
-        shutil.copyfile(report / name, job.folder / name)
-    shutil.copytree(report / "figures", job.folder / "figures", dirs_exist_ok=True)
+        reused: dict[str, bool] = {}
+
+        def run(node: Node, stage_args: Any) -> tuple[Path, bool]:
+            path, reused[node.name] = processes(node, stage_args)
+            return path, reused[node.name]
+
+        paths = run_pipeline(nodes, given, run, job.args.parallel, processes.stop)
+    copy_report(Path(paths["report"]), job.folder, reused)
     print_main_table(read_json(job.folder / "report.json"), console)
     console.print(f"{job.folder / 'report.md'}, report.json and figures/ are written", highlight=False)
     return {"report": str(job.folder / "report.md"), "artifacts": paths}

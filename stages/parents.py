@@ -88,7 +88,7 @@ def _open(args: Any, one: dataclasses.Field, value: Any, name: str, key: str | N
     if not isinstance(value, str | Path) or str(value) in ("", MISSING):
         raise ArtifactError(f"{name}={value!r}: the path of a parent must be given{wanted_stage(stages)}")
     path = Path(value)
-    if or_name is not None and (served := getattr(args, or_name)) is not None:
+    if or_name is not None and (served := getattr(args, or_name)):
         return _outside(path, f"name:{served}")
     try:
         if any_path and is_hub(value):

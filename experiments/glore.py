@@ -6,8 +6,8 @@ Builds the graph of stages from one config and runs it; what is already there is
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from experiments.commands.command import command
@@ -24,7 +24,8 @@ from rollouts.problems.args import ProblemArgs
 from rollouts.prompts import PromptArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
 from stages.hub import pin
-from stages.pipeline import PENDING, Node, Processes, run_pipeline
+from stages.pipeline import PENDING, Node, StageRunner, run_pipeline
+from stages.stage import Stage
 
 
 @dataclass
@@ -234,6 +235,11 @@ def _report_node(args: GloreArgs, made: list[str]) -> Node:
     return Node("report", REPORT, tuple(made), build)
 
 
+def stage_program(stage: Stage) -> list[str]:
+    """The command line of a stage's own command, without arguments."""
+    return [sys.executable, "-m", f"experiments.{stage.name}"]
+
+
 def run_glore(job: Job) -> dict[str, Any]:
     """Run the pipeline, copy its report into the run's folder and print the main table."""
     from rich.console import Console
@@ -247,18 +253,16 @@ def run_glore(job: Job) -> dict[str, Any]:
     console.print(
         f"{len(nodes)} stages, {job.args.parallel} at once; artifacts in {job.run.artifacts}/", highlight=False
     )
-    with Processes(job.run.artifacts, job.folder / "stages", job.run.threads, settings, console) as processes:
-        reused: dict[str, bool] = {}
-
-        def run(node: Node, stage_args: Any) -> tuple[Path, bool]:
-            path, reused[node.name] = processes(node, stage_args)
-            return path, reused[node.name]
-
-        paths = run_pipeline(nodes, given, run, job.args.parallel, processes.stop)
-    copy_report(Path(paths["report"]), job.folder, reused)
+    runner = StageRunner(job.run.artifacts, job.folder / "stages", stage_program, job.run.threads, settings, console)
+    with runner:
+        results = run_pipeline(nodes, given, runner, job.args.parallel, runner.stop)
+    reused = {name: result.reused for name, result in results.items()}
+    copy_report(results["report"].path, job.folder, reused)
     print_main_table(read_json(job.folder / "report.json"), console)
     console.print(f"{job.folder / 'report.md'}, report.json and figures/ are written", highlight=False)
-    return {"report": str(job.folder / "report.md"), "artifacts": paths}
+    paths = given | {name: str(result.path) for name, result in results.items()}
+    found = [name for name, was_there in reused.items() if was_there]
+    return {"report": str(job.folder / "report.md"), "artifacts": paths, "reused": found}
 
 
 main = command("glore", GloreArgs, run_glore, relaunch=False)  # its stages do

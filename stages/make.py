@@ -49,14 +49,14 @@ def make(
     processes = processes or current()
     folder = Path(root) / stage.name
     parents = find_parents(args, processes)
-    key = processes.share(_key(stage, args, parents) if processes.first else None)
-    if processes.share(processes.first and _found(root, stage, key) is not None):
+    key = processes.broadcast(_key(stage, args, parents) if processes.first else None)
+    if processes.broadcast(processes.first and _found(root, stage, key) is not None):
         return open_artifact(folder / key, stage.name, thorough=False), True
     if processes.first:
         _check_parents(parents)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / f"{key}.lock") if processes.first else nullcontext():
-        if processes.share(processes.first and _found(root, stage, key) is not None):
+        if processes.broadcast(processes.first and _found(root, stage, key) is not None):
             return open_artifact(folder / key, stage.name, thorough=False), True
         _make(stage, args, key, folder, parents, track, processes)
     return open_artifact(folder / key, stage.name, thorough=False), False

@@ -27,7 +27,7 @@ def find_parents(args: Any, processes: Processes) -> Parents:
         ArtifactError: one of them cannot be used.
     """
     found = _resolve(args, None) if processes.first else {}
-    told = processes.share({name: parent_keys(one) for name, one in found.items()})
+    told = processes.broadcast({name: parent_keys(one) for name, one in found.items()})
     return found if processes.first else _resolve(args, told)
 
 

@@ -119,7 +119,7 @@ def test_only_the_first_process_reads_a_model(tmp_path: Path, monkeypatch: pytes
     class Second(Processes):
         answers = iter([{"policy": made.manifest["parents"]["policy"]["key"]}, made.key, True])
 
-        def share(self, value: object) -> object:
+        def broadcast(self, value: object) -> object:
             assert not value
             return next(self.answers)
 

@@ -126,7 +126,7 @@ def test_other_processes_take_the_commit_of_the_first(cache: Path, tmp_path: Pat
     told = {"policy": f"hub:org/model@{COMMIT}", "data": [], "inner.lora": None}
 
     class Second(Processes):
-        def share(self, value: object) -> object:
+        def broadcast(self, value: object) -> object:
             return told
 
     put(cache, "org/model", tmp_path / "source", OTHER)

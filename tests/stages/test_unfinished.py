@@ -143,7 +143,7 @@ def test_folders_of_more_processes_than_now_are_dropped(tmp_path: Path) -> None:
 
         def wait(self) -> None: ...
 
-        def share(self, value: object) -> object:
+        def broadcast(self, value: object) -> object:
             return value
 
     made, reused = make(WORK, WorkArgs(), tmp_path, tracker, First(0, 2))

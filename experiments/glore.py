@@ -6,7 +6,6 @@ Builds the graph of stages from one config and runs it; what is already there is
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import sys
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,6 +24,7 @@ from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.problems.args import ProblemArgs
 from rollouts.prompts import PromptArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
+from stages.hub import pin
 from stages.pipeline import PENDING, Node, StageRunner, run_pipeline
 from stages.stage import Stage
 
@@ -176,6 +176,8 @@ def student_nodes(args: GloreArgs) -> tuple[list[Node], dict[str, str]]:
 
 def glore_nodes(args: GloreArgs) -> tuple[list[Node], dict[str, str]]:
     """Every stage of the pipeline, in an order in which they can run, and the paths given from outside."""
+    if args.problems.path is not None:  # a branch may move while the stages run
+        args = replace(args, problems=replace(args.problems, path=pin(args.problems.path, "dataset")))
     args = _with_prompt(args, args.prompt)
     nodes, given = student_nodes(args)
     made = [node.name for node in nodes]
@@ -243,7 +245,7 @@ def run_glore(job: Job) -> dict[str, Any]:
     """Run the pipeline, copy its report into the run's folder and print the main table."""
     from rich.console import Console
 
-    from experiments.report.markdown import print_main_table
+    from experiments.report.markdown import copy_report, print_main_table
     from stages.files import read_json
 
     nodes, given = glore_nodes(job.args)
@@ -255,15 +257,13 @@ def run_glore(job: Job) -> dict[str, Any]:
     runner = StageRunner(job.run.artifacts, job.folder / "stages", stage_program, job.run.threads, settings, console)
     with runner:
         results = run_pipeline(nodes, given, runner, job.args.parallel, runner.stop)
-    report = results["report"].path
-    for name in ("report.md", "report.json"):
-        shutil.copyfile(report / name, job.folder / name)
-    shutil.copytree(report / "figures", job.folder / "figures", dirs_exist_ok=True)
+    reused = {name: result.reused for name, result in results.items()}
+    copy_report(results["report"].path, job.folder, reused)
     print_main_table(read_json(job.folder / "report.json"), console)
     console.print(f"{job.folder / 'report.md'}, report.json and figures/ are written", highlight=False)
     paths = given | {name: str(result.path) for name, result in results.items()}
-    reused = [name for name, result in results.items() if result.reused]
-    return {"report": str(job.folder / "report.md"), "artifacts": paths, "reused": reused}
+    found = [name for name, was_there in reused.items() if was_there]
+    return {"report": str(job.folder / "report.md"), "artifacts": paths, "reused": found}
 
 
 main = command(

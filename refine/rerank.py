@@ -11,7 +11,8 @@ from fractions import Fraction
 
 from rollouts.grading.numerals import normalise
 from rollouts.records import Candidate, Choice, Judgement, Problem
-from stages.stage import Stage, parent, runtime
+from rollouts.sampling.policies import own_device_class
+from stages.stage import Stage, parent, resolved, runtime
 from stages.workspace import Workspace
 
 
@@ -88,7 +89,7 @@ class RerankArgs:
     sorm: str = parent("train_reward")  #: an artifact of train_reward
     samples: int = 3  #: how many best-of-n chooses from
     batch_tokens: int = runtime(16384)  #: tokens of a forward pass
-    device: str = runtime("auto")
+    device: str = resolved("auto", own_device_class)
 
     def validate(self) -> None:
         """Raise ValueError where there would be no samples to choose from."""

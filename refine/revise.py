@@ -16,9 +16,10 @@ from rollouts.prompts import PLAIN, PromptArgs, Template, parse_solution
 from rollouts.records import Candidate, Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
+from rollouts.sampling.policies import own_device_class
 from rollouts.sampling.protocol import REFUSED, Request, Sampler, load_sampler
 from rollouts.steps import cut_text, join_steps
-from stages.stage import Stage, parent, runtime
+from stages.stage import Stage, parent, resolved, runtime
 from stages.workspace import Workspace
 
 WHERE = ("none", "orm", "sorm", "oracle")
@@ -27,13 +28,13 @@ WHERE = ("none", "orm", "sorm", "oracle")
 @dataclass
 class ReviseArgs:
     """Arguments of the stage `revise`. `drafts` are one rollout a problem (of several the first that was not refused),
-    `samples` those that best-of-n chooses from."""
+    `samples` those that best-of-n chooses from. The reward models run on `device`."""
 
     drafts: str = parent("sample")  #: an artifact of sample
     samples: str | None = parent("sample", default=None)  #: an artifact of sample, for best of n
-    global_refiner: str = parent("train_policy", plain=True)  #: a policy trained on global pairs
-    local_refiner: str = parent("train_policy", plain=True)  #: a policy trained on local pairs
-    control: str | None = parent("train_policy", plain=True, default=None)  #: a policy trained on control pairs
+    global_refiner: str = parent("train_policy", any_path=True)  #: a policy trained on global pairs
+    local_refiner: str = parent("train_policy", any_path=True)  #: a policy trained on local pairs
+    control: str | None = parent("train_policy", any_path=True, default=None)  #: a policy trained on control pairs
     orm: str | None = parent("train_reward", default=None)  #: an artifact of train_reward
     sorm: str | None = parent("train_reward", default=None)  #: an artifact of train_reward
     where: list[str] = field(default_factory=lambda: ["none", "orm", "sorm"])  #: who says where the error is
@@ -41,6 +42,7 @@ class ReviseArgs:
     prompt: PromptArgs = field(default_factory=PromptArgs)
     seed: int = 0  #: of the samples
     batch_tokens: int = runtime(16384)
+    device: str = resolved("auto", own_device_class)
 
     def validate(self) -> None:
         """Raise ValueError where a place is unknown, or is to be found by a model that is not given."""
@@ -67,9 +69,8 @@ def locate(
         return [_true_first_error(problem, draft) for problem, draft in zip(problems, drafts, strict=True)]
     from rewards.scorer import first_error, load_scorer, score_all
 
-    template = args.prompt.template()
     scorer = load_scorer(
-        getattr(args, where), device=args.sampler.device, batch_tokens=args.batch_tokens, template=template
+        getattr(args, where), device=args.device, batch_tokens=args.batch_tokens, template=args.prompt.template()
     )
     if scorer.kind != where:
         raise ValueError(f"{where}={getattr(args, where)} is a reward model of kind {scorer.kind}")

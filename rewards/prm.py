@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rewards.formats.record import StepRecord
@@ -25,6 +25,7 @@ from rollouts.sampling.policies import (
     pick_device,
     pick_dtype,
 )
+from stages.hub import local_path
 from stages.stage import MISSING
 
 if TYPE_CHECKING:
@@ -254,6 +255,7 @@ def load_judge(args: PRMArgs) -> OurJudge | ForeignJudge:
     Raises:
         ValueError: the folder is not such a model's or lacks a weight, or its tokenizer and `args` do not go together.
     """
+    args = replace(args, model=local_path(args.model))
     if args.head == "stepwise":
         return OurJudge(args)
     if args.head == "causal_lm":

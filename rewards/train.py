@@ -27,7 +27,7 @@ from rewards.metrics import (
 from rollouts.prompts import PromptArgs
 from rollouts.records import Problem, Rollout, StepLabels
 from rollouts.sampling.policies import context_length
-from stages.stage import Stage, parent
+from stages.stage import Stage, only_when, parent
 from stages.workspace import Quarantined, Workspace
 from training.adapters import ADAPTER, LoraArgs
 from training.args import TrainArgs
@@ -54,13 +54,13 @@ class TrainRewardArgs:
     """
 
     kind: str = "orm"  #: orm or sorm
-    policy: str = parent("train_policy", "train_reward", plain=True)  #: the causal LM to start from
+    policy: str = parent("train_policy", "train_reward", any_path=True)  #: the causal LM to start from
     rollouts: str | None = parent("sample", default=None)  #: an artifact of sample, for an ORM
     labels: str | None = parent("label_steps", "import_labels", default=None)  #: step labels, for a SORM
-    positions: str = "all_steps"
-    balance: str = "problem"
-    balance_lengths: bool = True
-    targets: str = "hard"  #: hard labels, or soft: the share expected to be right
+    positions: str = only_when("all_steps", "kind", "orm")
+    balance: str = only_when("problem", "kind", "orm")
+    balance_lengths: bool = only_when(True, "kind", "sorm")
+    targets: str = only_when("hard", "kind", "sorm")  #: hard labels, or soft: the share expected to be right
     shuffled_labels: bool = False
     prompt: PromptArgs = field(default_factory=PromptArgs)
     validation_share: float = 0.05  #: of the problems, held out

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from stages.stage import runtime
+from rollouts.sampling.policies import own_device_class
+from stages.stage import resolved, runtime
 
 LAYOUTS = ("packed", "padded")
 SHARDS = ("auto", "none", "fsdp2")
@@ -77,7 +78,7 @@ class TrainArgs:
     seed: int = 0  #: of order and dropout
     dtype: str = "float32"  #: float32 or bfloat16
     gradient_checkpointing: bool = False  #: less memory, more time
-    device: str = "auto"
+    device: str = resolved("auto", own_device_class)
     shard: str = runtime("auto")
     # how often the model is evaluated, evenly spread, the last time at the end
     evaluations: int = 4

@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 
 from experiments.commands.catalogue import COMMANDS
 from experiments.commands.config import ConfigError, Job, build_job, claim_folder, read_yaml, register_schema
+from experiments.commands.evidence import error_log
 from experiments.commands.overrides import hydra_told
 from experiments.commands.sweeps import Sweep, finished, objective_of, reason_told
 from stages.artifacts import Artifact
@@ -79,7 +80,8 @@ def command(
     Hydra composes them from `conf/<config_name>.yaml` and the command line; `--resolved FILE.yaml` takes them from a
     file as they stand. The run's folder gets `config.yaml` and `result.json`, what `work` returns. With --resolved
     that folder is the file's, nothing is written there, and the result is the last line of stdout, as JSON; with
-    `--result FILE.json` behind it, it is written to that file, which is how one command runs another.
+    `--result FILE.json` behind it, it is written to that file, which is how one command runs another. Where the work
+    fails, `error.log` in the run's folder has the trace.
 
     With `launch.num_processes` over 1 the work is done by that many processes under `accelerate launch`, unless
     `relaunch` is false: then `work` itself sees to it. With `dry_run` the lines of `plan` are printed, and that is all.
@@ -222,7 +224,8 @@ def _work(job: Job, work: Work, file: Path, relaunch: bool) -> dict[str, Any]:
             os.environ[name] = str(job.run.threads)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(job.run.threads)
-    return work(job)
+    with error_log(file):
+        return work(job)
 
 
 def _resolved_files(argv: list[str]) -> tuple[Path, Path | None]:

@@ -35,7 +35,7 @@ class ReportArgs:
     sorm: str = parent("train_reward")  #: an artifact of train_reward
     labels: str | None = parent("label_steps", "import_labels", default=None)  #: an artifact of label_steps
     trained_on: str | None = parent("sample", default=None)  #: rollouts that must not be of the test problems
-    stages: list[str] = parent(plain=True, default=[])
+    stages: list[str] = parent(any_path=True, default=[])
     names: list[str] = field(default_factory=list)
     title: str = "GLoRe"  #: the report's title
     model: str = ""
@@ -120,14 +120,13 @@ def _threshold(model: Artifact) -> float:
     return read_facts(model.path)["threshold"]
 
 
-def _cost(artifact: Artifact) -> dict[str, float | bool]:
+def _cost(artifact: Artifact) -> dict[str, float]:
     """Seconds and tokens of a stage; a shipped checkpoint has no manifest of ours and cost nothing here."""
     return {
         "seconds": artifact.manifest.get("seconds", 0.0),
         "tokens": artifact.manifest.get("tokens", 0),
-        "reused": False,
     }
 
 
-REPORT = Stage("report", 2, ReportArgs, write_glore_report)
+REPORT = Stage("report", 3, ReportArgs, write_glore_report)
 main = stage_command(REPORT)

@@ -24,7 +24,7 @@ class ImportArgs:
     line, as our models read them. `bad_rows` skip leaves out what cannot be used; `limit` reads so many rows only.
     """
 
-    input: str = parent(plain=True)  #: a .jsonl, .json or .parquet file
+    input: str = parent(any_path=True)  #: a .jsonl, .json or .parquet file
     format: str = MISSING  #: whose rows these are
     choices: Choices = field(default_factory=Choices)
     lines: str = "error"  #: steps of several lines: error or join

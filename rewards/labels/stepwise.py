@@ -20,9 +20,9 @@ from rewards.labels.search import SearchArgs, continuation_steps
 from rewards.labels.traces import Trace, grade_trace
 from rollouts.prompts import PLAIN, PromptArgs, Template, render_prompt
 from rollouts.records import Problem, Rollout, StepLabels
-from rollouts.sampling.args import SamplerArgs
+from rollouts.sampling.args import SamplerArgs, served_model
 from rollouts.sampling.collect import collect
-from rollouts.sampling.protocol import Request, Sample, Sampler, by_name, load_sampler
+from rollouts.sampling.protocol import Request, Sample, Sampler, load_sampler
 from rollouts.steps import cut_text, join_steps
 from stages.artifacts import Artifact
 from stages.stage import Stage, parent
@@ -39,7 +39,7 @@ class LabelArgs(SearchArgs):
     """
 
     rollouts: str = parent("sample")  #: an artifact of sample
-    policy: str = parent("train_policy", plain=True, unless="served")  #: who continues the prefixes
+    policy: str = parent("train_policy", any_path=True, or_name="served")  #: who continues the prefixes
     sampler: SamplerArgs = field(default_factory=SamplerArgs)  #: how to sample
     prompt: PromptArgs = field(default_factory=PromptArgs)
     max_wrong_per_problem: int | None = None  #: wrong solutions labelled of a problem
@@ -51,9 +51,9 @@ class LabelArgs(SearchArgs):
     seed: int = 0  #: of the continuations
 
     @property
-    def served(self) -> bool:
-        """Whether the policy is the name of a model on a server rather than a folder."""
-        return by_name(self.policy, self.sampler)
+    def served(self) -> str | None:
+        """What counts for a policy that is the name of a model on servers; None for a folder."""
+        return served_model(self.policy, self.sampler)
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""

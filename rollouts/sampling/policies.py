@@ -1,4 +1,4 @@
-"""Opening a policy: a Hugging Face folder with a causal LM and its tokenizer, or a name on the hub.
+"""Opening a policy: a Hugging Face folder with a causal LM and its tokenizer.
 
 Every folder is opened by `open_folder`: no code of the folder is ever run, and weights are safetensors only.
 Training and saving are in `training/models.py`.
@@ -19,6 +19,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
+def device_class(device: str) -> str:
+    """The kind of device (cuda, cpu) that a setting means here. Kinds round differently, so it counts for a key; which
+    one of several does not. torch is loaded for `auto` only."""
+    if device == "auto":
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device.partition(":")[0]
+
+
+def own_device_class(args: Any) -> str:
+    """`device_class` of the field `device` beside it, for `stages.stage.resolved`."""
+    return device_class(args.device)
+
+
+def dtype_name(dtype: str, device: str) -> str:
+    """`auto` is bfloat16 on a GPU and float32 on a CPU (where bfloat16 is many times slower)."""
+    return {"cuda": "bfloat16"}.get(device, "float32") if dtype == "auto" else dtype
+
+
 def pick_device(device: str) -> torch.device:
     """`auto` is a GPU where there is one, else the CPU; anything else is torch's own name.
 
@@ -30,7 +50,7 @@ def pick_device(device: str) -> torch.device:
     import torch
 
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = device_class(device)
         rank, count = os.environ.get("LOCAL_RANK"), torch.cuda.device_count()
         if device == "cuda" and rank is not None and count > 1:
             if int(rank) >= count:
@@ -179,12 +199,10 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on a GPU and float32 on a CPU (where bfloat16 is many times slower)."""
+    """The precision that a setting means on this device (`dtype_name`)."""
     import torch
 
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    found = getattr(torch, dtype, None)
+    found = getattr(torch, dtype_name(dtype, device.type), None)
     if not isinstance(found, torch.dtype):
         raise ValueError(f"dtype={dtype!r} is none of auto, float32, bfloat16, float16")
     return found

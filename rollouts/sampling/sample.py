@@ -12,9 +12,9 @@ from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
 from rollouts.prompts import PromptArgs, parse_solution, render_prompt
 from rollouts.records import Problem, Rollout
-from rollouts.sampling.args import SamplerArgs
+from rollouts.sampling.args import SamplerArgs, served_model
 from rollouts.sampling.collect import collect
-from rollouts.sampling.protocol import REFUSED, Request, Sample, by_name, load_sampler
+from rollouts.sampling.protocol import REFUSED, Request, Sample, load_sampler
 from rollouts.steps import cut_text
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
@@ -46,7 +46,7 @@ def grade_sample(problem: Problem, sample: Sample, index: int, last_number: bool
 class SampleArgs:
     """Arguments of the stage `sample`: `n` rollouts of every problem."""
 
-    policy: str = parent("train_policy", plain=True, unless="served")  #: who samples: a causal LM's folder
+    policy: str = parent("train_policy", any_path=True, or_name="served")  #: who samples: a causal LM's folder
     problems: ProblemArgs = field(default_factory=ProblemArgs)  #: which problems
     sampler: SamplerArgs = field(default_factory=SamplerArgs)  #: how to sample
     prompt: PromptArgs = field(default_factory=PromptArgs)
@@ -56,9 +56,9 @@ class SampleArgs:
     last_number: bool = False
 
     @property
-    def served(self) -> bool:
-        """Whether the policy is the name of a model on a server rather than a folder."""
-        return by_name(self.policy, self.sampler)
+    def served(self) -> str | None:
+        """What counts for a policy that is the name of a model on servers; None for a folder."""
+        return served_model(self.policy, self.sampler)
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class Size:
 
 @dataclass
 class CookArgs:
-    food: str | None = parent(plain=True, default=None)
+    food: str | None = parent(any_path=True, default=None)
     size: Size = field(default_factory=Size)
     names: list[str] = field(default_factory=lambda: ["a"])
     then: str = ""
@@ -130,7 +131,8 @@ def cook_here(
 
 
 def made(kitchen: Path) -> list[Path]:
-    return [path for path in kitchen.glob("artifacts/cook/*") if path.suffix != ".lock"]
+    """All but what stays of attempts: locks, metrics."""
+    return [path for path in kitchen.glob("artifacts/cook/*") if path.suffix not in (".lock", ".unfinished")]
 
 
 def test_run_then_reuse(kitchen: Path) -> None:
@@ -208,7 +210,8 @@ def test_user_errors(
     assert message in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) == (2 if argv == ["then=value"] else 1)
     assert done.returncode == 2 and made(kitchen) == []
-    assert [path for path in kitchen.glob("runs/**/*") if path.is_file()] == []
+    kept = {"config.yaml", "error.log"} if argv == ["then=value"] else set()  # the work had begun
+    assert {path.name for path in kitchen.glob("runs/**/*") if path.is_file()} == kept
 
 
 def test_mistake_leaves_other_runs_alone(kitchen: Path) -> None:
@@ -224,6 +227,28 @@ def test_mistake_leaves_other_runs_alone(kitchen: Path) -> None:
 def test_traceback_on_request(kitchen: Path) -> None:
     done = cook(kitchen, "then=value", STEPWISE_TRACEBACK="1")
     assert done.returncode == 2 and "Traceback" in done.stderr and 'case "value": int("x")' in done.stderr
+
+
+@pytest.mark.parametrize(("then", "error"), [("value", "ValueError: invalid literal"), ("bug", "ZeroDivisionError")])
+def test_a_run_that_fails_leaves_its_evidence(
+    kitchen: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], then: str, error: str
+) -> None:
+    with suppress(ZeroDivisionError):
+        cook_here(kitchen, monkeypatch, capsys, f"then={then}")
+    folder = kitchen / "runs" / "cook" / f"then={then}"
+    log = (folder / "error.log").read_text()
+    assert error in log and "kitchen.py" in log and f"arguments: {folder / 'config.yaml'}" in log
+    assert "python 3." in log and "torch " in log and "program: " in log
+    (metrics,) = kitchen.glob("artifacts/cook/.*.unfinished/metrics.1.jsonl")
+    assert json.loads(metrics.read_text())["eggs"] == 1
+    # arguments in a file, beside which there may be others
+    (kitchen / "bad.yaml").write_text(f"then: {then}\n")
+    with suppress(ZeroDivisionError):
+        cook_here(kitchen, monkeypatch, capsys, "--resolved", "bad.yaml")
+    assert error in (kitchen / "bad.error.log").read_text()
+    (kitchen / "bad.yaml").write_text("then: ''\n")
+    assert cook_here(kitchen, monkeypatch, capsys, "--resolved", "bad.yaml").returncode == 0
+    assert not (kitchen / "bad.error.log").exists()
 
 
 def test_mistake_in_the_program_shows_its_trace(kitchen: Path) -> None:

@@ -171,4 +171,5 @@ def test_a_policy_that_is_a_name_needs_a_server(tmp_path):
     args = SampleArgs(policy="some-model", problems=ProblemArgs(limit=1))
     with pytest.raises(ArtifactError, match="policy: some-model: there is no such file or folder"):
         make(SAMPLE, args, tmp_path)
-    assert SampleArgs(policy="some-model", sampler=SamplerArgs(backend="openai")).served and not args.served
+    assert SampleArgs(policy="some-model", sampler=SamplerArgs(backend="openai")).served == "some-model@127.0.0.1"
+    assert args.served is None

@@ -6,13 +6,13 @@ Builds the graph of stages from one config and runs it; what is already there is
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import sys
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from experiments.commands.command import command
 from experiments.commands.config import Job
+from experiments.commands.dry_run import pipeline_plan
 from experiments.report.stage import REPORT, WITH_ORACLE, ReportArgs
 from refine.pairs import BUILD_PAIRS, PairArgs
 from refine.rerank import RERANK, RerankArgs
@@ -22,8 +22,11 @@ from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.problems.args import ProblemArgs
+from rollouts.prompts import PromptArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
-from stages.pipeline import PENDING, Node, Processes, run_pipeline
+from stages.hub import pin
+from stages.pipeline import PENDING, Node, StageRunner, run_pipeline
+from stages.stage import Stage
 
 
 @dataclass
@@ -34,11 +37,11 @@ class StudentArgs:
     Then it is fine-tuned on gold solutions (`sft`, unless its `epochs` are 0) and by `rounds` of Expert Iteration.
     """
 
-    start: str = SHIPPED
-    fine_tune: bool = False
+    start: str = SHIPPED  #: shipped, scratch, or a folder of a causal LM
+    fine_tune: bool = False  #: on gold solutions first
     sft: TrainPolicyArgs = field(default_factory=TrainPolicyArgs)
-    sft_problems: int = 1000
-    rounds: int = 0
+    sft_problems: int = 1000  #: how many of them
+    rounds: int = 0  #: of expert iteration
     round: TrainPolicyArgs = field(default_factory=lambda: TrainPolicyArgs(examples=["rollouts"], rollouts=PENDING))
     round_samples: int = 8
 
@@ -63,24 +66,26 @@ class GloreArgs:
     """Arguments of the pipeline: those of its stages, with the parents that the pipeline itself fills in pending.
 
     Training rollouts come from `train_problems` problems of the train split, after the first `train_offset`; the test
-    split gives `test_problems` drafts. `parallel` stages run at once where they do not need one another.
+    split gives `test_problems` drafts. `parallel` stages run at once where they do not need one another. All stages ask
+    with the one `prompt`.
     """
 
-    problems: ProblemArgs = field(default_factory=ProblemArgs)
-    train_problems: int = 2000
+    problems: ProblemArgs = field(default_factory=ProblemArgs)  #: which problems
+    prompt: PromptArgs = field(default_factory=PromptArgs)
+    train_problems: int = 2000  #: problems whose rollouts train
     train_offset: int = 0
-    test_problems: int = 1000
-    student: StudentArgs = field(default_factory=StudentArgs)
-    rollouts: SampleArgs = field(default_factory=lambda: SampleArgs(policy=PENDING))
-    drafts: SampleArgs = field(default_factory=lambda: SampleArgs(policy=PENDING, n=1))
-    samples: SampleArgs = field(default_factory=lambda: SampleArgs(policy=PENDING, n=3))
-    orm: TrainRewardArgs = field(default_factory=lambda: _pending_reward("orm"))
-    labels: LabelArgs = field(default_factory=lambda: LabelArgs(rollouts=PENDING, policy=PENDING))
-    sorm: TrainRewardArgs = field(default_factory=lambda: _pending_reward("sorm"))
-    pairs: PairArgs = field(default_factory=lambda: PairArgs(rollouts=PENDING, labels=PENDING))
+    test_problems: int = 1000  #: problems that are drafted and refined
+    student: StudentArgs = field(default_factory=StudentArgs)  #: who writes the drafts
+    rollouts: SampleArgs = field(default_factory=lambda: SampleArgs(policy=PENDING))  #: training rollouts
+    drafts: SampleArgs = field(default_factory=lambda: SampleArgs(policy=PENDING, n=1))  #: how drafts are
+    samples: SampleArgs = field(default_factory=lambda: SampleArgs(policy=PENDING, n=3))  #: how best-of-n's samples are
+    orm: TrainRewardArgs = field(default_factory=lambda: _pending_reward("orm"))  #: how the ORM is trained
+    labels: LabelArgs = field(default_factory=lambda: LabelArgs(rollouts=PENDING, policy=PENDING))  #: step labels
+    sorm: TrainRewardArgs = field(default_factory=lambda: _pending_reward("sorm"))  #: how the SORM is trained
+    pairs: PairArgs = field(default_factory=lambda: PairArgs(rollouts=PENDING, labels=PENDING))  #: how pairs are built
     refiner: TrainPolicyArgs = field(
         default_factory=lambda: TrainPolicyArgs(examples=["global"], policy=PENDING, pairs=PENDING)
-    )
+    )  #: how the refiners are trained
     revise: ReviseArgs = field(
         default_factory=lambda: ReviseArgs(
             drafts=PENDING, samples=PENDING, global_refiner=PENDING, local_refiner=PENDING, control=PENDING,
@@ -88,13 +93,13 @@ class GloreArgs:
         )
     )  # fmt: skip
     rerank: RerankArgs = field(default_factory=lambda: RerankArgs(candidates=PENDING, orm=PENDING, sorm=PENDING))
-    title: str = "GLoRe"
+    title: str = "GLoRe"  #: the report's title
     headline_scorer: str = "orm"
     headline_where: str = "sorm"
     # what both reward models start from: `student`, or the folder of another causal LM
-    reward_start: str = "student"
-    seed: int = 0
-    parallel: int = 1
+    reward_start: str = "student"  #: what reward models start from: student, or a causal LM
+    seed: int = 0  #: of the run
+    parallel: int = 1  #: stages that run at once
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that does not fit the others."""
@@ -103,11 +108,34 @@ class GloreArgs:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.train_offset < 0:
             raise ValueError(f"train_offset must not be negative, but is {self.train_offset}")
+        for name, stage in _asking(self).items():
+            if stage.prompt not in (PromptArgs(), self.prompt):
+                raise ValueError(f"{name}.prompt must not differ from prompt: every stage asks as the others do")
         if self.headline_where not in self.revise.where or self.headline_scorer not in ("orm", "sorm"):
             raise ValueError(
                 f"the headline needs a scorer orm or sorm and a place among revise.where={list(self.revise.where)}, "
                 f"not {self.headline_scorer} and {self.headline_where}"
             )
+
+
+def _asking(args: Any) -> dict[str, Any]:
+    """The arguments, by the names of their fields, of stages that have a prompt; the student's have a dot in theirs."""
+    found = {}
+    for one in dataclasses.fields(args):
+        value = getattr(args, one.name)
+        if isinstance(value, StudentArgs):
+            found |= {f"{one.name}.{name}": stage for name, stage in _asking(value).items()}
+        elif hasattr(value, "prompt"):
+            found[one.name] = value
+    return found
+
+
+def _with_prompt(args: Any, prompt: PromptArgs) -> Any:
+    """The arguments with this prompt in those of every stage that has one."""
+    changed = {name: replace(stage, prompt=prompt) for name, stage in _asking(args).items() if "." not in name}
+    if isinstance(args, GloreArgs):
+        changed["student"] = _with_prompt(args.student, prompt)
+    return replace(args, **changed)
 
 
 def _problems(args: GloreArgs, split: str, offset: int, limit: int) -> ProblemArgs:
@@ -148,6 +176,9 @@ def student_nodes(args: GloreArgs) -> tuple[list[Node], dict[str, str]]:
 
 def glore_nodes(args: GloreArgs) -> tuple[list[Node], dict[str, str]]:
     """Every stage of the pipeline, in an order in which they can run, and the paths given from outside."""
+    if args.problems.path is not None:  # a branch may move while the stages run
+        args = replace(args, problems=replace(args.problems, path=pin(args.problems.path, "dataset")))
+    args = _with_prompt(args, args.prompt)
     nodes, given = student_nodes(args)
     made = [node.name for node in nodes]
     reward_start = "student"
@@ -205,11 +236,16 @@ def _report_node(args: GloreArgs, made: list[str]) -> Node:
     return Node("report", REPORT, tuple(made), build)
 
 
+def stage_program(stage: Stage) -> list[str]:
+    """The command line of a stage's own command, without arguments."""
+    return [sys.executable, "-m", f"experiments.{stage.name}"]
+
+
 def run_glore(job: Job) -> dict[str, Any]:
     """Run the pipeline, copy its report into the run's folder and print the main table."""
     from rich.console import Console
 
-    from experiments.report.markdown import print_main_table
+    from experiments.report.markdown import copy_report, print_main_table
     from stages.files import read_json
 
     nodes, given = glore_nodes(job.args)
@@ -218,18 +254,21 @@ def run_glore(job: Job) -> dict[str, Any]:
     console.print(
         f"{len(nodes)} stages, {job.args.parallel} at once; artifacts in {job.run.artifacts}/", highlight=False
     )
-    with Processes(job.run.artifacts, job.folder / "stages", job.run.threads, settings, console) as processes:
-        paths = run_pipeline(nodes, given, processes, job.args.parallel, processes.stop)
-    report = Path(paths["report"])
-    for name in ("report.md", "report.json"):
-        shutil.copyfile(report / name, job.folder / name)
-    shutil.copytree(report / "figures", job.folder / "figures", dirs_exist_ok=True)
+    runner = StageRunner(job.run.artifacts, job.folder / "stages", stage_program, job.run.threads, settings, console)
+    with runner:
+        results = run_pipeline(nodes, given, runner, job.args.parallel, runner.stop)
+    reused = {name: result.reused for name, result in results.items()}
+    copy_report(results["report"].path, job.folder, reused)
     print_main_table(read_json(job.folder / "report.json"), console)
     console.print(f"{job.folder / 'report.md'}, report.json and figures/ are written", highlight=False)
-    return {"report": str(job.folder / "report.md"), "artifacts": paths}
+    paths = given | {name: str(result.path) for name, result in results.items()}
+    found = [name for name, was_there in reused.items() if was_there]
+    return {"report": str(job.folder / "report.md"), "artifacts": paths, "reused": found}
 
 
-main = command("glore", GloreArgs, run_glore, relaunch=False)  # its stages do
+main = command(
+    "glore", GloreArgs, run_glore, relaunch=False, plan=lambda job: pipeline_plan(*glore_nodes(job.args), job)
+)  # its stages are launched, not it
 
 if __name__ == "__main__":
     main()

@@ -17,6 +17,7 @@ from experiments.show.reading import Found, read_head, shown_args, stage_named
 from experiments.show.tree import PLAIN, SERVED, parents_of, part
 from rewards.intervals import wilson
 from stages.artifacts import Artifact
+from stages.hub import is_hub
 from stages.text import visible
 
 LONGEST, MOST_LINES = 240, 8  # characters and lines of one value
@@ -77,6 +78,8 @@ def _count(name: str, counts: dict[str, Any]) -> Any:
 def _parent(node: dict[str, Any]) -> str:
     if node["key"].startswith(SERVED):
         return f"{node['path']}, the name of a model on a server"
+    if is_hub(node["key"]):
+        return f"{node['key']}\n{node['path']}"
     if node["stage"] is None:
         return f"{node['path']}, made by no stage ({node['key'][: len(PLAIN) + 12]}…): {node['state']}"
     return f"{node['stage']} {node['key']}: {node['state']}\n{node['path']}"

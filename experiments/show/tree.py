@@ -11,6 +11,7 @@ from typing import Any
 
 from stages.artifacts import Artifact, ArtifactError, open_artifact
 from stages.files import hash_contents
+from stages.hub import is_hub
 
 PLAIN, SERVED = "sha256:", "name:"  # how the keys of parents that no stage made begin
 
@@ -55,7 +56,7 @@ def parents_of(artifact: Artifact, look: Look | None = None) -> list[dict[str, A
 def _find(root: Path, node: dict[str, Any], look: Look) -> dict[str, Any]:
     """Where a parent is now, and in which state, for a child that lies in `root`."""
     stage, key, recorded = node["stage"], node["key"], Path(node["path"])
-    if key.startswith(SERVED):
+    if key.startswith(SERVED) or is_hub(key):
         return {}
     # a relative path was taken from where the command ran, which is mostly where `artifacts` lies
     places = [recorded, root.parent / recorded]

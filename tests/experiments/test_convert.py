@@ -12,7 +12,7 @@ import pytest
 
 from experiments.convert import ConvertArgs, convert, main
 from rewards.formats import FORMATS, Choices, FormatError
-from rewards.formats.files import ROWS_AT_ONCE, read_rows, write_rows
+from rewards.formats.files import ROWS_AT_ONCE, read_file, write_file
 from rewards.labels.imports import IMPORT_LABELS, ImportArgs
 from rewards.train import build_solutions
 from rollouts.records import Problem, StepLabels
@@ -28,7 +28,7 @@ def write(path: Path, *rows: dict) -> str:
 
 
 def rows_of(path: Path | str) -> list[dict]:
-    return [row for _, row in read_rows(path)]
+    return [row for _, row in read_file(path)]
 
 
 def shepherd(n: int) -> dict:
@@ -55,7 +55,7 @@ def test_there_and_back_through_files(tmp_path):
 @pytest.mark.parametrize("suffix", [".json", ".parquet"])
 def test_each_flat_format_there_and_back_as_a_file(tmp_path, name, suffix):
     rows = [ROWS[name] | {"mine": n} for n in range(ROWS_AT_ONCE + 3)]  # more than are written at once
-    assert write_rows(tmp_path / f"a{suffix}", rows, FORMATS[name].columns) == len(rows)
+    assert write_file(tmp_path / f"a{suffix}", rows, FORMATS[name].columns) == len(rows)
     assert rows_of(tmp_path / f"a{suffix}") == rows
 
 
@@ -128,9 +128,9 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(FormatError, match=r"a.parquet: cut short, damaged"):
         rows_of(tmp_path / "a.parquet")
     with pytest.raises(FormatError, match=r"nested and go to \.jsonl"):
-        write_rows(tmp_path / "b.parquet", [ROWS["prm800k"]], FORMATS["prm800k"].columns)
+        write_file(tmp_path / "b.parquet", [ROWS["prm800k"]], FORMATS["prm800k"].columns)
     with pytest.raises(FormatError, match="row 2: 'mine' is null"):
-        write_rows(
+        write_file(
             tmp_path / "b.parquet", [ROWS["trl"] | {"mine": 1}, ROWS["trl"] | {"mine": None}], {"prompt": "string"}
         )
     assert not (tmp_path / "b.parquet").exists()

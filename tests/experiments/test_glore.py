@@ -12,14 +12,15 @@ from experiments.report.stage import check_apart
 from refine.prompts import render_refinement
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
-from rollouts.prompts import render_prompt
+from rollouts.prompts import PromptArgs, render_prompt
 from rollouts.records import Candidate, Choice, StepLabels
 from rollouts.sampling.args import SamplerArgs
 from rollouts.steps import join_steps, split_steps
 from rollouts.world.args import WorldArgs
 from stages.artifacts import open_artifact
 from stages.files import read_json
-from stages.pipeline import Node, run_here, run_pipeline
+from stages.make import make
+from stages.pipeline import Node, NodeResult, run_pipeline
 from training.loop import TrainArgs
 
 WORLD = ProblemArgs(world=WorldArgs(min_steps=3, max_steps=3, max_distractors=0, operations=["more", "fewer"]))
@@ -107,10 +108,20 @@ def nodes_with_script(args: GloreArgs, policy: Path) -> tuple[list[Node], dict[s
     ], given
 
 
+def run(nodes: list[Node], given: dict[str, str], root: Path) -> dict[str, str]:
+    """Run the stages in this process, which takes less time than starting twenty; returns the paths."""
+
+    def run_here(node: Node, args) -> NodeResult:
+        artifact, reused = make(node.stage, args, root)
+        return NodeResult(artifact.path, reused)
+
+    return {name: str(result.path) for name, result in run_pipeline(nodes, given, run_here, 1).items()}
+
+
 @pytest.fixture(scope="module")
 def made(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("artifacts")
-    return run_pipeline(*nodes_with_script(arguments(policy), policy), run_here(str(root)), 1)
+    return run(*nodes_with_script(arguments(policy), policy), root)
 
 
 def test_the_report_says_what_the_script_did(made):
@@ -153,7 +164,7 @@ def test_every_selector_chooses_once_for_every_problem(made):
 
 
 def test_the_same_seed_gives_the_same_report(policy, made, tmp_path):
-    again = run_pipeline(*nodes_with_script(arguments(policy), policy), run_here(str(tmp_path)), 1)
+    again = run(*nodes_with_script(arguments(policy), policy), tmp_path)
     first, second = (read_json(Path(paths["report"]) / "report.json") for paths in (made, again))
     for report in (first, second):
         for stage in report["stages"].values():
@@ -164,7 +175,7 @@ def test_the_same_seed_gives_the_same_report(policy, made, tmp_path):
 def test_a_second_run_makes_nothing(policy, made):
     root = Path(made["rollouts"]).parent.parent
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file() and path.suffix != ".lock"}
-    again = run_pipeline(*nodes_with_script(arguments(policy), policy), run_here(str(root)), 1)
+    again = run(*nodes_with_script(arguments(policy), policy), root)
     assert again == made
     assert before == {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file() and p.suffix != ".lock"}
 
@@ -178,10 +189,10 @@ def test_a_failed_stage_stops_the_pipeline_and_leaves_what_was_made(policy, tmp_
 
     broken = [replace(n, stage=replace(n.stage, run=fail)) if n.name == "labels" else n for n in nodes]
     with pytest.raises(RuntimeError, match="the disk is gone"):
-        run_pipeline(broken, given, run_here(str(tmp_path)), 1)
+        run(broken, given, tmp_path)
     assert len(list((tmp_path / "sample").glob("[0-9a-f]*[0-9a-f]/manifest.json"))) >= 1
     assert not list(tmp_path.rglob("half"))
-    paths = run_pipeline(nodes, given, run_here(str(tmp_path)), 1)
+    paths = run(nodes, given, tmp_path)
     assert (Path(paths["report"]) / "report.json").is_file()
 
 
@@ -189,7 +200,7 @@ def test_changed_arguments_change_only_what_depends_on_them(policy, made):
     root = Path(made["rollouts"]).parent.parent
     args = arguments(policy)
     args = replace(args, sorm=replace(args.sorm, balance_lengths=False))
-    again = run_pipeline(*nodes_with_script(args, policy), run_here(str(root)), 1)
+    again = run(*nodes_with_script(args, policy), root)
     changed = {name for name in made if again[name] != made[name]}
     assert changed == {"sorm", "revise", "rerank", "report"}
 
@@ -205,10 +216,31 @@ def test_a_test_problem_that_was_trained_on_is_refused():
 def test_reward_models_can_start_from_another_model(policy, made):
     root = Path(made["rollouts"]).parent.parent
     args = replace(arguments(policy), reward_start=made["control_refiner"])
-    again = run_pipeline(*nodes_with_script(args, policy), run_here(str(root)), 1)
+    again = run(*nodes_with_script(args, policy), root)
     changed = {name for name in made if again[name] != made[name]}
     assert changed == {"orm", "sorm", "revise", "rerank", "report"}
 
 
 def test_defaults_are_plain_values():
     assert dataclasses.asdict(GloreArgs())["rollouts"]["n"] == 8
+
+
+def test_every_stage_asks_with_the_one_prompt(policy):
+    chat = PromptArgs("chat", instruction="Solve it.")
+    args = replace(arguments(policy), prompt=chat)
+    args = replace(args, student=replace(args.student, fine_tune=True, rounds=1))
+    args.validate()
+    nodes, given = glore_nodes(args)
+    paths = {node.name: f"artifact of {node.name}" for node in nodes} | given
+    asked = {node.name: own.prompt for node in nodes if hasattr(own := node.build(paths), "prompt")}
+    assert set(asked) == {
+        *("sft", "round_1_rollouts", "student", "rollouts", "labels", "orm", "drafts", "samples", "sorm"),
+        *("global_refiner", "local_refiner", "control_refiner", "revise"),
+    }
+    assert all(prompt == chat for prompt in asked.values())
+    for changed in (
+        replace(args, rollouts=replace(args.rollouts, prompt=PromptArgs("chat"))),
+        replace(args, student=replace(args.student, sft=replace(args.student.sft, prompt=PromptArgs("chat")))),
+    ):
+        with pytest.raises(ValueError, match=r"^(rollouts|student\.sft)\.prompt must not differ from prompt"):
+            changed.validate()

@@ -39,7 +39,7 @@ SCRIPTED = SamplerArgs(backend="scripted", max_tokens=40)
 @dataclass
 class MixArgs:
     of: list[str] = parent(default=[])
-    policy: str = parent(plain=True, unless="served")
+    policy: str = parent(any_path=True, or_name="served")
     served: bool = False
 
 
@@ -222,6 +222,13 @@ def test_check_finds_a_changed_file_of_the_same_size(made, capsys):
     out, err = refused(capsys, made.root, "--check")
     assert "rows.parquet: changed" in err and out.count("damaged") == 1
     assert "all is whole" in ask(capsys, made.labels.path, "--check") and "all is whole" not in ask(capsys, made.root)
+
+
+def test_an_artifact_with_a_file_too_many_is_damaged(made, capsys):
+    (made.sample.path / "adapter_config.json").write_text("{}")
+    for how in ([], ["--check"]):
+        assert "adapter_config.json: the manifest does not list it" in refused(capsys, made.sample.path, *how)[1]
+    assert "adapter_config.json" in refused(capsys, made.root, "--check")[1]
 
 
 @pytest.mark.parametrize(

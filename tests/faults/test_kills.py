@@ -70,6 +70,16 @@ def test_told_to_end_it_ends_soon_and_goes_on(undisturbed: Job, who: str) -> Non
     assert job.result() == undisturbed.result()
 
 
+def test_a_stopped_process_of_a_launch_is_not_left_behind(undisturbed: Job) -> None:
+    """It hears of nothing, and is in a session of its own; its launcher would wait for it for half a minute."""
+    _, process = begun(undisturbed, TWO)
+    everybody = [process.pid, *descendants(process.pid)]
+    os.kill(ranks(process.pid)[1], signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(SIGTERM_SECONDS) == 143
+    wait_until(lambda: not any(map(alive, everybody)), "a process of the launch lives on", SIGTERM_SECONDS)
+
+
 def test_who_waits_for_a_job_that_dies_takes_over(undisturbed: Job) -> None:
     job, maker = begun(undisturbed)
     os.kill(maker.pid, signal.SIGSTOP)  # so that it cannot finish before the other waits for it
@@ -117,15 +127,21 @@ def small_disk(tmp_path: Path):
         subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("size", ["400k", "6m"], ids=["while sampling", "while the rows are put together"])
-def test_a_full_disk_is_named_and_costs_no_row(undisturbed: Job, small_disk, tmp_path: Path, size: str) -> None:
+@pytest.mark.parametrize(
+    ("size", "all_drawn"),
+    [("400k", False), ("12400k", True)],
+    ids=["while sampling", "while the rows are put together"],
+)
+def test_a_full_disk_is_named_and_costs_no_row(
+    undisturbed: Job, small_disk, tmp_path: Path, size: str, all_drawn: bool
+) -> None:
     job = Job(tmp_path / "job", [*undisturbed.overrides, f"run.artifacts={small_disk(size)}"])
     assert job.start().wait(120) == 2
     last = job.log().splitlines()[-1]
     assert last.startswith(f"error: {tmp_path / 'disk'}") and ("disk is full" in last or "No space left" in last), last
     (tmp_path / "job" / "artifacts").symlink_to(tmp_path / "disk")
     kept = job.kept()
-    assert kept > 0
+    assert kept > 0 and (kept == 30_000) is all_drawn
     small_disk("200m")
     job.run()
     assert f"{kept} samples are there from before" in job.log() and job.result() == undisturbed.result()

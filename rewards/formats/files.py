@@ -12,7 +12,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rewards.formats.record import CARRY, FormatError, shown
+from rewards.formats.record import CARRY, FormatError
+from stages.text import shown
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,7 +12,7 @@ TRL_SFT := .venv-trl-sft
 .PHONY: demo test faults test-vllm bench-sampling bench-training lint format clean students
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m experiments.glore run.name=demo
+	$(BIN)/python -m experiments.glore experiment=demo run.name=demo
 
 test: lint
 	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadfile -q

@@ -18,6 +18,7 @@ from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
 from rollouts.sampling.protocol import REFUSED, Request, Sampler, load_sampler
 from rollouts.steps import join_steps
+from rollouts.world.args import SOURCE as WORLD
 from stages.stage import Stage, parent, runtime
 from stages.workspace import Workspace
 
@@ -76,7 +77,7 @@ def locate(
 def _true_first_error(problem: Problem, draft: Rollout) -> int | None:
     from rollouts.world.oracle import first_error
 
-    if problem.source != "arithmetic":
+    if problem.source != WORLD:
         raise ValueError(f"where=oracle: nobody knows the first error of a {problem.source} solution")
     return first_error(problem, draft.steps)
 

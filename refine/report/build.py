@@ -91,6 +91,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         **judged,
         "thresholds": dict(inputs.thresholds),
         "stages": {name: dict(stage) for name, stage in inputs.stages.items()},
+        "given": dict(inputs.given),
         "ungraded": sum(candidate.correct is None for candidate in inputs.candidates),
         "paper": PAPER,
         "example": choose_example(inputs, candidates),
@@ -200,6 +201,11 @@ def _ablation(
 def _notes(inputs: ReportInputs, report: dict[str, Any]) -> list[str]:
     """What could not be measured, and why, one sentence each."""
     notes = []
+    if inputs.given:
+        names = ", ".join(f"{name} {what}" for name, what in inputs.given.items())
+        notes.append(f"Given, not made in this run: {names}. What they were trained on is not known here.")
+    if not inputs.apart:
+        notes.append("The test problems were not compared with those trained on, which are not known here.")
     absent = [name for name, found in report["accuracy"].items() if found is None]
     if absent:
         notes.append(f"Not run, hence empty: {', '.join(absent)}.")

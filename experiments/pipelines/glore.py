@@ -253,7 +253,7 @@ def glore_nodes(args: GloreArgs) -> tuple[list[Node], dict[str, str]]:
         local_refiner="local_refiner", control="control_refiner", orm="orm", sorm="sorm",
     )  # fmt: skip
     graph.add("rerank", RERANK, args.rerank, candidates="revise", orm="orm", sorm="sorm")
-    if "samples" in graph.nodes and args.samples.n < args.rerank.samples:
+    if "samples" in graph.nodes and args.samples.n < (args.rerank.samples or 1):
         raise ValueError(f"rerank.samples={args.rerank.samples} cannot be chosen from samples.n={args.samples.n}")
     # the report checks labels and problems of artifacts that are given, though no other stage may need them
     graph.keep(["rerank", *(name for name in ("rollouts", "labels") if name in graph.given)])

@@ -74,6 +74,7 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
         label_truth=label_truth,
         stages=dict(zip(args.names, map(_cost, work.parents["stages"]), strict=True)),
         given=dict(zip(args.given_names, map(_describe, work.parents["given"]), strict=True)),
+        samples=work.parents["rerank"].manifest["counts"]["samples"],
         apart=args.trained_on is not None,
         scorer=args.scorer,
         where=args.where,

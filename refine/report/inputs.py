@@ -17,7 +17,7 @@ class ReportInputs:
     `step_truth[key][i]` says whether step i (0-based) of that draft or sample is right; None where no oracle exists.
     `label_truth` counts (right, given) labels; `stages` holds seconds, tokens and reused of each stage, in order.
     `given` names what was put in the place of a stage's own artifact. `apart` says whether the test problems were
-    compared with those trained on.
+    compared with those trained on. `samples` is the n of best_of_n.
     """
 
     title: str
@@ -36,4 +36,5 @@ class ReportInputs:
     where: str = "sorm"
     given: dict[str, str] = field(default_factory=dict)
     apart: bool = True
+    samples: int = 3
     resamples: int = RESAMPLES

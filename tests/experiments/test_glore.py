@@ -316,7 +316,7 @@ def changed(args: GloreArgs, dotted: str, value: object) -> GloreArgs:
         ("refiner.examples", ["local"], r"refiner.examples=\['local'\] cannot be set here"),
         ("refiner.problems.limit", 1, "refiner.problems.limit=1 cannot be set here"),
         ("orm.kind", "sorm", "kind=sorm"),
-        ("samples.n", 2, "rerank.samples=3 cannot be chosen from samples.n=2"),
+        ("rerank.samples", 4, "rerank.samples=4 cannot be chosen from samples.n=3"),
         ("given.pairs", "p", "given.pairs=p has no effect: no stage that is left uses it"),
         ("student.start", None, "no student is given: set student.start"),
         ("student.fine_tune", True, None),

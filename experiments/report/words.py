@@ -139,7 +139,8 @@ def _against_samples(report: dict[str, Any]) -> str:
     tokens = report["tokens"]
     return (
         f"Best of {report['samples']} samples by the same judge reaches {percent(samples)} at "
-        f"{tokens['best_of_n']:,.0f} completion tokens a problem; reranking, at {tokens['reranked']:,.0f}, is {versus(change, 'that')}."
+        f"{tokens['best_of_n']:,.0f} completion tokens a problem; reranking, at {tokens['reranked']:,.0f}, is "
+        f"{versus(change, 'that')}."
     )
 
 

@@ -94,17 +94,17 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "stages": {name: dict(stage) for name, stage in inputs.stages.items()},
         "given": dict(inputs.given),
         "ungraded": sum(candidate.correct is None for candidate in inputs.candidates),
-        "paper": PAPER
-        | {"accuracy": {name: found for name, found in PAPER["accuracy"].items() if _fits(name, inputs)}},
+        "paper": _paper(inputs.samples),
         "example": choose_example(inputs, candidates),
     }
     report["notes"] = _notes(inputs, report)
     return _rounded(report)
 
 
-def _fits(selector: str, inputs: ReportInputs) -> bool:
-    """Whether a figure of the paper is of what was done here: its best-of-n is best of 3."""
-    return selector != "best_of_n" or inputs.samples == 3
+def _paper(samples: int) -> dict[str, Any]:
+    """The paper's figures, of which that of best-of-n goes with 3 samples only."""
+    accuracy = {name: found for name, found in PAPER["accuracy"].items() if name != "best_of_n" or samples == 3}
+    return PAPER | {"accuracy": accuracy}
 
 
 def _rows(problems: Sequence[Problem]) -> dict[str, int]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from experiments.pipelines.graph import PIPELINE_SEED, Graph, fill, refuse_typed
+from experiments.commands.unused import refuse_typed
+from experiments.pipelines.graph import PIPELINE_SEED, Graph, fill
 from experiments.report.stage import REPORT, ReportArgs
 from refine.pairs import BUILD_PAIRS, PairArgs
 from refine.rerank import RERANK, RerankArgs

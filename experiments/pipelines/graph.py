@@ -7,11 +7,10 @@ is used. What only the pipeline can say, and what has no effect, is refused by n
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from experiments.commands.unused import changes
 from refine.students.shipped import find_start
 from stages.pipeline import PENDING, Node
 from stages.stage import Stage
@@ -33,15 +32,6 @@ def fill(name: str, args: Any, default: Any, instead: dict[str, str], **values: 
     return replace(args, **values)
 
 
-def changes(value: Any, default: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """The innermost settings in which two arguments differ: dotted name, and what `value` has there."""
-    if dataclasses.is_dataclass(value) and type(value) is type(default):
-        for field in dataclasses.fields(value):
-            yield from changes(getattr(value, field.name), getattr(default, field.name), f"{name}.{field.name}")
-    elif value != default:
-        yield name, value
-
-
 def seeded(args: Any, seed: int) -> Any:
     """These arguments with the pipeline's seed wherever the user gave none.
 
@@ -53,24 +43,6 @@ def seeded(args: Any, seed: int) -> Any:
     if getattr(args, "seed", None) == PIPELINE_SEED:
         args = replace(args, seed=0 if greedy else seed)
     return args
-
-
-def refuse_typed(unused: dict[str, str]) -> None:
-    """See that no override of the command line sets what has no effect; `unused` has, by dotted key, the reason.
-
-    Only what was typed is looked at: a file may hold settings of a part that is turned off on the command line.
-
-    Raises:
-        ValueError: one does; the message says why it has no effect.
-    """
-    from hydra.core.hydra_config import HydraConfig
-
-    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    for override in typed:
-        key = re.split("[=@]", override.lstrip("+~"), maxsplit=1)[0]
-        for name, reason in unused.items():
-            if key == name or key.startswith(f"{name}."):
-                raise ValueError(f"{override} has no effect: {reason}")
 
 
 class Graph:

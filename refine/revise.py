@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from refine.prompts import kept_steps, render_refinement
 from rollouts.grading.answers import grade
-from rollouts.prompts import parse_solution
+from rollouts.prompts import PLAIN, PromptArgs, Template, parse_solution
 from rollouts.records import Candidate, Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
@@ -27,8 +27,8 @@ WHERE = ("none", "orm", "sorm", "oracle")
 
 @dataclass
 class ReviseArgs:
-    """Arguments of the stage `revise`. `drafts` are one rollout a problem (of several the first counts), `samples`
-    those that best-of-n chooses from."""
+    """Arguments of the stage `revise`. `drafts` are one rollout a problem (of several the first that was not refused),
+    `samples` those that best-of-n chooses from."""
 
     drafts: str = parent("sample")
     samples: str | None = parent("sample", default=None)
@@ -39,6 +39,7 @@ class ReviseArgs:
     sorm: str | None = parent("train_reward", default=None)
     where: list[str] = field(default_factory=lambda: ["none", "orm", "sorm"])
     sampler: SamplerArgs = field(default_factory=lambda: SamplerArgs(temperature=0.0))
+    prompt: PromptArgs = field(default_factory=PromptArgs)
     seed: int = 0
     batch_tokens: int = runtime(16384)
 
@@ -66,7 +67,10 @@ def locate(
         return [_true_first_error(problem, draft) for problem, draft in zip(problems, drafts, strict=True)]
     from rewards.scorer import first_error, load_scorer, score_all
 
-    scorer = load_scorer(getattr(args, where), device=args.sampler.device, batch_tokens=args.batch_tokens)
+    template = args.prompt.template()
+    scorer = load_scorer(
+        getattr(args, where), device=args.sampler.device, batch_tokens=args.batch_tokens, template=template
+    )
     if scorer.kind != where:
         raise ValueError(f"{where}={getattr(args, where)} is a reward model of kind {scorer.kind}")
     steps = [draft.steps for draft in drafts]
@@ -124,13 +128,14 @@ def refine_all(
     errors: Sequence[int | None],
     seed: int,
     work: Workspace,
+    template: Template = PLAIN,
 ) -> list[Candidate]:
     """One refinement of every draft. A local refiner that is told of no error leaves the draft as it is; so does one
     whose prompt is too long for it."""
     requests = []
     for problem, draft, error in zip(problems, drafts, errors, strict=True):
         if kind != "local" or error is not None:
-            prompt = render_refinement(kind, problem.question, draft.steps, error)
+            prompt = render_refinement(kind, problem.question, draft.steps, error, template)
             requests.append(Request(problem.id, prompt, seed=seed))
     samples = collect(sampler, requests, work, kind if kind != "local" else f"local ({where})")
     refined = []
@@ -155,7 +160,11 @@ def revise(args: ReviseArgs, work: Workspace) -> None:
         ValueError: a sample's problem has no draft, or see `locate`.
     """
     source = work.parents["drafts"]
-    by_problem = {rollout.problem_id: rollout for rollout in reversed(source.rows(Rollout))}
+    by_problem: dict[str, Rollout] = {}
+    for rollout in source.rows(Rollout):
+        # the first that was drawn: one that was refused is a draft only where there is no other
+        if by_problem.setdefault(rollout.problem_id, rollout).finish_reason == REFUSED:
+            by_problem[rollout.problem_id] = rollout
     problems = source.rows(Problem, "problems")
     drafts = [by_problem[problem.id] for problem in problems]
     rows = [from_rollout(draft, "draft") for draft in drafts]
@@ -164,17 +173,17 @@ def revise(args: ReviseArgs, work: Workspace) -> None:
             if rollout.problem_id not in by_problem:
                 raise ValueError(f"samples has problem {rollout.problem_id}, of which there is no draft")
             rows.append(from_rollout(rollout, "sample"))
-    nowhere = [None] * len(drafts)
+    nowhere, template = [None] * len(drafts), args.prompt.template()
+    errors = {where: locate(args, where, problems, drafts, work) for where in args.where}
     for kind, policy in (("global", args.global_refiner), ("control", args.control)):
         if policy is not None:
-            with closing(load_sampler(policy, args.sampler)) as sampler:
-                rows += refine_all(kind, "none", sampler, problems, drafts, nowhere, args.seed, work)
-    errors = {where: locate(args, where, problems, drafts, work) for where in args.where}
-    with closing(load_sampler(args.local_refiner, args.sampler)) as local:
+            with closing(load_sampler(policy, args.sampler, template.stop)) as sampler:
+                rows += refine_all(kind, "none", sampler, problems, drafts, nowhere, args.seed, work, template)
+    with closing(load_sampler(args.local_refiner, args.sampler, template.stop)) as local:
         for where in args.where:
-            rows += refine_all("local", where, local, problems, drafts, errors[where], args.seed, work)
+            rows += refine_all("local", where, local, problems, drafts, errors[where], args.seed, work, template)
     work.write_rows("problems", problems)
     work.write_rows("rows", rows)
 
 
-REVISE = Stage("revise", 2, ReviseArgs, revise)
+REVISE = Stage("revise", 3, ReviseArgs, revise)

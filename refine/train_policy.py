@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from refine.prompts import KINDS, render_refinement
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
-from rollouts.prompts import render_prompt, render_solution
+from rollouts.prompts import PLAIN, PromptArgs, Template, parse_prompt, render_prompt, render_solution
 from rollouts.records import Problem, RefinementPair, Rollout
-from rollouts.steps import split_steps
+from rollouts.steps import end_token, split_steps
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
 from training.adapters import ADAPTER, LoraArgs
@@ -42,6 +42,7 @@ class TrainPolicyArgs:
     rollouts: str | None = parent("sample", default=None)
     pairs: str | None = parent("build_pairs", default=None)
     problems: ProblemArgs = field(default_factory=ProblemArgs)
+    prompt: PromptArgs = field(default_factory=PromptArgs)
     model: ModelArgs = field(default_factory=ModelArgs)
     lora: LoraArgs = field(default_factory=LoraArgs)
     train: TrainArgs = field(default_factory=TrainArgs)
@@ -69,16 +70,18 @@ class TrainPolicyArgs:
             )
 
 
-def solution_texts(problems: Sequence[Problem]) -> list[Text]:
+def solution_texts(problems: Sequence[Problem], template: Template = PLAIN) -> list[Text]:
     """Gold solutions; problems without one are left out."""
     return [
-        Text(render_prompt(p.question), render_solution(steps))
+        Text(render_prompt(p.question, template), render_solution(steps))
         for p in problems
         if p.solution is not None and (steps := split_steps(p.solution))
     ]
 
 
-def rollout_texts(problems: Sequence[Problem], rollouts: Sequence[Rollout], max_per_problem: int) -> list[Text]:
+def rollout_texts(
+    problems: Sequence[Problem], rollouts: Sequence[Rollout], max_per_problem: int, template: Template = PLAIN
+) -> list[Text]:
     """Right rollouts without duplicates, at most so many a problem, in the order in which they were sampled: one
     round of Expert Iteration (GLoRe sec. 4)."""
     questions = {problem.id: problem.question for problem in problems}
@@ -88,16 +91,16 @@ def rollout_texts(problems: Sequence[Problem], rollouts: Sequence[Rollout], max_
         if rollout.correct is True and rollout.steps and len(own) < max_per_problem:
             own[rollout.steps] = None
     return [
-        Text(render_prompt(questions[problem_id]), render_solution(steps))
+        Text(render_prompt(questions[problem_id], template), render_solution(steps))
         for problem_id, own in kept.items()
         for steps in own
     ]
 
 
-def pair_texts(pairs: Sequence[RefinementPair], kinds: Sequence[str]) -> list[Text]:
+def pair_texts(pairs: Sequence[RefinementPair], kinds: Sequence[str], template: Template = PLAIN) -> list[Text]:
     """What refiners of these kinds read and write."""
     return [
-        Text(render_refinement(p.kind, p.question, p.draft, p.error_step), render_solution(p.target))
+        Text(render_refinement(p.kind, p.question, p.draft, p.error_step, template), render_solution(p.target))
         for p in pairs
         if p.kind in kinds
     ]
@@ -106,15 +109,16 @@ def pair_texts(pairs: Sequence[RefinementPair], kinds: Sequence[str]) -> list[Te
 def collect_texts(args: TrainPolicyArgs, work: Workspace) -> tuple[list[Text], dict[str, int]]:
     """All training texts of a run, and how many came from where."""
     texts: list[Text] = []
-    counts = {}
+    counts, template = {}, args.prompt.template()
     for name in args.examples:
         if name == "solutions":
-            found = solution_texts(load_problems(args.problems))
+            found = solution_texts(load_problems(args.problems), template)
         elif name == "rollouts":
             source = work.parents["rollouts"]
-            found = rollout_texts(source.rows(Problem, "problems"), source.rows(Rollout), args.max_per_problem)
+            problems, rollouts = source.rows(Problem, "problems"), source.rows(Rollout)
+            found = rollout_texts(problems, rollouts, args.max_per_problem, template)
         else:
-            found = pair_texts(work.parents["pairs"].rows(RefinementPair), [name])
+            found = pair_texts(work.parents["pairs"].rows(RefinementPair), [name], template)
         if not found and not args.allow_empty:
             raise ValueError(f"examples={name}: there is not one to train on (allow_empty=true goes on without)")
         counts[f"{name}_texts"] = len(found)
@@ -122,19 +126,22 @@ def collect_texts(args: TrainPolicyArgs, work: Workspace) -> tuple[list[Text], d
     return texts, counts
 
 
-def hold_out(texts: Sequence[Text], share: float, seed: int) -> tuple[list[Text], list[Text]]:
+def hold_out(
+    texts: Sequence[Text], share: float, seed: int, template: Template = PLAIN
+) -> tuple[list[Text], list[Text]]:
     """Texts for training, and those of a share of the questions (at least one of two) for validation.
 
-    A question is the first line of what a policy reads, whatever else there is to read.
+    A question is the first line of what is asked, whatever else there is to read.
     """
-    questions = sorted({text.prompt.partition("\n")[0] for text in texts})
+    own = [parse_prompt(text.prompt, template).partition("\n")[0] for text in texts]
+    questions = sorted(set(own))
     if share == 0 or len(questions) < 2:
         return list(texts), []
     random.Random(f"validation/{seed}").shuffle(questions)
     held = set(questions[: min(len(questions) - 1, max(1, round(share * len(questions))))])
     parts: tuple[list[Text], list[Text]] = ([], [])
-    for text in texts:
-        parts[text.prompt.partition("\n")[0] in held].append(text)
+    for text, question in zip(texts, own, strict=True):
+        parts[question in held].append(text)
     return parts
 
 
@@ -163,7 +170,7 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
     else:
         model, tokenizer = load_policy(args.policy, "float32", args.train.device)
     most = min(args.max_length, context_length(model) or args.max_length)
-    train, held = hold_out(texts, args.validation_share, args.train.seed)
+    train, held = hold_out(texts, args.validation_share, args.train.seed, args.prompt.template())
     examples, too_long = encode_completions(tokenizer, train, most)
     validation, too_long_held = encode_completions(tokenizer, held, most)
     work.count(**counts, too_long=too_long + too_long_held)
@@ -174,6 +181,9 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
         raise ValueError(
             f"not one of {len(texts)} texts has at most {most} tokens (max_length, or the model's context)"
         )
+    if args.prompt.kind == "chat":  # whoever samples the saved folder is to stop where an assistant's turn ends
+        ends = {tokenizer.eos_token_id, end_token(tokenizer, texts[0].prompt)}
+        model.generation_config.eos_token_id = sorted(ends)
     model = add_adapter(model, args.lora, args.train.seed)
 
     def evaluate(trained: PreTrainedModel) -> dict[str, float]:
@@ -189,4 +199,4 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
     work.count(**trained.figures, **{f"validation_{name}": value for name, value in trained.evaluation.items()})
 
 
-TRAIN_POLICY = Stage("train_policy", 3, TrainPolicyArgs, train_policy)
+TRAIN_POLICY = Stage("train_policy", 4, TrainPolicyArgs, train_policy)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rollouts.prompts import render_prompt
+from rollouts.prompts import PLAIN, Template, render_prompt
 from rollouts.steps import encode_steps
 from training.examples import Example
 
@@ -30,7 +30,11 @@ class LabelledSolution:
 
 
 def encode_labels(
-    tokenizer: PreTrainedTokenizerFast, question: str, solution: LabelledSolution, max_length: int
+    tokenizer: PreTrainedTokenizerFast,
+    question: str,
+    solution: LabelledSolution,
+    max_length: int,
+    template: Template = PLAIN,
 ) -> Example:
     """Token ids of question and solution; each label stands at the last token of its step.
 
@@ -44,7 +48,7 @@ def encode_labels(
     for label in solution.labels:
         if label is not None and not 0 <= label <= 1:
             raise ValueError(f"a label of {solution.problem_id} is {label!r}, outside [0, 1]")
-    encoded = encode_steps(tokenizer, render_prompt(question), solution.steps, max_length)
+    encoded = encode_steps(tokenizer, render_prompt(question, template), solution.steps, max_length)
     positions, targets = [], []
     for end, label in zip(encoded.ends, solution.labels, strict=False):  # ends may be fewer: cut at max_length
         if label is not None:
@@ -58,10 +62,11 @@ def encode_solutions(
     questions: Mapping[str, str],
     solutions: Sequence[LabelledSolution],
     max_length: int,
+    template: Template = PLAIN,
 ) -> tuple[list[Example], int]:
     """Encode all solutions; `questions` is by problem id. Returns the examples and the number of labels lost to
     `max_length`; examples that lost all of theirs are left out."""
-    examples = [encode_labels(tokenizer, questions[s.problem_id], s, max_length) for s in solutions]
+    examples = [encode_labels(tokenizer, questions[s.problem_id], s, max_length, template) for s in solutions]
     labels = sum(label is not None for s in solutions for label in s.labels)
     lost = labels - sum(len(example.positions) for example in examples)
     return [example for example in examples if example.positions], lost

@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollouts.prompts import render_prompt
+from rollouts.prompts import PLAIN, Template, read_template, render_prompt
 from rollouts.sampling.policies import (
     HEADS,
     check_finite,
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 FACTS = "stepwise"  # what a reward model's config.json has beside the library's own settings
 
 
-# what a reward model reads: with other texts around the same steps its scores mean nothing
-TEMPLATE, SEPARATOR = render_prompt("{question}"), join_steps([""])
+# what ends a step that a reward model reads: with other texts around the same steps its scores mean nothing
+SEPARATOR = join_steps([""])
 
 
 _PROBE = (
@@ -41,7 +41,9 @@ _PROBE = (
 )
 
 
-def make_reward_model(policy: str, device: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def make_reward_model(
+    policy: str, device: str = "auto", template: Template = PLAIN
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A policy's body with a new scalar head (token classification, one label, no dropout anywhere), in float32.
 
     The head starts at zero, so that every probability starts at one half. Where `policy` is a reward model already,
@@ -65,7 +67,7 @@ def make_reward_model(policy: str, device: str = "auto") -> tuple[PreTrainedMode
             policy, config=config, dtype=torch.float32, output_loading_info=True
         )
     if getattr(config, FACTS, None) is not None:
-        check_facts(getattr(config, FACTS), tokenizer, policy)
+        check_facts(getattr(config, FACTS), tokenizer, policy, template)
     missing = set(loading["missing_keys"])
     head = {name for name, _ in model.named_parameters() if name.startswith(HEADS)}
     if not head or missing not in (head, set()) or loading["mismatched_keys"]:
@@ -81,15 +83,22 @@ def make_reward_model(policy: str, device: str = "auto") -> tuple[PreTrainedMode
     return model.to(pick_device(device)), tokenizer
 
 
-def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
-    """A hash of what a tokenizer does: its vocabulary, and how it cuts a text with numbers, spaces and odd letters."""
+def fingerprint(tokenizer: PreTrainedTokenizerFast, template: Template = PLAIN) -> str:
+    """A hash of what a tokenizer does: its vocabulary, and how it cuts a text with numbers, spaces and odd letters, for
+    a chat with its chat template around it."""
     words = sorted(tokenizer.get_vocab().items())
-    cuts = [encode_prompt(tokenizer, _PROBE), encode_text(tokenizer, _PROBE)]
+    prompt = render_prompt(_PROBE, template) if template.chat else _PROBE
+    cuts = [encode_prompt(tokenizer, prompt), encode_text(tokenizer, _PROBE)]
     return hashlib.sha256(json.dumps([words, cuts]).encode()).hexdigest()
 
 
 def save_reward_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, kind: str, threshold: float
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    kind: str,
+    threshold: float,
+    template: Template = PLAIN,
 ) -> None:
     """Save a reward model as a normal Hugging Face folder, with what is needed to read it in its config: its kind (orm
     or sorm), its threshold, what it reads, and the tokenizer that it was trained with.
@@ -99,10 +108,10 @@ def save_reward_model(
     """
     check_finite(model, str(folder))
     tokenizer.save_pretrained(folder)
-    made = {"kind": kind, "threshold": float(threshold), "template": TEMPLATE, "separator": SEPARATOR}
-    setattr(model.config, FACTS, made | {"tokenizer": fingerprint(tokenizer)})
+    made = {"kind": kind, "threshold": float(threshold), "template": template.facts(), "separator": SEPARATOR}
+    setattr(model.config, FACTS, made | {"tokenizer": fingerprint(tokenizer, template)})
     save_model(model, tokenizer, folder)
-    check_facts(getattr(model.config, FACTS), load_tokenizer(str(folder)), str(folder))
+    check_facts(getattr(model.config, FACTS), load_tokenizer(str(folder)), str(folder), template)
 
 
 def read_facts(path: str | Path) -> dict[str, Any]:
@@ -122,20 +131,26 @@ def read_facts(path: str | Path) -> dict[str, Any]:
     return facts
 
 
-def check_facts(facts: dict[str, Any], tokenizer: PreTrainedTokenizerFast, path: str) -> None:
-    """Raise ValueError where a reward model was trained on other texts than those that it would be given, or with
-    another tokenizer."""
-    for name, ours in (("template", TEMPLATE), ("separator", SEPARATOR)):
-        if facts.get(name) != ours:
-            raise ValueError(f"reward model {path} was trained with the {name} {facts.get(name)!r}, not with {ours!r}")
-    if facts.get("tokenizer") != fingerprint(tokenizer):
+def check_facts(
+    facts: dict[str, Any], tokenizer: PreTrainedTokenizerFast, path: str, template: Template | None = None
+) -> None:
+    """Raise ValueError where a reward model was trained with another `template` than this one (None: its own is taken),
+    another separator or another tokenizer."""
+    with naming(path, "template of a reward model"):
+        own = read_template(facts.get("template"))
+    ours = own.facts() if template is None else template.facts()
+    for name, given in (("template", ours), ("separator", SEPARATOR)):
+        if facts.get(name) != given:
+            raise ValueError(f"reward model {path} was trained with the {name} {facts.get(name)!r}, not with {given!r}")
+    if facts.get("tokenizer") != fingerprint(tokenizer, own):
         raise ValueError(f"the tokenizer of reward model {path} is not the one that it was trained with")
 
 
 def load_reward_model(
-    path: str, dtype: str = "auto", device: str = "auto"
+    path: str, dtype: str = "auto", device: str = "auto", template: Template | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, dict[str, Any]]:
-    """Open a reward model in evaluation mode, with its facts (`read_facts`).
+    """Open a reward model in evaluation mode, with its facts (`read_facts`); it reads its own template, which must be
+    `template` where that is given.
 
     Raises:
         ValueError: the folder is not one of `save_reward_model`, its head or other weights are missing, too many, of
@@ -146,7 +161,7 @@ def load_reward_model(
     facts = read_facts(path)
     check_folder(path)
     tokenizer, place = load_tokenizer(path), pick_device(device)
-    check_facts(facts, tokenizer, path)
+    check_facts(facts, tokenizer, path, template)
     kind = pick_dtype(dtype, place)
     with naming(path, "reward model"):
         model, loading = AutoModelForTokenClassification.from_pretrained(path, dtype=kind, output_loading_info=True)

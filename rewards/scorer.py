@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rewards.losses import step_logits
 from rewards.reward_model import load_reward_model
-from rollouts.prompts import render_prompt
+from rollouts.prompts import PLAIN, Template, read_template, render_prompt
 from rollouts.sampling.collect import collect
 from rollouts.sampling.policies import context_length
 from rollouts.sampling.protocol import REFUSED, Request, Sample
@@ -34,9 +34,12 @@ class ScoreError(ValueError):
 
 
 class Scorer:
-    """A reward model that reads solutions. `kind` is orm or sorm; `threshold` is the one chosen when it was trained.
-    It reads about `batch_tokens` tokens at a time; what else is in a batch changes a score by rounding only. With
-    `share_prefixes` what solutions of one problem begin with is read once."""
+    """A reward model that reads solutions.
+
+    `kind` is orm or sorm; `threshold` was chosen and `template` used when it was trained. It reads about `batch_tokens`
+    tokens at a time; what else is in a batch changes a score by rounding only. With `share_prefixes` what solutions of
+    one problem begin with is read once.
+    """
 
     def __init__(
         self,
@@ -46,10 +49,11 @@ class Scorer:
         threshold: float,
         batch_tokens: int = 16384,
         share_prefixes: bool = True,
+        template: Template = PLAIN,
     ) -> None:
         self.model, self.tokenizer, self.share_prefixes = model, tokenizer, share_prefixes
         self.kind, self.threshold, self.batch_tokens = kind, threshold, batch_tokens
-        self.tokens = 0  # read so far
+        self.template, self.tokens = template, 0  # tokens read so far
 
     def score(self, problems: Sequence[Problem], solutions: Sequence[str | Sequence[str]]) -> list[list[float]]:
         """One probability a step for each solution (a text, or its steps); `problems[i]` is what solution i answers.
@@ -75,7 +79,7 @@ class Scorer:
             ValueError: it does not fit the model's context.
         """
         steps = split_steps(solution) if isinstance(solution, str) else list(solution)
-        encoded = encode_steps(self.tokenizer, render_prompt(problem.question), steps)
+        encoded = encode_steps(self.tokenizer, render_prompt(problem.question, self.template), steps)
         limit = context_length(self.model)
         if limit is not None and len(encoded.ids) > limit:
             raise ValueError(f"a solution of {problem.id} has {len(encoded.ids)} tokens, the model reads {limit}")
@@ -188,19 +192,29 @@ def score_all(
     wanted = dict(zip(names, zip(problems, solutions, strict=True), strict=True))
     if len(wanted) != len(names):
         raise ValueError(f"{len(names)} solutions have {len(wanted)} different names")
-    requests = [Request(name, render_prompt(one.question), join_steps(steps)) for name, (one, steps) in wanted.items()]
+    requests = [
+        Request(name, render_prompt(one.question, scorer.template), join_steps(steps))
+        for name, (one, steps) in wanted.items()
+    ]
     found = collect(_Streamed(scorer, wanted), requests, work, label, _scored, Scored)
     return [list(found[name][0].probabilities) for name in names]
 
 
-def load_scorer(path: str | Path, dtype: str = "auto", device: str = "auto", batch_tokens: int = 16384) -> Scorer:
-    """Open a trained reward model.
+def load_scorer(
+    path: str | Path,
+    dtype: str = "auto",
+    device: str = "auto",
+    batch_tokens: int = 16384,
+    template: Template | None = None,
+) -> Scorer:
+    """Open a trained reward model, which knows the template that it reads.
 
     Raises:
-        ValueError: the folder is not a reward model's, or lacks a weight.
+        ValueError: the folder is not a reward model's, or lacks a weight, or its template is not the one given.
     """
-    model, tokenizer, facts = load_reward_model(str(path), dtype, device)
-    return Scorer(model, tokenizer, facts["kind"], facts["threshold"], batch_tokens)
+    model, tokenizer, facts = load_reward_model(str(path), dtype, device, template)
+    known = read_template(facts["template"])
+    return Scorer(model, tokenizer, facts["kind"], facts["threshold"], batch_tokens, template=known)
 
 
 def first_error(scores: Sequence[float], threshold: float) -> int | None:

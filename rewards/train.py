@@ -23,6 +23,7 @@ from rewards.metrics import (
     first_error_accuracy,
     pairwise_accuracy,
 )
+from rollouts.prompts import PromptArgs
 from rollouts.records import Problem, Rollout, StepLabels
 from rollouts.sampling.policies import context_length
 from stages.stage import Stage, parent
@@ -57,6 +58,7 @@ class TrainRewardArgs:
     balance_lengths: bool = True
     targets: str = "hard"
     shuffled_labels: bool = False
+    prompt: PromptArgs = field(default_factory=PromptArgs)
     validation_share: float = 0.05
     max_length: int = 512
     # where no label is left after balancing, save the model untrained: for debugging with weak policies only
@@ -200,22 +202,23 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
 
     source = work.parents["rollouts" if args.kind == "orm" else "labels"]
     problems = {problem.id: problem for problem in source.rows(Problem, "problems")}
+    template = args.prompt.template()
     questions = {problem.id: problem.question for problem in problems.values()}
     train, validation = build_solutions(args, work)
     if args.shuffled_labels:
         train = shuffle_labels(train, args.train.seed)
-    model, tokenizer = make_reward_model(args.policy, args.train.device)
+    model, tokenizer = make_reward_model(args.policy, args.train.device, template)
     model = add_adapter(model, args.lora, args.train.seed)
     most = min(args.max_length, context_length(model) or args.max_length)
     examples, names, lost = [], [], 0
     for solution in train:
-        own, gone = encode_solutions(tokenizer, questions, [solution], most)
+        own, gone = encode_solutions(tokenizer, questions, [solution], most, template)
         examples += own
         names += [solution.problem_id] * len(own)
         lost += gone
 
     def evaluate(trained: PreTrainedModel) -> dict[str, float]:
-        scorer = Scorer(trained, tokenizer, args.kind, 0.5)
+        scorer = Scorer(trained, tokenizer, args.kind, 0.5, template=template)
         scores = scorer.score([problems[s.problem_id] for s in validation], [s.steps for s in validation])
         return validate_scores(args.kind, validation, scores)
 
@@ -233,11 +236,12 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     if work.processes.first:  # the library saves nothing on others
         if args.lora.keep_adapter:
             save_adapter(model, work.folder / ADAPTER)
-        save_reward_model(merge_adapter(model), tokenizer, work.folder, args.kind, final.get("threshold", 0.5))
+        threshold = final.get("threshold", 0.5)
+        save_reward_model(merge_adapter(model), tokenizer, work.folder, args.kind, threshold, template)
     left = sum(len(example.targets) for example in examples)
     warn_of_lost(lost, left, most)
     work.count(labels_lost=lost, labels=left)
     work.count(**{f"validation_{name}": value for name, value in final.items()})
 
 
-TRAIN_REWARD = Stage("train_reward", 2, TrainRewardArgs, train_reward)
+TRAIN_REWARD = Stage("train_reward", 3, TrainRewardArgs, train_reward)

@@ -28,7 +28,8 @@ class Rollout:
     """One graded sample of a policy. `correct` is None when the grader could not decide (a time-out).
 
     `steps` are the lines of `text` up to its final answer; tokens are counted in the policy's own tokens.
-    `finish_reason` is stop, length, or refused: it could not be sampled, its text is empty and its `correct` None.
+    `finish_reason` is stop, length, or refused: it could not be sampled, its text is empty and its `correct` None; the
+    row keeps its place, so that a problem has as many rollouts as were asked for.
     """
 
     id: str

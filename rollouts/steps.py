@@ -1,19 +1,23 @@
-"""Solutions cut into steps, and steps as token ids.
+"""Solutions cut into steps; prompts and steps as token ids.
 
-A step is a line. The last step of a finished solution is its answer line (`#### n` in GSM8K's format). Token ids
-come from the whole text at once, as a policy writes it; the end of a step is found through character offsets.
+A step is a line. The last step of a finished solution is its answer line (`#### n` in GSM8K's format). A prompt and
+what follows it are encoded apart, and all steps at once; the end of a step is found through character offsets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import date
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 ANSWER_MARK = "####"
+_PROBE = "an answer"  # stands for an assistant's turn where a chat template is asked how such a turn ends
+_TODAY = date(2024, 7, 26)  # for templates that write the date: the ids of a prompt must not change overnight
 
 
 def split_steps(text: str) -> list[str]:
@@ -42,24 +46,100 @@ class Encoded:
     ends: list[int]
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A prompt for a chat model: the turn of the system (None: there is none) and that of the user."""
+
+    user: str
+    system: str | None = None
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The turns as servers and chat templates take them."""
+        turns = (("system", self.system), ("user", self.user))
+        return [{"role": role, "content": text} for role, text in turns if text is not None]
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str | Chat) -> list[int]:
     """Ids of what a policy reads, with the tokenizer's own start token and without its end token.
 
-    No special tokens are read out of the text: a question that holds `</s>` does not end there.
+    A chat is what the tokenizer's chat template makes of it, up to where the assistant's turn begins. No special tokens
+    are read out of the text: a question that holds `</s>` does not end there.
+
+    Raises:
+        ValueError: the tokenizer has no chat template, or its template refuses these turns.
     """
+    if isinstance(prompt, Chat):
+        rendered = _apply_template(tokenizer, prompt.messages, add_generation_prompt=True)
+        return tokenizer(rendered, add_special_tokens=False, split_special_tokens=False)["input_ids"]
     ids = tokenizer(prompt, split_special_tokens=True)["input_ids"]
     while ids and tokenizer.eos_token_id is not None and ids[-1] == tokenizer.eos_token_id:
         ids = ids[:-1]
     return ids
 
 
+def end_token(tokenizer: PreTrainedTokenizerFast, prompt: str | Chat) -> int:
+    """The id with which a policy ends what it writes after this prompt: in a chat the special token with which the
+    template ends an assistant's turn, such as `<|im_end|>`.
+
+    Raises:
+        ValueError: see `encode_prompt`.
+    """
+    if isinstance(prompt, Chat):
+        turns = [*prompt.messages, {"role": "assistant", "content": _PROBE}]
+        _, found, tail = _apply_template(tokenizer, turns).rpartition(_PROBE)
+        ids = tokenizer(tail if found else "", add_special_tokens=False, split_special_tokens=False)["input_ids"]
+        return next((token for token in ids if token in _special_tokens(tokenizer)), tokenizer.eos_token_id)
+    return tokenizer.eos_token_id
+
+
+def _apply_template(tokenizer: PreTrainedTokenizerFast, turns: list[dict[str, str]], **options: Any) -> str:
+    """The text of a conversation. A special token within a turn is broken up by a space: it is text there."""
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        raise ValueError(f"prompt=chat: the tokenizer {tokenizer.name_or_path or ''} has no chat template")
+    harmless = []
+    for turn in turns:
+        text = turn["content"]
+        for token in _special_tokens(tokenizer).values():
+            text = text.replace(token, f"{token[:1]} {token[1:]}")
+        harmless.append(turn | {"content": text})
+    try:
+        return tokenizer.apply_chat_template(harmless, tokenize=False, strftime_now=_TODAY.strftime, **options)
+    except TemplateError as error:
+        raise ValueError(f"prompt=chat: the chat template of {tokenizer.name_or_path} refuses it: {error}") from error
+
+
+@lru_cache(maxsize=8)
+def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
+    return {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """Ids of what follows a prompt: no special tokens are added, and none are read out of the text."""
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return _encode_after(tokenizer, text)[0]
+
+
+def _encode_after(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids of a text that follows another, and which characters (start, stop) each covers.
+
+    Tokenizers of Llama's kind put a space before whatever they encode; in the middle of a text there is none. So the
+    text is encoded behind a line feed, whose own tokens are dropped. Where a token covers the line feed and more, there
+    is no such space, and the text is encoded by itself.
+    """
+    options = {"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}
+    behind = tokenizer("\n" + text, **options)
+    ids, offsets = behind["input_ids"], behind["offset_mapping"]
+    first = next((n for n, (_, stop) in enumerate(offsets) if stop > 1), len(ids))
+    if first < len(ids) and offsets[first][0] < 1:
+        alone = tokenizer(text, **options)
+        return alone["input_ids"], alone["offset_mapping"]
+    return ids[first:], [(start - 1, stop - 1) for start, stop in offsets[first:]]
 
 
 def encode_steps(
-    tokenizer: PreTrainedTokenizerFast, prompt: str, steps: Sequence[str], max_length: int | None = None
+    tokenizer: PreTrainedTokenizerFast, prompt: str | Chat, steps: Sequence[str], max_length: int | None = None
 ) -> Encoded:
     """Encode a prompt and steps, and say where each step ends.
 
@@ -68,16 +148,13 @@ def encode_steps(
     within it keep an entry in `ends`.
 
     Raises:
-        ValueError: a step is empty or holds a line feed, or gets no token of its own.
+        ValueError: a step is empty or holds a line feed, or gets no token of its own; or see `encode_prompt`.
     """
     for step in steps:
         if not step.strip() or "\n" in step:
             raise ValueError(f"a step must be one line that is not blank, not {step!r}")
     head = encode_prompt(tokenizer, prompt)
-    encoding = tokenizer(
-        join_steps(steps), add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-    )
-    offsets = encoding["offset_mapping"]
+    written, offsets = _encode_after(tokenizer, join_steps(steps))
     ends, token, stop = [], -1, 0
     for step in steps:
         stop += len(step) + 1
@@ -87,7 +164,7 @@ def encode_steps(
         if token == before:
             raise ValueError(f"the tokenizer gives step {step!r} no token of its own")
         ends.append(len(head) + token)
-    ids = head + encoding["input_ids"]
+    ids = head + written
     if max_length is not None:
         ids, ends = ids[:max_length], [end for end in ends if end < max_length]
     return Encoded(ids, len(head), ends)

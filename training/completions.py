@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rollouts.steps import encode_prompt, encode_text
+from rollouts.steps import Chat, encode_prompt, encode_text, end_token
 from training.examples import Batch, Example
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Text:
     """What a policy reads and what it should write then."""
 
-    prompt: str
+    prompt: str | Chat
     completion: str
 
 
@@ -32,7 +32,7 @@ def encode_completion(tokenizer: PreTrainedTokenizerFast, text: Text) -> Example
     prompt = encode_prompt(tokenizer, text.prompt)
     if not prompt:
         raise ValueError(f"the prompt before {text.completion!r} has no token: {text.prompt!r}")
-    ids = prompt + encode_text(tokenizer, text.completion) + [tokenizer.eos_token_id]
+    ids = prompt + encode_text(tokenizer, text.completion) + [end_token(tokenizer, text.prompt)]
     positions = list(range(len(prompt) - 1, len(ids) - 1))
     return Example(ids, positions, ids[len(prompt) :], len(prompt))
 

@@ -19,6 +19,7 @@ from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.problems.args import ProblemArgs
+from rollouts.prompts import PromptArgs
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
 from rollouts.world.args import SOURCE as WORLD
@@ -37,6 +38,7 @@ INSTEAD = {
     "split": "the pipeline takes the train split for training and the test split for drafts and samples",
     "offset": "set train_offset",
     "limit": "set train_problems and test_problems",
+    "prompt": "set prompt, which goes for all stages",
     "kind": "orm is trained on outcomes, sorm on step labels",
     "examples": "student.sft learns from solutions, student.round from rollouts, the refiners from pairs of each kind",
     "policy": "set student.start",
@@ -139,11 +141,12 @@ class GloreArgs:
 
     Training rollouts come from `train_problems` problems of the train split, after the first `train_offset`; the test
     split gives `test_problems` drafts (None: all there are). `parallel` stages run at once where they do not need one
-    another. `seed` is that of every stage; one that is given to a stage is used there. A parent that is given to a
-    stage is used by that stage alone, one in `given` by all; stages that nobody needs then are not run.
+    another. `prompt` and `seed` go for every stage, but a seed that is given to a stage is used there. A parent that is
+    given to a stage is used by that stage alone, one in `given` by all; stages that nobody needs then are not run.
     """
 
     problems: ProblemArgs | None = None
+    prompt: PromptArgs = field(default_factory=PromptArgs)
     train_problems: int | None = None
     train_offset: int = 0
     test_problems: int | None = None

@@ -48,8 +48,8 @@ def seeded(args: Any, seed: int) -> Any:
 class Graph:
     """The stages of a pipeline as they are added, and the paths that are given from outside.
 
-    `args` are the pipeline's, with `seed` and `given`; `default` are those before the user changed anything; `instead`
-    is that of `fill`.
+    `args` are the pipeline's, with `seed`, `prompt` and `given`; `default` are those before the user changed anything;
+    `instead` is that of `fill`.
     """
 
     def __init__(self, args: Any, default: Any, instead: dict[str, str]) -> None:
@@ -60,10 +60,13 @@ class Graph:
         self.given = {name: find_start(path) for name, path in own.items() if path is not None}
 
     def fill(self, section: str, **values: Any) -> Any:
-        """The arguments of a section with its seed and with `values`, which a user must not have set."""
+        """The arguments of a section with the pipeline's seed and prompt and with `values`; but for the seed, a user
+        must not have set any of them."""
         args, default = self.args, self.default
         for name in section.split("."):
             args, default = getattr(args, name), getattr(default, name)
+        if hasattr(args, "prompt"):
+            values["prompt"] = self.args.prompt
         return seeded(fill(section, args, default, self.instead, **values), self.args.seed)
 
     def add(self, name: str, stage: Stage, args: Any, **parents: str) -> None:

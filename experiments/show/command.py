@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from experiments.show.reading import (
-    JOURNAL_NAME,
+    JOURNALS,
     InspectError,
     entries,
     journal_facts,
     read_head,
-    repair_journal,
     unfinished_facts,
 )
 from experiments.show.tree import faults, grow, nested
@@ -47,10 +46,7 @@ def run(argv: Sequence[str]) -> int:
     """What the command does; returns its exit code: 0, or 2 after the user's error, in one line on stderr."""
     options = _parser().parse_args(argv)
     try:
-        if options.repair is not None:
-            print(repair_journal(options.repair))
-        else:
-            _inspect(_unfinished_of(options.path), options)
+        _inspect(_unfinished_of(options.path), options)
     except (ValueError, OSError) as error:
         print(f"error: {'; '.join(line.strip() for line in str(error).splitlines())}", file=sys.stderr)
         return 2
@@ -65,7 +61,6 @@ def _parser() -> _Parser:
     parser.add_argument("--rows", type=_number, default=3, metavar="N", help="rows to show (3)")
     parser.add_argument("--json", action="store_true", help="the manifest (with --tree, all of them) for a program")
     parser.add_argument("--check", action="store_true", help="read every file anew and compare its hash (or checksums)")
-    parser.add_argument("--repair", type=Path, metavar="JOURNAL", help="make a damaged journal (*.sqlite) whole again")
     return parser
 
 
@@ -90,11 +85,11 @@ def _inspect(path: Path, options: argparse.Namespace) -> None:
         raise InspectError(f"{path}: only an artifact has a tree (its folder holds a manifest.json)")
     elif path.is_file() and path.suffix == ".parquet":
         _rows(path, options)
-    elif path.is_file() and re.search(JOURNAL_NAME, path.name):
+    elif path.is_file() and path.match(JOURNALS):
         _journal(path, options)
     elif path.is_file():
-        raise InspectError(f"{path}: neither manifest.json nor rows (*.parquet) nor a journal (*.sqlite)")
-    elif path.name.endswith(".unfinished") or any(path.glob("*.sqlite")):
+        raise InspectError(f"{path}: neither manifest.json nor rows (*.parquet) nor a journal (0.jsonl, 1.jsonl …)")
+    elif path.name.endswith(".unfinished") or any(path.glob(JOURNALS)):
         _unfinished(path, options)
     else:
         _folder(path, options)
@@ -133,7 +128,7 @@ def _rows(path: Path, options: argparse.Namespace) -> None:
 def _journal(path: Path, options: argparse.Namespace) -> None:
     from experiments.show import text as inspect_text
 
-    facts = journal_facts(path, options.check, options.rows)
+    facts = journal_facts(path, options.rows)
     if options.json:
         _print_json(facts.as_json())
     else:
@@ -145,7 +140,7 @@ def _journal(path: Path, options: argparse.Namespace) -> None:
 def _unfinished(path: Path, options: argparse.Namespace) -> None:
     from experiments.show import text as inspect_text
 
-    found = unfinished_facts(path, options.check, options.rows)
+    found = unfinished_facts(path, options.rows)
     if options.json:
         _print_json([facts.as_json() for facts in found])
     else:

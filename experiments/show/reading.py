@@ -1,30 +1,25 @@
 """What `experiments.show` shows of a folder of artifacts, of unfinished work and of rows, as plain data.
 
-Nothing here changes a file but `repair_journal`. Ancestors of an artifact are in `inspect_tree.py`.
+Nothing here changes a file. Ancestors of an artifact are in `experiments/show/tree.py`.
 """
 
 from __future__ import annotations
 
 import importlib
 import re
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from experiments.commands.catalogue import COMMANDS
 from stages import journal
 from stages.artifacts import ArtifactError, open_artifact
 from stages.files import StoreError
-from stages.journal import Rows
 from stages.stage import Stage, plain_args
 
-JOURNAL_NAME = r"\.sqlite(\.damaged.*)?$"
+JOURNALS = "[0-9]*.jsonl"  # one a process; not `metrics.jsonl`
 
 
 class InspectError(ValueError):
@@ -63,21 +58,22 @@ class Head:
     rows: list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class JournalFacts:
-    """What is in a journal. `fault` says what is wrong with it; `written` is when it last changed."""
+    """What is in a journal: its whole rows, the reasons for those that were refused, and the `first` rows, each with
+    its name (`REQUEST#SAMPLE`). `fault` says what is wrong with it; `written` is when it last changed."""
 
     path: Path
     rows: int
-    tokens: int | None
+    tokens: int
     refused: dict[str, str]
-    first: list[tuple[str, int, dict[str, Any]]]
+    first: list[tuple[str, dict[str, Any]]]
     written: str
     fault: str | None
 
     def as_json(self) -> dict[str, Any]:
         known = {name: getattr(self, name) for name in ("rows", "tokens", "refused", "written", "fault")}
-        return {"path": str(self.path)} | known | {"first": [row for _, _, row in self.first]}
+        return {"path": str(self.path)} | known | {"first": [row for _, row in self.first]}
 
 
 def part(manifest: dict[str, Any], name: str, kind: type | tuple[type, ...], default: Any) -> Any:
@@ -159,53 +155,38 @@ def _unfinished(path: Path, key: str) -> Entry:
     facts = unfinished_facts(path)
     if damaged := [f"{one.path}: {one.fault}" for one in facts if one.fault is not None]:
         return Entry(path.parent.absolute().name, key, path, damaged[0])
-    rows, tokens = sum(one.rows for one in facts), sum(one.tokens or 0 for one in facts)
+    rows, tokens = sum(one.rows for one in facts), sum(one.tokens for one in facts)
     return Entry(path.parent.absolute().name, key, path, "unfinished", rows, tokens)
 
 
-def unfinished_facts(folder: Path, check: bool = False, rows: int = 0) -> list[JournalFacts]:
+def unfinished_facts(folder: Path, rows: int = 0) -> list[JournalFacts]:
     """The journals of work that is not finished, in the order of their names; `rows` rows of the first."""
-    found = []
-    for path in sorted(folder.rglob("*.sqlite")):
-        found.append(journal_facts(path, check, 0 if found else rows))
-    return found
+    paths = sorted(folder.rglob(JOURNALS))
+    return [journal_facts(path, 0 if number else rows) for number, path in enumerate(paths)]
 
 
-def journal_facts(path: Path, check: bool = False, rows: int = 0) -> JournalFacts:
-    """What is in one journal, with its first `rows` rows; with `check` every row's checksum is compared."""
-    beside = path.with_name(f"{path.name}-wal")
-    changed = max(file.stat().st_mtime for file in (path, beside) if file.exists())
-    written = datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds")
-    try:
-        total = journal.count(path)
-        if not total:
-            return JournalFacts(path, 0, 0, {}, [], written, None)
-        with closing(Rows([path])) as kept:
-            samples, first = kept.samples(), []
-            for request in samples:
-                if len(first) >= rows:
-                    break
-                first += [(request, index, row) for index, row in kept.of(request)]
-            facts = JournalFacts(path, total, kept.tokens(), kept.refused(), first[:rows], written, None)
-    except sqlite3.OperationalError as error:
-        raise InspectError(f"{path}: cannot be read: {error}") from error
-    except (StoreError, sqlite3.DatabaseError) as error:
-        whole = journal.readable(path)
-        fault = f"damaged ({error}); {whole} of its rows can still be read"
-        return JournalFacts(path, whole, None, {}, [], written, fault + _advice(path))
-    if check and (damage := journal.fault(path)):
-        fault = f"damaged ({damage}); {journal.readable(path)} of its rows can still be read{_advice(path)}"
-        return replace(facts, fault=fault)
-    if check and (whole := journal.readable(path)) != total:
-        fault = f"{total - whole} of its {total} rows are damaged; they are made anew when its stage runs again"
-        return replace(facts, fault=fault)
+def journal_facts(path: Path, rows: int = 0) -> JournalFacts:
+    """What is in one journal, with its first `rows` rows; every line's checksum is compared."""
+    written = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    facts, damaged = JournalFacts(path, 0, 0, {}, [], written, None), []
+    for number, (_, line) in enumerate(journal.read(path), start=1):
+        entry = journal.parse(line)
+        if entry is None:
+            damaged.append(number)
+            continue
+        name = f"{entry.request}#{entry.sample}"
+        facts.rows += 1
+        facts.tokens += entry.tokens
+        if entry.refused is not None:
+            facts.refused[name] = entry.refused
+        if len(facts.first) < rows:
+            facts.first.append((name, entry.row))
+    if damaged:
+        facts.fault = (
+            f"{len(damaged)} damaged lines, the first is line {damaged[0]}; "
+            "their samples are drawn again when its stage runs again"
+        )
     return facts
-
-
-def _advice(path: Path) -> str:
-    if not path.name.endswith(".sqlite"):
-        return "; a repair has put it aside"
-    return f". To keep those and make the rest anew: python -m experiments.show --repair {path}"
 
 
 def read_head(path: Path, rows: int, check: bool = False) -> Head:
@@ -231,35 +212,3 @@ def read_head(path: Path, rows: int, check: bool = False) -> Head:
     record = (schema.metadata or {}).get(b"record")
     columns = {field.name: str(field.type) for field in schema}
     return Head(path, None if record is None else record.decode(errors="replace"), total, columns, first)
-
-
-def repair_journal(path: Path) -> str:
-    """Make a damaged journal whole again, and say what was kept.
-
-    Raises:
-        InspectError: there is no such file, or a job is writing to it.
-        StoreError: nothing in it can be read.
-    """
-    if not path.is_file():
-        raise InspectError(f"{path}: there is no such journal")
-    with _nobody_writes(path):
-        aside, kept = journal.repair(path)
-    return (
-        f"{path}: {kept} rows are kept. Run the command that makes the artifact again: it samples what is missing. "
-        f"The damaged file is now {aside.name}; it may be deleted."
-    )
-
-
-@contextmanager
-def _nobody_writes(path: Path) -> Iterator[None]:
-    """Hold the lock of the artifact that a journal (`STAGE/.KEY.unfinished/LABEL/N.sqlite`) belongs to."""
-    folder = path.absolute().parents[1]
-    lock = folder.with_name(f"{folder.name.removeprefix('.').removesuffix('.unfinished')}.lock")
-    if not lock.exists():
-        yield
-        return
-    try:
-        with FileLock(lock, timeout=0):
-            yield
-    except Timeout as error:
-        raise InspectError(f"{path}: a job is making this artifact (it holds {lock}); stop it first") from error

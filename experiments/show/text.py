@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 LONGEST = 240  # characters of a text in a row that is shown
 MOST_LINES = 8
 MOST_REASONS = 10
-# shares whose number of independent trials is another count: accuracy is of rollouts, several a problem
-SHARES = {"accuracy": "rollouts", "solved_problems": "problems", "mixed_problems": "problems"}
+# fractions, and the count that each is a fraction of
+FRACTIONS = {"accuracy": "graded", "solved_problems": "graded_problems", "mixed_problems": "graded_problems"}
 
 
 def console() -> Console:
@@ -74,15 +74,16 @@ def _facts(artifact: Artifact, stage: Any) -> list[tuple[str, str]]:
 
 def _count(name: str, manifest: dict[str, Any]) -> str:
     counts = part(manifest, "counts", dict, {})
-    value, total = counts[name], counts.get(SHARES.get(name))
+    value, total = counts[name], counts.get(FRACTIONS.get(name))
     if isinstance(value, float) and isinstance(total, int) and total > 0:
         return f"{_share(value, total)}, Wilson, {_trials(name, counts, total)}"
     return _number(value)
 
 
 def _trials(name: str, counts: dict[str, Any], total: int) -> str:
-    alone = name != "accuracy" or counts.get("problems") == total
-    return f"{total:,} {SHARES[name]}{'' if alone else ' as if each stood alone'}"
+    if name != "accuracy":
+        return f"{total:,} problems"
+    return f"{total:,} rollouts{'' if counts.get('graded_problems') == total else ' as if each stood alone'}"
 
 
 def _share(value: float, total: int) -> str:
@@ -163,8 +164,8 @@ def _label(node: Node) -> str:
 def _figures(manifest: dict[str, Any]) -> list[str]:
     counts, tokens = part(manifest, "counts", dict, {}), part(manifest, "tokens", int, 0)
     found = [f"{_number(counts['rows'])} rows"] if "rows" in counts else []
-    if isinstance(counts.get("accuracy"), float) and isinstance(counts.get("rollouts"), int) and counts["rollouts"] > 0:
-        found.append(f"{_share(counts['accuracy'], counts['rollouts'])} right")
+    if isinstance(counts.get("accuracy"), float) and isinstance(counts.get("graded"), int) and counts["graded"] > 0:
+        found.append(f"{_share(counts['accuracy'], counts['graded'])} right")
     found += [f"{tokens:,} tokens"] if tokens else []
     return [*found, _seconds(part(manifest, "seconds", (int, float), 0))]
 
@@ -203,7 +204,7 @@ def print_journals(journals: Sequence[JournalFacts], check: bool) -> None:
     out = console()
     table = _table("journal", "rows", "tokens", "refused", "last written")
     for one in journals:
-        figures = ["–" if value is None else f"{value:,}" for value in (one.rows, one.tokens, len(one.refused))]
+        figures = [f"{value:,}" for value in (one.rows, one.tokens, len(one.refused))]
         shown = one.path.name if len(journals) == 1 else f"{one.path.parent.name}/{one.path.name}"
         table.add_row(clean(shown), *figures, _time(one.written), style="red" if one.fault else None)
     if journals:
@@ -213,8 +214,8 @@ def print_journals(journals: Sequence[JournalFacts], check: bool) -> None:
     if refused := [pair for one in journals for pair in one.refused.items()]:
         _print_reasons(out, refused, False)
     for one in journals:
-        for request, index, row in one.first:
-            _print_pairs(out, f"{one.path.name}: {request}#{index}", [(name, _value(row[name])) for name in row])
+        for title, row in one.first:
+            _print_pairs(out, f"{one.path.name}: {title}", [(name, _value(row[name])) for name in row])
 
 
 def print_head(head: Head, check: bool) -> None:

@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from rewards.labels.labeller import Labeller
 from rewards.labels.prefixes import open_prefixes
 from rewards.labels.search import SearchArgs
 from rewards.labels.stepwise import LABEL_STEPS, PAPER_K, sample_waves
+from rollouts.prompts import PromptArgs
 from rollouts.records import Problem, Rollout, StepLabels
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.protocol import Sampler, by_name, load_sampler, sample_seed
@@ -50,6 +51,7 @@ class AuditArgs:
     labels: str = parent(LABEL_STEPS.name)
     policy: str = parent("train_policy", plain=True, unless="served")
     sampler: SamplerArgs = field(default_factory=SamplerArgs)
+    prompt: PromptArgs = field(default_factory=PromptArgs)
     solutions: int = 100
     continuations: int = 4 * PAPER_K
     rule: str = "posterior"
@@ -229,7 +231,7 @@ def audit(
     labeller = Labeller([as_rollout(row) for row in rows], args.search(made_with), consistency, propagate=propagate)
     # other numbers than those of the labels and of the rollouts, whatever their seed
     seed = sample_seed(args.seed, "audit_labels", 0)
-    sample_waves(labeller, sampler, problems, work, "audit_labels", seed)
+    sample_waves(labeller, sampler, problems, work, "audit_labels", seed, args.prompt.template())
     return compare(rows, labeller.label())
 
 
@@ -240,7 +242,7 @@ def audit_labels(args: AuditArgs, work: Workspace) -> None:
     rows = source.rows(StepLabels)
     drawn = draw_solutions(rows, args.solutions, args.seed)
     problems = {problem.id: problem for problem in source.rows(Problem, "problems")}
-    with closing(load_sampler(args.policy, args.sampler)) as sampler:
+    with closing(load_sampler(args.policy, args.sampler, args.prompt.template().stop)) as sampler:
         audited = audit(drawn, problems, sampler, args, source.manifest["args"], work)
     work.write_rows("rows", audited, Audited)
     labels = sum(len(list(one.pairs())) for one in audited)
@@ -272,6 +274,13 @@ def warn_of_others(source: Artifact, policy: Artifact, args: AuditArgs, work: Wo
         known, own = made_with.get("sampler", {}).get(name), getattr(args.sampler, name)
         if known != own:
             differ.append(f"sampler.{name}={known} and not {own}")
+    prompt = made_with.get("prompt", asdict(PromptArgs()))
+    if prompt != asdict(args.prompt):
+        differ.append(
+            f"prompt={prompt['kind']} and not {args.prompt.kind}"
+            if prompt["kind"] != args.prompt.kind
+            else f"another text of prompt={args.prompt.kind}"
+        )
     if differ:
         text = f"the labels were made with {', '.join(differ)}: they are judged by values that they were not made for"
         work.note("differs", text)
@@ -279,4 +288,4 @@ def warn_of_others(source: Artifact, policy: Artifact, args: AuditArgs, work: Wo
             logger.warning("%s", text)
 
 
-AUDIT_LABELS = Stage("audit_labels", 1, AuditArgs, audit_labels)
+AUDIT_LABELS = Stage("audit_labels", 2, AuditArgs, audit_labels)

@@ -11,14 +11,14 @@ import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from rewards.labels.cleaning import changed_labels, drop_doubtful
 from rewards.labels.labeller import Labeller
 from rewards.labels.prefixes import Prefix, open_prefixes
 from rewards.labels.search import SearchArgs, continuation_steps
 from rewards.labels.traces import Trace, grade_trace
-from rollouts.prompts import render_prompt
+from rollouts.prompts import PLAIN, PromptArgs, Template, render_prompt
 from rollouts.records import Problem, Rollout, StepLabels
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
@@ -41,6 +41,7 @@ class LabelArgs(SearchArgs):
     rollouts: str = parent("sample")
     policy: str = parent("train_policy", plain=True, unless="served")
     sampler: SamplerArgs = field(default_factory=SamplerArgs)
+    prompt: PromptArgs = field(default_factory=PromptArgs)
     max_wrong_per_problem: int | None = None
     max_right_per_problem: int | None = None
     max_problems: int | None = None
@@ -93,15 +94,24 @@ def label_right(rollout: Rollout) -> StepLabels:
 
 
 def drawn_alike(source: Artifact, policy: Artifact | None, args: LabelArgs) -> bool:
-    """Whether the rollouts were drawn as the continuations will be: same policy, temperature and nucleus. Then those
-    that begin alike are evidence for what they share, at no cost."""
+    """Whether the rollouts were drawn as the continuations will be: same policy, prompt, temperature and nucleus. Then
+    those that begin alike are evidence for what they share, at no cost."""
     sampled = source.manifest.get("args", {}).get("sampler", {})
     came_from = (source.manifest.get("parents", {}).get("policy") or {}).get("key")
-    same = all(sampled.get(name) == getattr(args.sampler, name) for name in ("temperature", "top_p"))
+    prompt = source.manifest.get("args", {}).get("prompt", asdict(PromptArgs()))
+    same = prompt == asdict(args.prompt) and all(
+        sampled.get(name) == getattr(args.sampler, name) for name in ("temperature", "top_p")
+    )
     return same and policy is not None and came_from == policy.key
 
 
-def wave_requests(wanted: Mapping[Prefix, int], labeller: Labeller, problems: dict[str, Problem], seed: int) -> dict:
+def wave_requests(
+    wanted: Mapping[Prefix, int],
+    labeller: Labeller,
+    problems: dict[str, Problem],
+    seed: int,
+    template: Template = PLAIN,
+) -> dict[str, tuple[Request, Prefix]]:
     """A request for the next continuations of each prefix, and what it continues, by its id.
 
     It is named after the prefix and how many of its continuations there are, so that its samples do not depend on what
@@ -113,12 +123,19 @@ def wave_requests(wanted: Mapping[Prefix, int], labeller: Labeller, problems: di
         written = join_steps(steps)
         digest = hashlib.sha256(written.encode()).hexdigest()[:16]
         name = f"{problem_id}/prefix/{digest}/{labeller.known.found[prefix].sampled}"
-        requests[name] = Request(name, render_prompt(problems[problem_id].question), written, number, seed), prefix
+        prompt = render_prompt(problems[problem_id].question, template)
+        requests[name] = Request(name, prompt, written, number, seed), prefix
     return requests
 
 
 def sample_waves(
-    labeller: Labeller, sampler: Sampler, problems: dict[str, Problem], work: Workspace, name: str, seed: int
+    labeller: Labeller,
+    sampler: Sampler,
+    problems: dict[str, Problem],
+    work: Workspace,
+    name: str,
+    seed: int,
+    template: Template = PLAIN,
 ) -> float:
     """Give the labeller what it asks for, wave after wave; returns the mean tokens of a continued step.
 
@@ -132,8 +149,11 @@ def sample_waves(
         if not asked:
             break
         wanted = {(problem_id, tuple(prefix)): n for problem_id, prefix, n in asked}
-        requests = wave_requests(wanted, labeller, problems, seed)
-        samples = collect(sampler, [request for request, _ in requests.values()], work, f"{name}/{number}")
+        requests = wave_requests(wanted, labeller, problems, seed, template)
+        # a late wave may ask for little: that all of it is refused ends the run only where nothing has been drawn yet
+        samples = collect(
+            sampler, [request for request, _ in requests.values()], work, f"{name}/{number}", need_some=number == 1
+        )
         for request, prefix in requests.values():
             traces: list[Trace | None] = []
             for sample in samples[request.id]:
@@ -155,8 +175,9 @@ def label_steps(args: LabelArgs, work: Workspace) -> None:
     wrong = [rollout for rollout in chosen if not rollout.correct]
     alike = rollouts if drawn_alike(source, work.parents["policy"], args) else []
     labeller = Labeller(wrong, args, args.consistency, alike, args.positive_propagation)
-    with closing(load_sampler(args.policy, args.sampler)) as sampler:
-        step_tokens = sample_waves(labeller, sampler, problems, work, "label_steps", args.seed)
+    template = args.prompt.template()
+    with closing(load_sampler(args.policy, args.sampler, template.stop)) as sampler:
+        step_tokens = sample_waves(labeller, sampler, problems, work, "label_steps", args.seed, template)
     found = {row.rollout_id: row for row in labeller.label()}
     doubtful = 0
     if args.least_confidence is not None:
@@ -182,6 +203,7 @@ def count_cost(chosen: Sequence[Rollout], labeller: Labeller, step_tokens: float
     return {
         "waves": labeller.waves,
         "continuations": sampled,
+        "not_graded": sum(here.refused for here in labeller.known.found.values()),
         "changed_by_propagation": labeller.propagated,
         "changed_by_consistency": labeller.known.inconsistent(),
         "exhaustive_continuations": PAPER_K * sum(prefixes.values()),
@@ -203,4 +225,4 @@ def count_labels(rows: Sequence[StepLabels]) -> dict[str, float]:
     }
 
 
-LABEL_STEPS = Stage("label_steps", 2, LabelArgs, label_steps)
+LABEL_STEPS = Stage("label_steps", 3, LabelArgs, label_steps)

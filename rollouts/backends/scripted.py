@@ -6,10 +6,12 @@ A word, cut at single spaces, stands for a token.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rollouts.sampling.protocol import Request, Sample, fill, prompt_fault, refuse, sample_seed
+from rollouts.steps import Chat
 from stages.files import read_json
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class ScriptedSampler:
         Raises:
             ValueError: the script has no text for a request.
         """
-        for request in (fill(request, self.args) for request in requests):
+        for request in (_as_text(fill(request, self.args)) for request in requests):
             prompt = _words(request.prompt) + _words(request.prefix)
             fault = prompt_fault(prompt, request.max_tokens, None)
             if fault is not None:
@@ -53,6 +55,11 @@ class ScriptedSampler:
             if key in self.script:
                 return self.script[key]
         raise ValueError(f"the script has no text for request {request.id!r}")
+
+
+def _as_text(request: Request) -> Request:
+    """A chat is asked as the text of its user's turn."""
+    return replace(request, prompt=request.prompt.user) if isinstance(request.prompt, Chat) else request
 
 
 def _words(prompt: str | Sequence[int]) -> list[str | int]:

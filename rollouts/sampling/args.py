@@ -42,7 +42,8 @@ class VLLMArgs:
 class OpenAIArgs:
     """Servers that speak OpenAI's protocol, as one pool: `base_urls` all serve `model` (None: the policy's name).
 
-    `api` is completions (prompts go as they are) or chat (a prompt is the one message of a user). `vllm` says that the
+    `api` is completions (prompts go as they are) or chat (those of prompt=chat go as messages, which the server puts
+    into its template; any other is the one message of a user). `vllm` says that the
     servers are `vllm serve`, whose extensions (token ids, seeds for each of n samples) are then used. The key is read
     from the environment variable that `api_key_env` names. `concurrency` requests are under way at a time, over all
     servers; one that fails is tried `attempts` times, `timeout` seconds each.

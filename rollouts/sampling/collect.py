@@ -1,7 +1,7 @@
-"""Running requests so that no sample is lost: each is kept as it comes, and after a restart only what is missing is
-sampled. Every process of a launch takes its share and keeps its own journal; together they are the result.
+"""Drawing the samples of requests so that none is lost: each is kept as it comes, and after a restart only what is
+missing is drawn. Each process of a launch draws its shard of the requests and has its own journal.
 
-Left out: how a backend samples (`rollouts/sampling/protocol.py`), and the file of rows itself (`stages/journal.py`).
+Left out: how a backend samples (`rollouts/sampling/protocol.py`), and the journal itself (`stages/journal.py`).
 """
 
 from __future__ import annotations
@@ -9,56 +9,48 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rollouts.sampling.protocol import Request, Sample, Sampler, refuse, request_fault
-from stages import journal
+from rollouts.sampling.protocol import REFUSED, Request, Sample, Sampler, refuse, request_fault
 from stages.files import StoreError
-from stages.journal import Journal, Rows
-from stages.progress import Progress
+from stages.journal import Entry, Journal, JournalIndex
 from stages.rows import from_row, to_row
 from stages.workspace import Quarantined, Workspace
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY = 1.0  # seconds between two looks at what the other processes have done
+_PROGRESS_SECONDS = 1.0  # between two looks at what all processes have kept
 
 
-class Collected(Generic[T]):
-    """What came of some requests, read from disk as it is asked for: `found[request_id]` has a row a sample, in the
-    order of their numbers."""
+class RowsByRequest(Generic[T]):
+    """The rows that were made of samples, read from disk as they are asked for: `rows[request_id]` has one a sample, in
+    the order of their numbers."""
 
-    def __init__(self, rows: Rows, cls: type[T], counts: dict[str, int]) -> None:
-        self._rows, self._cls, self._counts = rows, cls, counts
+    def __init__(self, index: JournalIndex, cls: type[T], keys: Mapping[str, str]) -> None:
+        self._index, self._cls, self._keys = index, cls, keys
 
     def __getitem__(self, request_id: str) -> list[T]:
-        if request_id not in self._counts:
-            raise KeyError(request_id)
-        folder = self._rows.paths[0].parent
+        rows, folder = list(self._index.rows(self._keys[request_id])), self._index.folder
         try:
-            found = [from_row(self._cls, row) for _, row in self._rows.of(request_id)]
+            return [from_row(self._cls, row) for row in rows]
         except ValueError as error:
             raise StoreError(
                 f"{folder}: a row kept for {request_id}: {error}; delete the folder to make its rows anew"
             ) from error
-        if len(found) != self._counts[request_id]:
-            raise StoreError(f"{folder}: has changed on disk: {len(found)} samples of {request_id}; run it again")
-        return found
 
     def __contains__(self, request_id: str) -> bool:
-        return request_id in self._counts
+        return request_id in self._keys
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
 
     def close(self) -> None:
         """Close the files, where a stage collects many times; they are closed anyhow when it ends."""
-        self._rows.close()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._counts)
+        self._index.close()
 
 
 def collect(
@@ -68,125 +60,110 @@ def collect(
     label: str,
     make_row: Callable[[Request, Sample], T] | None = None,
     cls: type[T] = Sample,
-) -> Collected[T]:
-    """Draw every sample of every request that is not on disk yet; what was there and what is new come back together.
+    need_some: bool = True,
+) -> RowsByRequest[T]:
+    """Draw every sample of every request that has not been kept yet; old and new ones come back together.
 
     `label` names this piece of work within its stage; what stands before a slash is common to several pieces.
     `make_row` turns a sample into the record (of class `cls`) to keep, such as a graded rollout; without it the sample
-    itself is kept. With several processes each draws its share, and all of them get all rows.
+    itself is kept. A sample that was refused has a row too, and is drawn again after a restart. Requests with refused
+    samples only, and single refused samples of others (`REQUEST#3`), are named in the quarantine. All processes get all
+    rows.
 
     Raises:
-        ValueError: two requests have the same id, an id is no text, `n` is under 1, or every request was refused
-            (with the first reason).
+        ValueError: two requests have the same id, an id is no text, `n` is under 1, or, with `need_some`, every sample
+            of every request was refused (with the first reason).
         RuntimeError: the sampler gave something else than it was asked for.
-        StoreError: a row cannot be kept (a full disk), or a file of kept rows is damaged.
+        StoreError: a row cannot be kept (a full disk), or a journal cannot be read.
     """
-    counts = _counts(requests)
-    folder, about = work.unfinished / label.replace("/", "-"), _about(requests, cls)
-    known, others = _known(folder, about, work)
-    missing = [_missing(request, known.get(request.id, set())) for request in requests]
+    keys = _keys(requests, cls)
+    folder = work.unfinished / label.replace("/", "-")
+    index = work.keep_open(JournalIndex(folder, {keys[request.id]: request.n for request in requests}))
+    index.update()
+    work.processes.wait()  # nobody writes while another still reads
+    missing = [_missing(request, index.samples(keys[request.id])) for request in requests]
     left = sum(len(request.indices) for request in missing)
-    if known and (left or "/" not in label):  # of many pieces only the one that is gone on with
-        logger.info("%s: %d samples are there from before, %d to go", label, sum(map(len, known.values())), left)
-    # by the request's place in the list, so that a share is the same whatever is missing
-    share = [request for i, request in enumerate(missing) if i % work.processes.count == work.processes.rank]
+    kept = sum(request.n for request in requests) - left
+    if kept and (left or "/" not in label):  # of many pieces only the one that is gone on with
+        logger.info("%s: %d samples are there from before, %d to go", label, kept, left)
+    if work.processes.first:
+        for fault, (count, first) in index.left_out.items():
+            logger.warning("%s: %d kept samples are not used: %s; the first: %s", label, count, fault, first)
+    # by the request's place in the list, so that a shard is the same whatever is missing
+    shard = missing[work.processes.rank :: work.processes.count]
     with work.progress(left, "samples", label) as bar:
-        _draw(sampler, [r for r in share if r.indices], folder, about, work, bar, others, make_row or _itself)
-    rows = work.keep_open(Rows(_files(folder)))
-    _check_complete(rows.samples(), counts)
-    work.spend(rows.tokens())
+
+        def show() -> None:
+            """Show what all processes have kept."""
+            bar.advance(index.update())
+
+        if shard := [request for request in shard if request.indices]:
+            with closing(Journal(folder / f"{work.processes.rank}.jsonl")) as journal:
+                _draw(sampler, shard, keys, journal, make_row or _itself, show if work.processes.first else None)
+        work.processes.wait()
+        show()
+    for request in requests:
+        if len(found := index.samples(keys[request.id])) < request.n:
+            raise RuntimeError(f"there are {len(found)} of {request.n} samples of {request.id}")
+    work.spend(index.tokens)
     work.note(f"promise of {label.partition('/')[0]}", sampler.promise)
-    refused = rows.refused()
-    if refused and len(refused) == len(requests):
-        _forget(rows, folder, work)
-        first = min(refused)
-        raise ValueError(f"{label}: none of the {len(requests)} requests can be sampled; {first}: {refused[first]}")
-    _quarantine(refused, len(requests), label, work)
-    return Collected(rows, cls, counts)
+    _quarantine(index, keys, label, work, need_some)
+    return RowsByRequest(index, cls, keys)
 
 
 def _itself(_: Request, sample: Sample) -> Sample:
     return sample
 
 
-def _counts(requests: Sequence[Request]) -> dict[str, int]:
+def _keys(requests: Sequence[Request], cls: type) -> dict[str, str]:
+    """By request id, a hash of all that a sample of the request and its row depend on: not on `n`, nor on others."""
+    keys = {}
     for request in requests:
         name = request.id
         if not isinstance(name, str) or name.encode(errors="replace").decode() != name or request.n < 1:
             raise ValueError(f"a request needs a text as its id and n >= 1, not {name!r} and {request.n}")
-    counts = {request.id: request.n for request in requests}
-    if len(counts) != len(requests):
+        asked = repr((replace(request, n=1, wanted=None), cls.__name__, list(cls.__dataclass_fields__)))
+        keys[name] = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    if len(keys) != len(requests):
         raise ValueError("two requests have the same id")
-    return counts
+    return keys
 
 
-def _about(requests: Sequence[Request], cls: type) -> str:
-    """What rows belong to: a hash of these requests and of the kind of row."""
-    total = hashlib.sha256(cls.__name__.encode())
-    for request in requests:
-        asked = [getattr(request, name) for name in Request.__dataclass_fields__ if name != "wanted"]
-        total.update(repr(asked).encode())
-    return total.hexdigest()
-
-
-def _known(folder: Path, about: str, work: Workspace) -> tuple[dict[str, set[int]], _Others]:
-    """The samples on disk, of whichever process, and what watches how many become more; damaged rows are dropped
-    first. All processes see the same."""
-    if work.processes.first:
-        for path in _files(folder):
-            journal.check(path, about)
-    work.processes.wait()
-    rows = Rows(_files(folder))
-    try:
-        return rows.samples(), _Others(folder, work)
-    finally:
-        rows.close()
-        work.processes.wait()  # nobody writes while another still looks
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.sqlite"))
-
-
-def _missing(request: Request, known: set[int]) -> Request:
-    return replace(request, wanted=tuple(index for index in request.indices if index not in known))
+def _missing(request: Request, known: Mapping[int, str | None]) -> Request:
+    """What is to be drawn: also what was refused, since settings or servers may be others now."""
+    return replace(request, wanted=tuple(i for i in request.indices if known.get(i, "not there") is not None))
 
 
 def _draw(
     sampler: Sampler,
-    requests: list[Request],
-    folder: Path,
-    about: str,
-    work: Workspace,
-    bar: Progress,
-    others: _Others,
+    requests: Sequence[Request],
+    keys: Mapping[str, str],
+    journal: Journal,
     make_row: Callable[[Request, Sample], Any],
+    show: Callable[[], None] | None,
 ) -> None:
-    """Draw this process's share and wait for the others'."""
-    waited = {request.id: (request, set(request.indices)) for request in requests}
-    with _journal(folder / f"{work.processes.rank}.sqlite", about) as kept:
-        stream = _stream(sampler, requests)
-        try:
-            for sample in stream:
-                request, open_ = waited.get(sample.request_id, (None, set()))
-                if sample.index not in open_:
-                    raise RuntimeError(f"the sampler gave sample {sample.index} of {sample.request_id}, unasked")
-                open_.remove(sample.index)
-                row = to_row(make_row(request, sample))
-                kept.add(sample.request_id, sample.index, sample.completion_tokens, sample.reason, row)
-                bar.advance(1)
-                others.look(bar)
-        finally:
-            stream.close()
-    for request, open_ in waited.values():
-        if open_:
-            given = len(request.indices) - len(open_)
+    """Draw all that these requests want, and keep each sample as it comes; call `show` about once a second."""
+    waiting = {request.id: (request, set(request.indices)) for request in requests}
+    shown = time.monotonic()
+    with closing(_stream(sampler, requests)) as stream:
+        for sample in stream:
+            request, numbers = waiting.get(sample.request_id, (None, set()))
+            if sample.index not in numbers:
+                raise RuntimeError(f"the sampler gave sample {sample.index} of {sample.request_id}, unasked")
+            numbers.remove(sample.index)
+            reason = sample.reason or "no reason given" if sample.finish_reason == REFUSED else None
+            row = to_row(make_row(request, sample))
+            journal.add(Entry(request.id, keys[request.id], sample.index, sample.completion_tokens, reason, row))
+            if show and time.monotonic() - shown >= _PROGRESS_SECONDS:
+                show()
+                shown = time.monotonic()
+    for request, numbers in waiting.values():
+        if numbers:
+            given = len(request.indices) - len(numbers)
             raise RuntimeError(f"the sampler gave {given} of {len(request.indices)} samples of {request.id}")
-    work.processes.wait()
-    others.look(bar, now=True)
 
 
-def _stream(sampler: Sampler, requests: list[Request]) -> Generator[Sample, None, None]:
+def _stream(sampler: Sampler, requests: Sequence[Request]) -> Generator[Sample, None, None]:
     """What the sampler gives; it never sees a request that would stop it, and with it all others."""
     readable = []
     for request in requests:
@@ -197,56 +174,27 @@ def _stream(sampler: Sampler, requests: list[Request]) -> Generator[Sample, None
     yield from sampler.sample(readable)
 
 
-@contextmanager
-def _journal(path: Path, about: str) -> Iterator[Journal]:
-    kept = Journal(path, about)
-    try:
-        yield kept
-    finally:
-        kept.close()
-
-
-class _Others:
-    """What the other processes have kept since the start, for the one progress bar of the first."""
-
-    def __init__(self, folder: Path, work: Workspace) -> None:
-        ranks = range(1, work.processes.count) if work.processes.first else ()
-        self._paths = [folder / f"{rank}.sqlite" for rank in ranks]
-        self._seen, self._looked = self._count(), time.monotonic()
-
-    def _count(self) -> int:
-        return sum(journal.count(path) for path in self._paths if path.exists())
-
-    def look(self, bar: Progress, now: bool = False) -> None:
-        if self._paths and (now or time.monotonic() - self._looked >= _LOOK_EVERY):
-            self._looked, total = time.monotonic(), self._count()
-            bar.advance(total - self._seen)
-            self._seen = total
-
-
-def _check_complete(known: dict[str, set[int]], counts: dict[str, int]) -> None:
-    for name, n in counts.items():
-        if known.get(name) != set(range(n)):
-            raise RuntimeError(f"there are {len(known.get(name, ()))} of {n} samples of {name}")
-    if extra := known.keys() - counts.keys():
-        raise RuntimeError(f"there are samples of {len(extra)} requests that nobody made, such as {min(extra)}")
-
-
-def _forget(rows: Rows, folder: Path, work: Workspace) -> None:
-    """Drop the journals: where every request was refused, the next try has settings with which they may be drawn."""
-    rows.close()
-    work.processes.wait()  # until all have read them
-    if work.processes.first:
-        for path in _files(folder):
-            journal.remove(path)
-
-
-def _quarantine(refused: dict[str, str], requests: int, label: str, work: Workspace) -> None:
-    if not refused:
-        return
-    first = min(refused)
-    logger.warning(
-        "%s: %d of %d requests cannot be sampled and are left out (all of them: quarantine.parquet); %s: %s",
-        *(label, len(refused), requests, first, refused[first]),
-    )
-    work.quarantine([Quarantined(name, reason) for name, reason in sorted(refused.items())])
+def _quarantine(index: JournalIndex, keys: Mapping[str, str], label: str, work: Workspace, need_some: bool) -> None:
+    """Name what was refused: whole requests, and single samples of others."""
+    whole: dict[str, str] = {}
+    single: dict[str, str] = {}
+    for name, key in keys.items():
+        reasons = index.samples(key)
+        if all(reason is not None for reason in reasons.values()):
+            whole[name] = reasons[0]
+        else:
+            single |= {f"{name}#{i}": reason for i, reason in reasons.items() if reason is not None}
+    if need_some and whole and len(whole) == len(keys):
+        first = min(whole)
+        raise ValueError(f"{label}: none of the {len(keys)} requests can be sampled; {first}: {whole[first]}")
+    for refused, what in (
+        (whole, f"of {len(keys)} requests cannot be sampled"),
+        (single, "samples were refused, beside others of the same requests that came"),
+    ):
+        if refused:
+            first = min(refused)
+            logger.warning(
+                "%s: %d %s; they are left out (all of them: quarantine.parquet); %s: %s",
+                *(label, len(refused), what, first, refused[first]),
+            )
+            work.quarantine([Quarantined(name, reason) for name, reason in sorted(refused.items())])

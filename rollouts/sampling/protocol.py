@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rollouts.sampling.args import BACKENDS, SamplerArgs
-from rollouts.steps import encode_prompt, encode_text
+from rollouts.steps import Chat, encode_prompt, encode_text, end_token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -25,8 +25,8 @@ REFUSED = "refused"  # the finish reason of a sample that could not be drawn at 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Ask for `n` completions of `prompt` (text, or token ids) followed by `prefix`, the steps of a solution already
-    written.
+    """Ask for `n` completions of `prompt` (text, a chat, or token ids) followed by `prefix`, the steps of a solution
+    already written; in a chat they begin the assistant's turn.
 
     Prompt and prefix are encoded apart, as they are in training. `seed` is the run's; each sample gets its own. Of the
     `n` samples only those numbered in `wanted` are drawn, where it is given: the others are already there.
@@ -34,7 +34,7 @@ class Request:
     """
 
     id: str
-    prompt: str | tuple[int, ...]
+    prompt: str | Chat | tuple[int, ...]
     prefix: str = ""
     n: int = 1
     seed: int = 0
@@ -131,8 +131,8 @@ def fill(request: Request, args: SamplerArgs) -> Request:
 def request_fault(request: Request) -> str | None:
     """Why what a request asks is nothing that any policy could read; None if it could be."""
     prompt, text = request.prompt, request.prefix
-    if isinstance(prompt, str):
-        text = prompt + text
+    if isinstance(prompt, str | Chat):
+        text = "".join([prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt.messages]) + text
     elif not isinstance(prompt, list | tuple) or not all(type(token) is int for token in prompt):
         shown = repr(prompt)
         return f"the prompt must be text or token ids, not {shown if len(shown) <= 80 else f'{shown[:80]}…'}"
@@ -170,17 +170,24 @@ def by_name(policy: str, args: SamplerArgs) -> bool:
     return args.backend == "openai" and not Path(policy).is_dir()
 
 
-def load_sampler(policy: str, args: SamplerArgs) -> Sampler:
-    """Open a policy with the backend that `args` names: a folder, or what a server calls it.
+def load_sampler(policy: str, args: SamplerArgs, stop: Sequence[str] = ()) -> Sampler:
+    """Open a policy with the backend that `args` names: a folder, or what a server calls it. Texts end before the
+    strings `stop` of a prompt's template too.
 
     Raises:
         ValueError: the backend is unknown, or the folder is not a policy's.
     """
     args.validate()
-    return import_module(BACKENDS[args.backend]).load(policy, args)
+    return import_module(BACKENDS[args.backend]).load(policy, replace(args, stop=[*args.stop, *stop]))
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, request: Request) -> list[int]:
     """Token ids of a request's prompt and prefix, each encoded by itself."""
-    head = encode_prompt(tokenizer, request.prompt) if isinstance(request.prompt, str) else list(request.prompt)
+    is_text = isinstance(request.prompt, str | Chat)
+    head = encode_prompt(tokenizer, request.prompt) if is_text else list(request.prompt)
     return head + encode_text(tokenizer, request.prefix)
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerFast, request: Request) -> list[int]:
+    """Tokens that end a text of this request beside the policy's own: in a chat that of an assistant's turn."""
+    return [end_token(tokenizer, request.prompt)] if isinstance(request.prompt, Chat) else []

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from rollouts.grading.answers import grade
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
-from rollouts.prompts import parse_solution, render_prompt
+from rollouts.prompts import PromptArgs, parse_solution, render_prompt
 from rollouts.records import Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
@@ -47,6 +47,7 @@ class SampleArgs:
     policy: str = parent("train_policy", plain=True, unless="served")
     problems: ProblemArgs = field(default_factory=ProblemArgs)
     sampler: SamplerArgs = field(default_factory=SamplerArgs)
+    prompt: PromptArgs = field(default_factory=PromptArgs)
     n: int = 8
     seed: int = 0
     # a number that merely stands last is taken for the answer; never for rollouts that train a model
@@ -69,12 +70,13 @@ def sample_rollouts(args: SampleArgs, work: Workspace) -> None:
     """Sample and grade `args.n` rollouts of every problem; writes `rows` (Rollout) and `problems` (Problem)."""
     problems = load_problems(args.problems)
     by_id = {problem.id: problem for problem in problems}
-    requests = [Request(p.id, render_prompt(p.question), n=args.n, seed=args.seed) for p in problems]
+    template = args.prompt.template()
+    requests = [Request(p.id, render_prompt(p.question, template), n=args.n, seed=args.seed) for p in problems]
 
     def graded(request: Request, sample: Sample) -> Rollout:
         return grade_sample(by_id[request.id], sample, sample.index, args.last_number)
 
-    with closing(load_sampler(args.policy, args.sampler)) as sampler:
+    with closing(load_sampler(args.policy, args.sampler, template.stop)) as sampler:
         found = collect(sampler, requests, work, "sample", graded, Rollout)
     work.write_rows("problems", problems)
     counts = RolloutCounts()
@@ -93,34 +95,40 @@ class RolloutCounts:
         """The rollouts of each problem, one after the other, counted as they pass."""
         for own in problems:
             right = {rollout.steps for rollout in own if rollout.correct}
+            verdicts = [rollout.correct for rollout in own if rollout.correct is not None]
             self._sums.update(
                 problems=1,
                 rollouts=len(own),
-                correct=sum(rollout.correct is True for rollout in own),
+                graded=len(verdicts),
+                graded_problems=bool(verdicts),
+                correct=sum(verdicts),
                 solved=bool(right),
-                mixed=len({rollout.correct for rollout in own} - {None}) == 2,
+                mixed=len(set(verdicts)) == 2,
                 distinct=len(right),
-                ungraded=sum(rollout.correct is None for rollout in own),
                 truncated=sum(rollout.finish_reason == "length" for rollout in own),
                 refused=sum(rollout.finish_reason == REFUSED for rollout in own),
             )
             yield from own
 
     def result(self) -> dict[str, float]:
-        """`mixed_problems` is the share of problems with right and wrong rollouts; `distinct_correct` the mean number
-        of different right solutions a problem; `ungraded`, `truncated` and `refused` are counts."""
+        """`accuracy` is a fraction of the graded rollouts: neither refused nor left undecided by the grader.
+
+        `solved_problems` and `mixed_problems` (right and wrong rollouts) are fractions of the problems with a graded
+        rollout, and `distinct_correct` is the mean number of different right solutions of these. Where nothing was
+        graded, they are left out. The others are counts; `ungraded` counts the refused too.
+        """
         sums = self._sums
-        return {
-            "problems": sums["problems"],
-            "rollouts": sums["rollouts"],
-            "accuracy": sums["correct"] / sums["rollouts"],
-            "solved_problems": sums["solved"] / sums["problems"],
-            "mixed_problems": sums["mixed"] / sums["problems"],
-            "distinct_correct": sums["distinct"] / sums["problems"],
-            "ungraded": sums["ungraded"],
-            "truncated": sums["truncated"],
-            "refused": sums["refused"],
+        counts = {name: sums[name] for name in ("problems", "rollouts", "graded", "graded_problems")}
+        counts |= {"ungraded": sums["rollouts"] - sums["graded"]}
+        counts |= {name: sums[name] for name in ("truncated", "refused")}
+        if not sums["graded"]:
+            return counts
+        return counts | {
+            "accuracy": sums["correct"] / sums["graded"],
+            "solved_problems": sums["solved"] / sums["graded_problems"],
+            "mixed_problems": sums["mixed"] / sums["graded_problems"],
+            "distinct_correct": sums["distinct"] / sums["graded_problems"],
         }
 
 
-SAMPLE = Stage("sample", 2, SampleArgs, sample_rollouts)
+SAMPLE = Stage("sample", 3, SampleArgs, sample_rollouts)

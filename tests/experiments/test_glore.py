@@ -16,7 +16,7 @@ from refine.prompts import render_refinement
 from refine.report.truth import check_apart
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
-from rollouts.prompts import render_prompt
+from rollouts.prompts import PromptArgs, render_prompt
 from rollouts.records import Candidate, Choice, StepLabels
 from rollouts.sampling.args import SamplerArgs
 from rollouts.steps import join_steps, split_steps
@@ -379,3 +379,30 @@ def test_without_arguments_the_command_says_what_to_choose(tmp_path, monkeypatch
         main()
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "experiment=demo is the embedded world" in line and not list(tmp_path.iterdir())
+
+
+def test_defaults_are_plain_values():
+    assert dataclasses.asdict(GloreArgs())["rollouts"]["n"] == 8
+
+
+def test_every_stage_asks_with_the_one_prompt(policy):
+    chat = PromptArgs("chat", instruction="Solve it.")
+    args = replace(arguments(policy), prompt=chat)
+    args = replace(args, student=replace(args.student, fine_tune=True, rounds=1))
+    validate(args)
+    nodes, given = glore_nodes(args)
+    paths = {node.name: f"artifact of {node.name}" for node in nodes} | given
+    asked = {node.name: own.prompt for node in nodes if hasattr(own := node.build(paths), "prompt")}
+    assert set(asked) == {
+        *("sft", "round_1_rollouts", "student", "rollouts", "labels", "orm", "drafts", "samples", "sorm"),
+        *("global_refiner", "local_refiner", "control_refiner", "revise"),
+    }
+    assert all(prompt == chat for prompt in asked.values())
+    for other in (
+        replace(args, rollouts=replace(args.rollouts, prompt=PromptArgs("chat"))),
+        replace(args, student=replace(args.student, sft=replace(args.student.sft, prompt=PromptArgs("chat")))),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^(rollouts|student\.sft)\.prompt\.kind='chat' cannot be set here: set prompt, which"
+        ):
+            other.validate()

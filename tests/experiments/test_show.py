@@ -15,7 +15,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from filelock import FileLock
 
 from experiments.commands.catalogue import COMMANDS
 from experiments.show.command import run
@@ -26,9 +25,8 @@ from rollouts.problems.args import ProblemArgs
 from rollouts.records import Problem
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
-from stages import journal
 from stages.artifacts import Artifact, open_artifact
-from stages.journal import Journal
+from stages.journal import Entry, Journal
 from stages.make import make
 from stages.stage import Stage, parent
 from stages.workspace import Quarantined, Workspace
@@ -118,7 +116,7 @@ def test_an_artifact(made, capsys):
     out = ask(capsys, made.sample.path)
     assert out.startswith(f"sample {made.sample.key}\n")
     text = flat(out)
-    assert f" UTC in {made.sample.manifest['seconds']:.1f} s" in text and "tokens 15 " in text and "version 2 " in text
+    assert f" UTC in {made.sample.manifest['seconds']:.1f} s" in text and "tokens 15 " in text and "version 3 " in text
     # 0 of 6 by hand: Wilson's upper limit is z²/(n+z²)
     assert f"accuracy 0.0% (95%: 0.0–{384.15 / (6 + 3.8415):.1f}), Wilson, 6 rollouts as if each stood alone" in text
     assert f"solved_problems 0.0% (95%: 0.0–{384.15 / (3 + 3.8415):.1f}), Wilson, 3 problems " in text
@@ -155,7 +153,7 @@ def test_what_was_left_out_is_named(made, capsys):
 
 def test_an_older_version_of_a_stage_is_marked(made, capsys):
     old = make(Stage("sample", 1, SampleArgs, SAMPLE.run), replace(made.args, n=1), made.root)[0]
-    assert "version 1 (this program makes version 2, and would not find this one)" in flat(ask(capsys, old.path))
+    assert "version 1 (this program makes version 3, and would not find this one)" in flat(ask(capsys, old.path))
 
 
 @pytest.mark.parametrize("stage", sorted(COMMANDS))
@@ -265,7 +263,7 @@ def test_a_manifest_of_few_words_will_do(made, capsys):
 
 
 def test_a_folder_of_artifacts_is_a_table(made, capsys):
-    journal_of(made.root / "sample" / ".0123.unfinished" / "sample" / "0.sqlite", 7)
+    journal_of(made.root / "sample" / ".0123.unfinished" / "sample" / "0.jsonl", 7)
     (made.root / "sample" / ".4567.partial").mkdir()
     (made.root / "sample" / f".{made.sample.key}.unfinished").mkdir()  # its finished one is what counts
     for argv in ([], [made.root]):
@@ -318,10 +316,10 @@ def test_a_damaged_file_of_rows(made, capsys):
 
 
 def journal_of(path: Path, requests: int) -> Path:
-    with closing(Journal(path, "about")) as kept:
+    with closing(Journal(path)) as kept:
         for i in range(requests):
             reason = "too long" if i % 5 == 4 else None
-            kept.add(f"r{i}", 0, 10, reason, {"text": f"{i}\x07 " + "é" * 300})
+            kept.add(Entry(f"r{i}", f"key{i}", 0, 10, reason, {"text": f"{i}\x07 " + "é" * 300}))
     return path
 
 
@@ -329,80 +327,49 @@ def journal_of(path: Path, requests: int) -> Path:
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
-    return journal_of(Path("artifacts/sample/.0123.unfinished/sample/0.sqlite"), 120)
+    return journal_of(Path("artifacts/sample/.0123.unfinished/sample/0.jsonl"), 120)
 
 
 def test_a_journal(kept, capsys):
     before = kept.read_bytes()
     text = ask(capsys, kept, "--rows", 1)
-    assert re.search(r"0\.sqlite +120 +1,200 +24 +2\d{3}-", text) and "Left out: 24" in text and "r4 " in text
-    assert "0.sqlite: r0#0\n  text  0\\x07 " in text and "r1#0" not in text
+    assert re.search(r"0\.jsonl +120 +1,200 +24 +2\d{3}-", text) and "Left out: 24" in text and "r4#0 " in text
+    assert "0.jsonl: r0#0\n  text  0\\x07 " in text and "r1#0" not in text
     assert "every row is as its checksum says" in ask(capsys, kept, "--check")
     for path in (kept.parent, kept.parents[1], kept.parents[1].with_name("0123")):
         assert "120" in ask(capsys, path)
-    assert json.loads(ask(capsys, kept, "--json"))["refused"]["r4"] == "too long"
-    assert kept.read_bytes() == before and sorted(path.name for path in kept.parent.iterdir()) == ["0.sqlite"]
+    assert json.loads(ask(capsys, kept, "--json"))["refused"]["r4#0"] == "too long"
+    assert kept.read_bytes() == before and sorted(path.name for path in kept.parent.iterdir()) == ["0.jsonl"]
 
 
 def test_a_journal_can_be_read_while_it_is_written(kept, capsys):
-    with closing(Journal(kept, "about")) as writing:
+    with closing(Journal(kept)) as writing:
         for i in range(500):
-            writing.add(f"new{i}", 0, 1, None, {})
+            writing.add(Entry(f"new{i}", f"new{i}", 0, 1, None, {}))
+        with kept.open("ab") as half:
+            half.write(b'{"request":"new500","key":')
         assert "620" in ask(capsys, kept, "--check")
 
 
-def damage(path: Path) -> bytes:
-    data = bytearray(path.read_bytes())
-    middle = len(data) // 2 // 4096 * 4096
-    data[middle : middle + 4096] = b"\xa5" * 4096
-    path.write_bytes(data)
-    return bytes(data)
-
-
-def test_a_damaged_journal_is_repaired(kept, capsys):
-    data = damage(kept)
-    for argv in ([kept], [kept.parents[1]], [kept, "--check"], ["--check"]):
-        err = refused(capsys, *argv)[1]
-        assert re.search(rf"{kept}: damaged \(.*\); \d+ of its rows can still be read.* --repair {kept}", err)
-    known = int(re.search(r"(\d+) of its rows", err)[1])
-    assert "damaged: " in ask(capsys)
-    capsys.readouterr()
-    assert run(["--repair", str(kept)]) == 0
-    assert capsys.readouterr().out.startswith(f"{kept}: {known} rows are kept. Run the command")
-    assert 60 <= known < 120 and journal.count(kept) == known and "every row" in ask(capsys, kept, "--check")
-    aside = kept.with_name("0.sqlite.damaged")
-    assert aside.read_bytes() == data
-    assert refused(capsys, aside)[1].endswith("rows can still be read; a repair has put it aside\n")
-
-
-def test_a_byte_that_changed_in_a_journal_is_found_by_check(kept, capsys):
+def test_a_damaged_line_of_a_journal_is_named(kept, capsys):
     data = kept.read_bytes()
-    kept.write_bytes(data.replace("77\x07 é".encode(), "78\x07 é".encode()).replace(b'"77', b'"78'))
     changed = data.replace(b'"77\\u0007', b'"78\\u0007')
     assert changed != data
     kept.write_bytes(changed)
-    ask(capsys, kept)
-    assert "1 of its 120 rows are damaged; they are made anew" in refused(capsys, kept, "--check")[1]
-
-
-def test_what_a_job_writes_is_not_repaired(kept, capsys):
-    lock = kept.parents[2] / "0123.lock"
-    with FileLock(lock):
-        assert f"a job is making this artifact (it holds {lock.absolute()}); stop it first" in refused(
-            capsys, "--repair", kept
-        )[1]  # fmt: skip
-    assert run(["--repair", str(kept)]) == 0
+    for argv in ([kept], [kept.parents[1]], [kept, "--check"]):
+        out, err = refused(capsys, *argv)
+        assert f"{kept}: 1 damaged lines, the first is line 78; their samples are drawn again" in err and " 119 " in out
+    assert "damaged: " in ask(capsys) and kept.read_bytes() == changed
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["nowhere"], "nowhere: there is no such file or folder"),
-        (["--repair", "nowhere"], "nowhere: there is no such journal"),
         (["empty"], "empty: neither an artifact (it has no manifest.json) nor a folder of artifacts"),
-        (["text.txt"], "text.txt: neither manifest.json nor rows (*.parquet) nor a journal (*.sqlite)"),
-        (["text.sqlite"], "text.sqlite: damaged (file is not a database); 0 of its rows"),
-        (["--repair", "text.sqlite"], "text.sqlite: what its rows belong to cannot be read"),
+        (["text.txt"], "text.txt: neither manifest.json nor rows (*.parquet) nor a journal (0.jsonl, 1.jsonl …)"),
+        (["0.jsonl"], "0.jsonl: 2 damaged lines, the first is line 1"),
+        (["metrics.jsonl"], "metrics.jsonl: neither manifest.json nor rows"),
         (["manifest.json"], "manifest.json, line 1: malformed JSON"),
         (["empty", "--tree"], "empty: only an artifact has a tree"),
         ([], "artifacts: there is no such file or folder"),
@@ -411,8 +378,8 @@ def test_what_a_job_writes_is_not_repaired(kept, capsys):
 def test_what_cannot_be_looked_at(tmp_path, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
-    for name in ("text.txt", "text.sqlite", "manifest.json"):
-        Path(name).write_text("no such thing" * 100)
+    for name in ("text.txt", "0.jsonl", "metrics.jsonl", "manifest.json"):
+        Path(name).write_text("no such thing" * 100 + ("\n\n" if name == "0.jsonl" else ""))
     assert message in refused(capsys, *argv)[1]
 
 

@@ -224,7 +224,7 @@ class Command(Job):
     program = "experiments.label_steps"
 
     def journals(self) -> list[Path]:
-        return sorted(self.folder.glob("artifacts/label_steps/.*.unfinished/*/*.sqlite"))
+        return sorted(self.folder.glob("artifacts/label_steps/.*.unfinished/*/*.jsonl"))
 
 
 def test_stopped_by_the_user_in_a_wave_it_goes_on(known, tmp_path) -> None:

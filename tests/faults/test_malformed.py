@@ -8,9 +8,7 @@ import logging
 import re
 import shutil
 import signal
-import sqlite3
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -32,10 +30,9 @@ from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
 from rollouts.sampling.protocol import Request, Sampler, load_sampler
 from rollouts.sampling.sample import SAMPLE, SampleArgs
-from stages import journal
 from stages.artifacts import Artifact, ArtifactError, open_artifact
 from stages.files import StoreError
-from stages.journal import Journal, Rows
+from stages.journal import Entry, Journal, JournalIndex, _seal, read
 from stages.make import make
 from stages.rows import read_rows, schema_of, write_rows
 from stages.workspace import Quarantined, Untracked, Workspace
@@ -603,21 +600,18 @@ def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[SampleArgs
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(ScriptedSampler, "sample", some)
         make(SAMPLE, args, tmp_path / "artifacts")
-    (path,) = tmp_path.glob("artifacts/sample/.*.unfinished/sample/*.sqlite")
+    (path,) = tmp_path.glob("artifacts/sample/.*.unfinished/sample/*.jsonl")
     return args, path
 
 
-def change_row(path: Path, row: str | None, **columns: Any) -> None:
+def change_entry(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change sample 7 in a journal, with the checksum that belongs to it."""
-    with closing(sqlite3.connect(path)) as connection:
-        for name, value in columns.items():
-            connection.execute(f"UPDATE rows SET {name} = ? WHERE sample = 7", [value])
-        if row is not None:
-            connection.execute("UPDATE rows SET row = ? WHERE sample = 7", [row])
-            query = "SELECT request, sample, tokens, refused, row FROM rows WHERE sample = 7"
-            sum_ = zlib.crc32("\0".join(map(str, connection.execute(query).fetchone())).encode())
-            connection.execute("UPDATE rows SET checksum = ? WHERE sample = 7", [sum_])
-        connection.commit()
+    rows = path.read_bytes().splitlines(keepends=True)
+    entry = json.loads(rows[7])
+    assert entry["sample"] == 7 and entry.pop("crc32")
+    body = json.dumps(change(entry)).encode()[:-1]
+    rows[7] = body + _seal(body)
+    path.write_bytes(b"".join(rows))
 
 
 def spoil_page(path: Path) -> None:
@@ -633,80 +627,90 @@ def replace_bytes(path: Path, old: bytes, new: bytes) -> None:
     path.write_bytes(data.replace(old, new))
 
 
-OTHER = json.dumps({"problem_id": "p", "kind": "draft"})
-# name: (what happens to the journal, the error, or None where its rows are made anew after a warning)
-JOURNALS: dict[str, tuple[Callable[[Path], Any], str | None, str]] = {
-    "torn page": (spoil_page, r"0\.sqlite: damaged \(.*\); \d+ of its rows can still be read.*--repair", ""),
-    "cut short": (lambda path: cut(path, 0.6), r"0\.sqlite: damaged", ""),
-    "no database": (lambda path: path.write_bytes(b"x" * 5000), r"0\.sqlite: damaged \(file is not a database\)", ""),
-    "changed byte": (
-        lambda path: replace_bytes(path, "17 é".encode(), "71 é".encode()), None,
-        r"0\.sqlite: row arithmetic/train/0#17 has changed on disk",
+def lose_line(path: Path) -> None:
+    rows = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(rows[:30] + rows[31:]))
+
+
+OTHER = {"problem_id": "p", "kind": "draft"}
+UNUSED = r"1 kept samples are not used: damaged; the first: .*0\.jsonl, line "
+# name: (what happens to the journal, the error, or None where the stage goes on, what it warns of, samples drawn again)
+JOURNALS: dict[str, tuple[Callable[[Path], Any], str | None, str, int | None]] = {
+    "torn page": (spoil_page, None, UNUSED, None),
+    "cut short": (lambda path: cut(path, 0.6), None, r"0\.jsonl: the last line was cut off in a crash", None),
+    "cut in the middle": (lose_line, None, "", 31),
+    "no journal": (lambda path: path.write_bytes(b"x" * 5000), None, r"0\.jsonl: the last line was cut off", 90),
+    "binary": (lambda path: path.write_bytes(bytes(range(256)) * 99), None, "99 kept samples .* line 1$", 90),
+    "a database": (lambda path: path.write_bytes(b"SQLite format 3\0" + b"\0" * 4080), None, "0.jsonl: the last", 90),
+    "flipped byte": (lambda path: replace_bytes(path, "17 é".encode(), "71 é".encode()), None, UNUSED + "18$", 31),
+    "no end of a line": (lambda path: replace_bytes(path, b'"}\n{"request"', b'"} {"request"'), None, UNUSED, 90),
+    "no JSON": (lambda path: replace_bytes(path, b',"sample":7,', b',"sample"=7,'), None, UNUSED + "8$", 31),
+    "no entry": (lambda path: change_entry(path, lambda _: {"a": 1}), None, UNUSED + "8$", 31),
+    "no object": (lambda path: change_entry(path, lambda entry: entry | {"row": [1]}), None, UNUSED + "8$", 31),
+    "a number beyond 64 bits": (
+        lambda path: change_entry(path, lambda entry: entry | {"sample": 2**70}), None, "not asked for now.*line 8", 31,
     ),
-    "changed number": (lambda path: change_row(path, None, sample=70), None, "row arithmetic/train/0#70 has changed"),
-    "no JSON": (lambda path: change_row(path, "{torn"), r"0\.sqlite, row arithmetic/train/0#7: malformed JSON", ""),
     "row of another record": (
-        lambda path: change_row(path, OTHER), r"a row kept for arithmetic/train/0: .*missing fields .*; delete", "",
+        lambda path: change_entry(path, lambda entry: entry | {"row": OTHER}),
+        r"sample: a row kept for arithmetic/train/0: .*missing fields .*; delete the folder", "", None,
     ),
-    "no object": (lambda path: change_row(path, "[1]"), r"a row kept for arithmetic/train/0: .*; delete", ""),
     "NaN for a number": (
-        lambda path: change_row(path, OTHER[:-1] + ', "sample": NaN}'), r"a row kept for arithmetic/train/0: ", "",
+        lambda path: change_entry(path, lambda entry: entry | {"row": entry["row"] | {"sample": float("nan")}}),
+        r"a row kept for arithmetic/train/0: Rollout.sample must be int, not nan; delete", "", None,
     ),
-    "same sample twice": (
-        lambda path: shutil.copy(path, path.with_name("1.sqlite")), r"1\.sqlite: arithmetic/train/0#0 is also in", "",
+    "same samples in two files": (
+        lambda path: shutil.copy(path, path.with_name("1.jsonl")), None,
+        r"60 kept samples are not used: there twice; the first: .*1\.jsonl, line 1$", 30,
+    ),
+    "same lines twice": (
+        lambda path: path.write_bytes(path.read_bytes() * 2), None, r"60 .*: there twice; .*0\.jsonl, line 61$", 30,
     ),
     "other requests": (
-        lambda path: replace_bytes(path, *(text.encode() for text in about_of(path))), None,
-        r"0\.sqlite: holds rows of other requests; they are dropped",
+        lambda path: replace_bytes(path, key_of(path), b"f" * 16), None, "60 kept samples .*: damaged", 90,
     ),
-    "nothing in it": (lambda path: path.write_bytes(b""), None, ""),
+    "nothing in it": (lambda path: path.write_bytes(b""), None, "", 90),
 }  # fmt: skip
 
 
-def about_of(path: Path) -> tuple[str, str]:
-    with closing(sqlite3.connect(path)) as connection:
-        (about,) = connection.execute("SELECT value FROM about").fetchone()
-    return about, about[::-1]
+def key_of(path: Path) -> bytes:
+    return json.loads(path.read_bytes().splitlines()[0])["key"].encode()
 
 
 @pytest.mark.parametrize("name", JOURNALS)
-def test_a_bad_journal_is_named_or_made_anew(tmp_path, stopped, caplog, name):
+def test_a_bad_journal_is_named_and_what_is_lost_of_it_made_anew(tmp_path, stopped, caplog, name):
     args, path = stopped
-    damage, error, warning = JOURNALS[name]
+    damage, error, warning, again = JOURNALS[name]
     damage(path)
     if error is not None:
         with pytest.raises(StoreError, match=error):
             make(SAMPLE, args, tmp_path / "artifacts")
         assert path.exists() and not list(tmp_path.glob("artifacts/sample/*/manifest.json"))
         return
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         made = make(SAMPLE, args, tmp_path / "artifacts")[0]
-    assert re.search(warning, caplog.text)
+    assert re.search(warning, caplog.text, re.MULTILINE)
+    to_go = int((re.search(r"there from before, (\d+) to go", caplog.text) or [0, 90])[1])
+    assert to_go == again if again else 30 < to_go < 90
     shutil.rmtree(made.path)  # and it is what an undisturbed run makes
     again = make(SAMPLE, args, tmp_path / "artifacts")[0]
     assert again.manifest["files"] == made.manifest["files"] and len(again.rows(Rollout)) == 90
 
 
-def test_whichever_byte_of_a_journal_flips_no_row_is_taken_for_another(tmp_path):
-    path = tmp_path / "0.sqlite"
-    with closing(Journal(path, "about")) as kept:
+def test_whichever_byte_of_a_journal_flips_it_costs_two_rows_at_most_and_none_is_taken_for_another(tmp_path):
+    path = tmp_path / "0.jsonl"
+    with closing(Journal(path)) as kept:
         for i in range(60):
-            kept.add(f"r{i}", 0, i, None, {"text": f"{i} " + "é" * 80})
-    whole, outcomes = path.read_bytes(), set()
-    for at in [*range(0, 120, 7), *range(len(whole) - 16384, len(whole), 53)]:
-        for file in tmp_path.iterdir():
-            file.unlink()
+            kept.add(Entry(f"r{i}", f"key{i}", 0, i, None, {"text": f"{i} " + "é" * 80}))
+    whole, wanted, lost = path.read_bytes(), {f"key{i}": 1 for i in range(60)}, set()
+    for at in range(0, len(whole), 13):
         path.write_bytes(whole)
         flip(path, at)
-        try:
-            journal.check(path, "about")
-        except StoreError as error:
-            assert str(path) in str(error)
-            outcomes.add("refused")
-            continue
-        with closing(Rows([path] if path.exists() else [])) as rows:
-            for name in (known := rows.samples()):
-                assert list(rows.of(name)) == [(0, {"text": f"{name[1:]} " + "é" * 80})], at
-            outcomes.add("whole" if len(known) == 60 else "dropped")
-            assert rows.tokens() == sum(int(name[1:]) for name in known)
-    assert outcomes == {"refused", "whole", "dropped"}
+        index = JournalIndex(tmp_path, wanted)
+        index.update()
+        with closing(index):
+            found = {i: list(index.rows(f"key{i}")) for i in range(60)}
+        assert all(not rows or rows == [{"text": f"{i} " + "é" * 80}] for i, rows in found.items()), at
+        known = [i for i, rows in found.items() if rows]
+        assert index.tokens == sum(known) and len(list(read(path))) >= 59
+        lost.add(60 - len(known))
+    assert lost == {1, 2}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refine.prompts import BAD, REFINE, kept_steps, parse_refinement, render_refinement
-from rollouts.prompts import render_prompt
+from rollouts.prompts import PromptArgs, render_prompt
 from tests.tiny import PROMPT_TOKENS, QUESTION, ids, tokenizer
 
 DRAFT = ("<<7+5=13>>13", "#### 13")
@@ -34,13 +34,33 @@ steps = st.lists(
 questions = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"])).map(str.strip).filter(bool)
 
 
+EXAMPLES = "Q: How many?\n7 + 5 = 12\n#### 12"
+TEMPLATES = {
+    "plain": PromptArgs().template(),
+    "few_shot": PromptArgs("few_shot", EXAMPLES).template(),
+    "chat": PromptArgs("chat", instruction="Solve it.\n#### 18", system="Be brief.").template(),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
 @given(questions, steps, st.data())
-def test_there_and_back(question, draft, data):
-    assert parse_refinement(render_refinement("global", question, draft, None)) == (question, tuple(draft), None)
-    assert parse_refinement(render_refinement("control", question, draft, None)) == (question, (), None)
+def test_there_and_back(name, question, draft, data):
+    template = TEMPLATES[name]
+    for kind, shown in (("global", tuple(draft)), ("control", ())):
+        prompt = render_refinement(kind, question, draft, None, template)
+        assert parse_refinement(prompt, template) == (question, shown, None)
     if draft:
         error = data.draw(st.integers(0, len(draft) - 1))
-        assert parse_refinement(render_refinement("local", question, draft, error)) == (question, tuple(draft), error)
+        prompt = render_refinement("local", question, draft, error, template)
+        assert parse_refinement(prompt, template) == (question, tuple(draft), error)
+
+
+def test_what_a_refiner_reads_stands_where_the_question_stands():
+    shown = "Why?\n<<7+5=12>>12\n[BAD]#### 13\n[REFINE]\n<<7+5=12>>12"
+    draft = ("<<7+5=12>>12", "#### 13")
+    chat = render_refinement("local", "Why?", draft, 1, TEMPLATES["chat"])
+    assert (chat.user, chat.system) == (f"{shown}\n\nSolve it.\n#### 18", "Be brief.")
+    assert render_refinement("local", "Why?", draft, 1, TEMPLATES["few_shot"]) == f"{EXAMPLES}\n\nQ: {shown}\n"
 
 
 def test_a_mark_that_a_policy_wrote_is_not_taken_for_ours():

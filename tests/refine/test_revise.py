@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from refine.prompts import render_refinement
+from refine.rerank import choose, identity
 from refine.revise import REVISE, ReviseArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.prompts import render_prompt
@@ -200,3 +202,27 @@ def test_parents_of_other_stages_are_refused(world):
 def test_settings_that_do_not_fit_are_refused(where, message):
     with pytest.raises(ValueError, match=message):
         ReviseArgs(drafts="d", global_refiner="g", local_refiner="l", where=where).validate()
+
+
+def test_the_draft_is_the_first_that_was_drawn_and_refused_samples_keep_their_place(world, tmp_path):
+    def write(args, work) -> None:
+        refused = {"text": "", "steps": (), "finish_reason": "refused", "correct": None}
+        rows = [rollout(DRAFTS[0], True, i, p.id) for p in PROBLEMS for i in range(3)]
+        places = {0: (0, 3, 6, 7, 8, 11), 1: (1,)}[args.seed]
+        work.write_rows("problems", PROBLEMS)
+        work.write_rows("rows", [dataclasses.replace(r, **refused) if i in places else r for i, r in enumerate(rows)])
+
+    stage = Stage("sample", 1, SampleArgs, write)
+    policy = write_script(tmp_path / "student", {"*": [""]})
+    drafts, samples = (str(make(stage, SampleArgs(policy=policy, seed=seed), tmp_path)[0].path) for seed in (0, 1))
+    found = revise(world, drafts=drafts, samples=samples)
+    drawn = by_kind(found, "draft")
+    assert [c.correct for c in drawn] == [True, True, None, True] and [c.text == "" for c in drawn][2]
+    offered = by_kind(found, "sample")
+    assert [c.sample for c in offered] == [0, 1, 2] * 4
+    assert [(c.correct, c.steps) for c in offered[:3]] == [(True, drawn[0].steps), (None, ()), (True, drawn[0].steps)]
+    # the best of 3 is asked for and there are 3: the one that was refused is never the best, and votes for nothing
+    own = [c for c in offered if c.problem_id == PROBLEMS[0].id]
+    finals = {identity(c): 0.5 if c.steps else -math.inf for c in own}
+    chosen = {choice.selector: choice.sample for choice in choose(own, finals, "orm", "none", 3)}
+    assert chosen == {"best_of_3": 0, "majority_of_3": 0}

@@ -95,7 +95,7 @@ def test_a_student_from_nothing_learns_and_loads(student):
 
 
 def test_questions_are_held_out_with_all_of_their_texts():
-    texts = [Text(f"Q: {i % 10}?\n{'draft' * (i % 3)}", str(i)) for i in range(40)]
+    texts = [Text(f"Q: {i % 10}?\n{'draft' * (i % 3)}\n", str(i)) for i in range(40)]
     train, held = hold_out(texts, 0.2, 0)
     ours, theirs = ({text.prompt.partition("\n")[0] for text in part} for part in (train, held))
     assert len(theirs) == 2 and not ours & theirs and sorted(train + held, key=texts.index) == texts

@@ -218,8 +218,9 @@ DAMAGES = {
     "NaN threshold": (lambda path: facts(path, {"threshold": math.nan}), "threshold, not .*nan"),
     "other template": (
         lambda path: facts(path, {"template": "Question: {question}"}),
-        "template 'Question: {question}'",
+        "not a template of a question: 'Question: {question}'",
     ),
+    "no template": (lambda path: facts(path, {"template": 7}), "not a template of a question: 7"),
     "other separator": (lambda path: facts(path, {"separator": "ки"}), r"separator 'ки', not with '\\n'"),
     "other tokenizer": (other_tokenizer, "the tokenizer of .* is not the one"),
     "other tokens": (lambda path: facts(path, {"tokenizer": "0"}), "the tokenizer of .* is not the one"),

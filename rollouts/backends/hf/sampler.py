@@ -20,6 +20,7 @@ from rollouts.sampling.protocol import (
     Request,
     Sample,
     SamplingError,
+    end_tokens,
     fill,
     prompt_fault,
     prompt_ids,
@@ -62,15 +63,17 @@ class HFSampler:
         if self.model is None:
             raise SamplingError("this sampler is closed")
         groups: list[list[Row]] = []
+        ends = set(self.ends)
         for request in (fill(request, self.args) for request in requests):
             prompt = prompt_ids(self.tokenizer, request)
             if fault := prompt_fault(prompt, request.max_tokens, self.limit, self.vocabulary):
                 yield from refuse(request, fault, len(prompt))
                 continue
+            ends.update(end_tokens(self.tokenizer, request))
             seeds = ((index, sample_seed(request.seed, request.id, index)) for index in request.indices)
             groups.append([Row(request, index, seed, prompt) for index, seed in seeds])
         groups.sort(key=lambda rows: -len(rows[0].prompt) if rows else 0)
-        ending = Ending(self.tokenizer, self.ends)
+        ending = Ending(self.tokenizer, ends)
         with closing(Decoder(self.model, ending, groups, self.args.batch_size).run()) as samples:
             try:
                 yield from samples

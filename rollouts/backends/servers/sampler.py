@@ -26,12 +26,14 @@ from rollouts.sampling.protocol import (
     Request,
     Sample,
     SamplingError,
+    end_tokens,
     fill,
     prompt_fault,
     prompt_ids,
     refuse,
     sample_seed,
 )
+from rollouts.steps import Chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -54,12 +56,12 @@ PROMISES = {
 @dataclass(frozen=True, slots=True)
 class Call:
     """What one HTTP request asks for: these samples of a request, the first drawn with `seed`, the next with one
-    more. `prompt` is text or token ids, with the prefix."""
+    more. `prompt` is text or token ids, with the prefix, or the messages of a chat."""
 
     request: Request
     indices: Sequence[int]
     seed: int
-    prompt: str | list[int]
+    prompt: str | list[int] | list[dict[str, str]]
 
 
 class OpenAISampler:
@@ -114,10 +116,15 @@ class OpenAISampler:
             background.close()
 
     def _check(self, request: Request) -> None:
-        is_text = isinstance(request.prompt, str)
-        if self.settings.api == "chat" and (request.prefix or not is_text):
+        is_text, is_chat = isinstance(request.prompt, str), isinstance(request.prompt, Chat)
+        if self.settings.api == "chat" and (request.prefix or not (is_text or is_chat)):
             what = "a prefix" if request.prefix else "a prompt of token ids"
-            raise ValueError(f"request {request.id} has {what}: sampler.openai.api=chat sends plain texts only")
+            raise ValueError(f"request {request.id} has {what}: sampler.openai.api=chat sends messages only")
+        if self.settings.api == "completions" and is_chat and self.tokenizer is None:
+            raise ValueError(
+                f"request {request.id} is a chat: without a tokenizer, for which the policy has to be a folder, it is "
+                "sent with sampler.openai.api=chat only"
+            )
         if request.prefix and not is_text and self.tokenizer is None:
             raise ValueError(
                 f"request {request.id} has a prompt of token ids and a prefix: without a tokenizer, for which the "
@@ -155,7 +162,10 @@ class OpenAISampler:
             for index in request.indices:
                 yield Call(request, (index,), (first + index) % SEEDS, prompt)
 
-    def _prompt(self, request: Request) -> str | list[int]:
+    def _prompt(self, request: Request) -> str | list[int] | list[dict[str, str]]:
+        if self.settings.api == "chat":
+            chat = Chat(request.prompt) if isinstance(request.prompt, str) else request.prompt
+            return chat.messages if chat.user else ""
         if self.tokenizer is not None:
             return prompt_ids(self.tokenizer, request)
         return request.prompt + request.prefix if isinstance(request.prompt, str) else list(request.prompt)
@@ -192,7 +202,7 @@ class OpenAISampler:
             "max_completion_tokens" if is_chat else "max_tokens": request.max_tokens,
         }
         if is_chat:
-            body["messages"] = [{"role": "user", "content": call.prompt}]
+            body["messages"] = call.prompt
         else:
             body["prompt"] = call.prompt
         if request.stop:
@@ -201,6 +211,8 @@ class OpenAISampler:
             body["logprobs"] = True if is_chat else 1
         if self.settings.vllm:
             body["extra_body"] = {"return_token_ids": True, **PLAIN_SAMPLING}
+            if self.tokenizer is not None and (ends := end_tokens(self.tokenizer, request)):
+                body["extra_body"]["stop_token_ids"] = ends
         return body
 
     def _check_extras(self, request: Request, choice: Choice) -> None:

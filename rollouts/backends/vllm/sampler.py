@@ -20,6 +20,7 @@ from rollouts.sampling.protocol import (
     Request,
     Sample,
     SamplingError,
+    end_tokens,
     fill,
     prompt_fault,
     prompt_ids,
@@ -86,8 +87,8 @@ def calls(request: Request, prompt: list[int]) -> list[Call]:
     return [Call(request, (index,), (first + index) % _SEEDS, prompt) for index in wanted]
 
 
-def sampling_params(request: Request, n: int, seed: int) -> SamplingParams:
-    """vLLM's names for the settings of a request.
+def sampling_params(request: Request, n: int, seed: int, ends: Sequence[int] = ()) -> SamplingParams:
+    """vLLM's names for the settings of a request, which the tokens `ends` end beside the policy's own.
 
     Raises:
         ValueError: vLLM does not sample with such settings (temperatures above 2).
@@ -104,6 +105,7 @@ def sampling_params(request: Request, n: int, seed: int) -> SamplingParams:
             top_p=request.top_p,
             max_tokens=request.max_tokens,
             stop=list(request.stop),
+            stop_token_ids=list(ends),
             logprobs=0 if request.logprobs else None,  # of the token drawn, and of none of the likeliest
             # with all of a request's samples together, the first would wait for the last
             output_kind=RequestOutputKind.DELTA,
@@ -181,7 +183,8 @@ class VLLMSampler:
     def _hand_over(self, call: Call) -> None:
         from vllm.inputs.engine import tokens_input
 
-        name, params = next(self._names), sampling_params(call.request, len(call.indices), call.seed)
+        ends = end_tokens(self.tokenizer, call.request)
+        name, params = next(self._names), sampling_params(call.request, len(call.indices), call.seed, ends)
         with self._inside() as engine:
             self._under_way[name] = call
             engine.add_request(name, tokens_input(call.prompt), params, lora_request=self.lora)

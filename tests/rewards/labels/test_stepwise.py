@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections import Counter
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,15 +15,26 @@ from hypothesis import strategies as st
 
 from rewards.labels.cleaning import balance_lengths, changed_labels, drop_doubtful, propagate_positives, to_solutions
 from rewards.labels.labeller import Labeller
-from rewards.labels.stepwise import LABEL_STEPS, LabelArgs, choose_rollouts, count_labels, label_right, wave_requests
+from rewards.labels.stepwise import (
+    LABEL_STEPS,
+    LabelArgs,
+    choose_rollouts,
+    count_cost,
+    count_labels,
+    label_right,
+    sample_waves,
+    wave_requests,
+)
 from rewards.labels.traces import Trace, grade_trace, is_consistent, step_result, vouches
 from rollouts.prompts import render_prompt
 from rollouts.records import Problem, StepLabels
 from rollouts.sampling.args import SamplerArgs
-from rollouts.sampling.protocol import Sample
+from rollouts.sampling.protocol import Sample, refuse
 from rollouts.sampling.sample import SampleArgs
 from stages.make import make
+from stages.rows import read_rows
 from stages.stage import Stage
+from stages.workspace import Quarantined, Untracked, Workspace
 from tests.tiny import problem, rollout
 
 
@@ -377,3 +391,51 @@ def test_the_stage_on_a_script(tmp_path):
     assert (counts["positive_labels"], counts["negative_labels"]) == (5, 4)
     assert counts["positive_labels"] == count_labels(rows)["positive_labels"]
     assert [p.id for p in artifact.rows(Problem, "problems")] == ["p", "q"]
+
+
+class Refusing:
+    """Draws what a script says, and refuses some samples."""
+
+    promise = "a script gives the same texts, always"
+
+    def __init__(self, refuses) -> None:
+        self.refuses, self.waves = refuses, 0
+
+    def sample(self, requests):
+        self.waves += 1
+        for request in requests:
+            for index in request.indices:
+                if self.refuses(self.waves, request, index):
+                    yield from refuse(dataclasses.replace(request, wanted=(index,)), "filtered")
+                else:
+                    yield Sample(request.id, index, "#### 12", "stop", 1, 2, 0)
+
+    def close(self) -> None: ...
+
+
+def label_with(folder: Path, refuses, **changes) -> tuple[list[StepLabels], Labeller, Workspace]:
+    args = args_of(**changes)
+    labeller = Labeller([rollout(LATE.split("\n"), False, 0)], args, consistency=False)
+    work = Workspace(folder, {}, Untracked(), folder / "kept")
+    with closing(work):
+        sample_waves(labeller, Refusing(refuses), {"p": problem()}, work, "label_steps", 0)
+        work.finish()
+    return labeller.label(), labeller, work
+
+
+def test_continuations_refused_among_good_ones_cost_only_themselves(tmp_path):
+    rows, labeller, work = label_with(
+        tmp_path, lambda _, request, index: index == 1, search="exhaustive", rule="any", continuations=4
+    )
+    assert rows[0].trials == (3, 3, 0) and rows[0].labels == (True, True, False) and work.tokens == 2 * 2 * 3
+    assert count_cost([rollout(LATE.split("\n"), False)], labeller, 1.0)["not_graded"] == 2
+    names = [one.id for one in read_rows(tmp_path / "quarantine.parquet", Quarantined)]
+    assert len(names) == 2 and all(name.endswith("#1") for name in names)
+
+
+def test_a_late_wave_that_is_refused_whole_does_not_end_what_was_paid_for(tmp_path):
+    forward = {"search": "forward", "rule": "any", "continuations": 4}
+    rows, labeller, work = label_with(tmp_path / "late", lambda wave, *_: wave > 1, **forward)
+    assert labeller.waves > 1 and rows[0].trials[0] > 0 and work.tokens > 0
+    with pytest.raises(ValueError, match=r"label_steps/1: none of the 1 requests can be sampled; .*: filtered"):
+        label_with(tmp_path / "first", lambda *_: True, **forward)

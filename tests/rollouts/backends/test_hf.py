@@ -33,7 +33,7 @@ from rollouts.backends.hf.sampler import HFSampler, load
 from rollouts.backends.hf.slots import Slots
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.protocol import Request, Sample, SamplingError, sample_seed
-from rollouts.steps import encode_prompt, encode_text
+from rollouts.steps import Chat, encode_prompt, encode_text
 from tests.rollouts.backends.contract import SamplerContract, sampler_args, student
 from tests.tiny import PROMPT_TOKENS, QUESTION, ids, save_policy, tokenizer
 
@@ -334,6 +334,23 @@ def test_each_sample_has_a_seed_of_its_own():
     assert len({sample.text for sample in samples.values()}) > 4
     other = by_name(sampler_of().sample([Request("a", PROMPTS[0], n=8, seed=4)]))
     assert all(other[key].text != sample.text for key, sample in samples.items() if sample.completion_tokens > 3)
+
+
+@pytest.mark.parametrize(("prompt", "finish"), [(Chat("7"), "stop"), ("7\n", "length")])
+def test_a_chat_ends_where_its_template_ends_a_turn(prompt, finish):
+    sampler = sampler_of(max_tokens=3)
+    sampler.tokenizer = copy.deepcopy(tokenizer())
+    sampler.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + '<unk>' }}{% endfor %}"
+    turn_end = sampler.tokenizer.unk_token_id
+
+    def prefer_the_end(_module, _inputs, logits):
+        logits[..., turn_end] += 1000
+        return logits
+
+    sampler.model.get_output_embeddings().register_forward_hook(prefer_the_end)
+    (sample,) = sampler.sample([Request("a", prompt)])
+    assert (sample.finish_reason, set(sample.token_ids)) == (finish, {turn_end})
+    assert sample.completion_tokens == (1 if finish == "stop" else 3) and sample.text == ""
 
 
 def test_the_prefix_is_encoded_apart_from_the_prompt():

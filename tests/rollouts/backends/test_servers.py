@@ -24,6 +24,8 @@ from rollouts.backends.servers.sampler import OpenAISampler
 from rollouts.sampling.args import OpenAIArgs
 from rollouts.sampling.policies import load_tokenizer
 from rollouts.sampling.protocol import Request, Sample, Sampler, SamplingError, load_sampler, prompt_ids, sample_seed
+from rollouts.steps import Chat, encode_prompt, encode_text, end_token
+from tests.families import family
 from tests.faults.server import AFTER, FAULTS, FaultServer, Schedule, at_random, end, text_of
 from tests.rollouts.backends.contract import MAX_TOKENS, SamplerContract, by_name, sampler_args, student, texts
 
@@ -421,6 +423,35 @@ def test_chat_sends_a_message_of_a_user() -> None:
         "top_p": 0.9,
         "stop": ["\n"],
     }
+
+
+def test_a_chat_goes_as_its_turns() -> None:
+    request = Request("a", Chat("How many?", "Be brief."), n=2)
+    with FaultServer() as server, opened(server, api="chat", model="m") as sampler:
+        assert len(list(sampler.sample([request]))) == 2
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How many?"}]
+    assert server.seen[0].body["messages"] == turns
+
+
+@pytest.mark.parametrize("vllm", [False, True])
+def test_a_chat_goes_as_token_ids_where_the_tokenizer_is_known(vllm: bool) -> None:
+    tokenizer, chat = family("qwen2"), Chat("Ann has 7 pens.")
+    with FaultServer(speaks_vllm=vllm) as server, opened(server, vllm=vllm) as sampler:
+        sampler.tokenizer = tokenizer
+        list(sampler.sample([Request("a", chat, "7\n")]))
+    body = server.seen[0].body
+    assert body["prompt"] == encode_prompt(tokenizer, chat) + encode_text(tokenizer, "7\n")
+    assert body.get("stop_token_ids") == ([end_token(tokenizer, chat)] if vllm else None)
+
+
+def test_a_chat_without_a_tokenizer_is_refused_before_anything_is_sent() -> None:
+    with (
+        FaultServer() as server,
+        opened(server) as sampler,
+        pytest.raises(ValueError, match=r"request a is a chat: .* sampler\.openai\.api=chat only"),
+    ):
+        list(sampler.sample([*many(3), Request("a", Chat("How many?"))]))
+    assert server.seen == []
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import sqlite3
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from rollouts.sampling.collect import collect
 from rollouts.sampling.protocol import Request, Sample, refuse
 from stages.files import StoreError
-from stages.journal import Journal
+from stages.journal import Entry, Journal
 from stages.processes import Processes
 from stages.rows import read_rows
 from stages.workspace import Quarantined, Untracked, Workspace
@@ -25,7 +25,8 @@ ASKED = [Request(f"r{i}", "x", n=1 + i % 3) for i in range(10)]
 class Backwards:
     """A sampler that answers the last request first, its last sample first, and notes what it was asked for.
 
-    It forgets those in `forgets`, refuses those in `refuses`, and fails after `fails_after` samples.
+    It forgets the samples in `forgets`, refuses the requests and samples in `refuses`, and fails after `fails_after`
+    samples.
     """
 
     promise = "the same text, always"
@@ -43,6 +44,9 @@ class Backwards:
                     continue
                 for index in reversed(request.indices):
                     self.asked.append((request.id, index))
+                    if (request.id, index) in self.refuses:
+                        yield from refuse(replace(request, wanted=(index,)), "filtered")
+                        continue
                     if (request.id, index) not in self.forgets:
                         if self.fails_after is not None and len(self.asked) > self.fails_after:
                             raise KeyboardInterrupt
@@ -125,25 +129,62 @@ def test_each_piece_of_work_has_its_own_rows(tmp_path):
     work.close()
 
 
-def test_a_kill_before_the_first_commit_does_not_stop_the_restart(tmp_path):
+def test_a_kill_before_the_first_row_does_not_stop_the_restart(tmp_path):
     (tmp_path / "kept" / "test").mkdir(parents=True)
-    with closing(sqlite3.connect(tmp_path / "kept" / "test" / "0.sqlite")) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-    (tmp_path / "kept" / "test" / "1.sqlite").touch()
+    (tmp_path / "kept" / "test" / "0.jsonl").write_bytes(b'{"request":"r0","key":')
+    (tmp_path / "kept" / "test" / "1.jsonl").touch()
     work = workspace(tmp_path)
     assert of_all(collect(Backwards(), ASKED, work, "test")) == WANTED
     work.close()
 
 
-def test_rows_of_other_requests_are_not_used(tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("now", "drawn"),
+    [
+        ([*ASKED[:4], replace(ASKED[4], prompt="y"), *ASKED[5:]], [("r4", 0), ("r4", 1)]),
+        ([*ASKED[:4], replace(ASKED[4], temperature=0.5), *ASKED[5:]], [("r4", 0), ("r4", 1)]),
+        ([*ASKED, Request("new", "x")], [("new", 0)]),
+        ([Request("new", "x"), *reversed(ASKED)], [("new", 0)]),
+        (ASKED[3:], []),
+        ([replace(request, n=request.n + 1) for request in ASKED], [(r.id, r.n) for r in ASKED]),
+        ([replace(request, seed=1) for request in ASKED], [(r.id, i) for r in ASKED for i in range(r.n)]),
+    ],
+    ids=["another prompt", "another setting", "one more", "another order", "fewer", "one more sample", "another seed"],
+)
+def test_rows_of_requests_that_are_still_asked_for_are_used(tmp_path, now, drawn):
     work = workspace(tmp_path)
     collect(Backwards(), ASKED, work, "test")
     work.close()
-    other = [Request(request.id, "y", n=request.n) for request in ASKED]
-    again = Backwards()
+    sampler, work = Backwards(), workspace(tmp_path)
+    found = collect(sampler, now, work, "test")
+    assert sorted(sampler.asked) == sorted(drawn)
+    assert of_all(found) == {r.id: [f"{r.id}{index}" for index in range(r.n)] for r in now}
+    assert work.tokens == 3 * sum(r.n for r in now)  # of these requests only
+    work.close()
+
+
+def test_rows_that_nobody_asks_for_are_ignored_and_said(tmp_path, caplog):
+    work = workspace(tmp_path)
+    collect(Backwards(), ASKED, work, "test")
     with caplog.at_level(logging.WARNING):
-        collect(again, other, work, "test")
-    assert len(again.asked) == 19 and "rows of other requests" in caplog.text
+        collect(Backwards(), ASKED[5:], work, "test")
+        assert "test: 9 kept samples are not used: of requests that are not asked for now; the first: " in caplog.text
+        caplog.clear()
+        collect(Backwards(), ASKED, work, "test")
+    assert caplog.text == ""
+    work.close()
+
+
+def test_a_damaged_line_costs_its_sample_and_is_named(tmp_path, caplog):
+    work = workspace(tmp_path)
+    collect(Backwards(), ASKED, work, "test")
+    path = tmp_path / "kept" / "test" / "0.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:6], lines[6].replace(b"stop", b"stap"), *lines[7:]]))
+    sampler = Backwards()
+    assert of_all(collect(sampler, ASKED, work, "test")) == WANTED
+    assert sampler.asked == [tuple(json.loads(lines[6])[name] for name in ("request", "sample"))]
+    assert f"test: 1 kept samples are not used: damaged; the first: {path}, line 7" in caplog.text
     work.close()
 
 
@@ -153,7 +194,7 @@ class Alone(Processes):
     def wait(self) -> None: ...
 
 
-def test_each_process_draws_its_share_and_a_restart_may_have_more_of_them(tmp_path):
+def test_each_process_draws_its_shard_and_a_restart_may_have_more_of_them(tmp_path):
     asked = []
     for rank in range(3):
         sampler = Backwards()
@@ -167,7 +208,7 @@ def test_each_process_draws_its_share_and_a_restart_may_have_more_of_them(tmp_pa
         work.close()
         asked += sampler.asked
     assert sorted(asked) == sorted((r.id, i) for r in ASKED for i in range(r.n))
-    (tmp_path / "kept" / "test" / "1.sqlite").unlink()
+    (tmp_path / "kept" / "test" / "1.jsonl").unlink()
     sampler, work = Backwards(), workspace(tmp_path)
     assert of_all(collect(sampler, ASKED, work, "test")) == WANTED
     assert {name for name, _ in sampler.asked} == {"r1", "r4", "r7"}
@@ -188,6 +229,46 @@ def test_refused_requests_are_left_out_and_named(tmp_path, caplog):
     assert work.counts == {"quarantine": 2}
 
 
+def quarantined(work: Workspace) -> dict[str, str]:
+    work.finish()
+    return {one.id: one.reason for one in read_rows(work.folder / "quarantine.parquet", Quarantined)}
+
+
+@pytest.mark.parametrize("others", [(), (Request("s", "x", n=2), Request("t", "x"))], ids=["alone", "among others"])
+def test_of_16_samples_two_are_refused_and_14_kept(tmp_path, caplog, others):
+    """Where each request has a refused sample as well as where only one has."""
+    refused = (("r", 3), ("r", 11), ("s", 0))
+    work = workspace(tmp_path)
+    found = collect(Backwards(refuses=refused), [Request("r", "x", n=16), *others], work, "test")
+    assert [s.index for s in found["r"]] == list(range(16))
+    assert [s.index for s in found["r"] if s.finish_reason == "refused"] == [3, 11]
+    assert [s.text for s in found["r"] if s.finish_reason == "stop"] == [f"r{i}" for i in range(16) if i not in (3, 11)]
+    named = dict.fromkeys(["r#3", "r#11", *(["s#0"] if others else [])], "filtered")
+    assert quarantined(work) == named and work.tokens == 3 * (14 + 2 * bool(others))
+    assert f"test: {len(named)} samples were refused" in caplog.text and "r#11: filtered" in caplog.text
+    work.close()
+
+
+def test_what_was_refused_is_drawn_again_after_a_restart_and_nothing_else(tmp_path):
+    asked = [Request("a", "x", n=3), Request("b", "x", n=2)]
+    work = workspace(tmp_path)
+    collect(Backwards(refuses=("b", ("a", 1))), asked, work, "test")
+    work.close()
+    sampler, work = Backwards(), workspace(tmp_path)
+    assert of_all(collect(sampler, asked, work, "test")) == {"a": ["a0", "a1", "a2"], "b": ["b0", "b1"]}
+    assert sorted(sampler.asked) == [("a", 1), ("b", 0), ("b", 1)] and work.tokens == 15
+    work.finish()
+    assert work.counts == {}
+    work.close()
+
+
+def test_that_all_is_refused_is_no_error_where_nothing_is_needed(tmp_path):
+    work = workspace(tmp_path)
+    found = collect(Backwards(refuses=("a",)), [Request("a", "x", n=2)], work, "test", need_some=False)
+    assert [sample.reason for sample in found["a"]] == ["too long"] * 2 and quarantined(work) == {"a": "too long"}
+    work.close()
+
+
 def test_a_request_that_nobody_can_read_never_reaches_the_sampler(tmp_path):
     work, sampler = workspace(tmp_path), Backwards()
     found = collect(sampler, [Request("a", "x"), Request("b", "\ud800", n=2), Request("c", (1.5,))], work, "test")
@@ -203,12 +284,16 @@ def test_a_request_without_a_name_or_samples(tmp_path, name, n):
         collect(Backwards(), [Request(name, "x", n=n)], workspace(tmp_path), "test")
 
 
-def test_if_all_are_refused_it_is_an_error_and_forgotten(tmp_path):
-    asked = [Request("b", "x"), Request("a", "x")]
+def test_if_all_are_refused_it_is_an_error_and_what_was_kept_of_others_stays(tmp_path):
+    asked, work = [Request("b", "x"), Request("a", "x")], workspace(tmp_path)
+    collect(Backwards(), ASKED, work, "test")
+    work.close()
     with pytest.raises(ValueError, match="test: none of the 2 requests can be sampled; a: too long"):
         collect(Backwards(refuses=("a", "b")), asked, workspace(tmp_path), "test")
     work = workspace(tmp_path)  # as when the server's settings were what was wrong
     assert of_all(collect(Backwards(), asked, work, "test")) == {"a": ["a0"], "b": ["b0"]}
+    sampler = Backwards()
+    assert of_all(collect(sampler, ASKED, work, "test")) == WANTED and sampler.asked == []
     work.close()
 
 
@@ -263,12 +348,11 @@ def test_a_kept_row_that_is_no_record_is_named(tmp_path, row, message):
     work = workspace(tmp_path)
     collect(Backwards(), [Request("r0", "x")], work, "test")
     work.close()
-    (path,) = tmp_path.glob("kept/test/*.sqlite")
-    with closing(sqlite3.connect(path)) as connection:
-        (about,) = connection.execute("SELECT value FROM about").fetchone()
+    (path,) = tmp_path.glob("kept/test/*.jsonl")
+    key = json.loads(path.read_bytes())["key"]
     path.unlink()
-    with closing(Journal(path, about)) as kept:
-        kept.add("r0", 0, 1, None, row)
+    with closing(Journal(path)) as kept:
+        kept.add(Entry("r0", key, 0, 1, None, row))
     found = collect(Backwards(), [Request("r0", "x")], work, "test")
     with pytest.raises(StoreError, match=f"kept/test: a row kept for r0: .*{message}.*; delete the folder"):
         found["r0"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+from rollouts.backends.scripted import ScriptedSampler
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
 from rollouts.prompts import render_prompt
@@ -81,7 +83,9 @@ def test_what_is_counted_of_rollouts_by_hand():
     assert counts.result() == {
         "problems": 3,
         "rollouts": 8,
-        "accuracy": 4 / 8,
+        "graded": 6,
+        "graded_problems": 3,
+        "accuracy": 4 / 6,
         "solved_problems": 2 / 3,
         "mixed_problems": 1 / 3,
         "distinct_correct": 3 / 3,
@@ -89,6 +93,48 @@ def test_what_is_counted_of_rollouts_by_hand():
         "truncated": 0,
         "refused": 0,
     }
+
+
+def test_what_was_refused_or_undecided_is_in_no_fraction():
+    counts = RolloutCounts()
+    refused = dataclasses.replace(rollout([], None, 1, "p"), finish_reason="refused")
+    problems = [
+        [rollout(["#### 12"], True, 0, "p"), refused, rollout(["#### 13"], False, 2, "p")],
+        [rollout(["#### 12"], None, 0, "q"), rollout(["#### 13"], None, 1, "q")],
+    ]
+    assert len(list(counts.watch(problems))) == 5
+    found = counts.result()
+    assert (found["accuracy"], found["solved_problems"], found["mixed_problems"], found["distinct_correct"]) == (
+        *(1 / 2, 1.0, 1.0, 1.0),
+    )
+    assert (found["rollouts"], found["graded"], found["ungraded"], found["refused"]) == (5, 2, 3, 1)
+    counts = RolloutCounts()
+    list(counts.watch(problems[1:]))
+    assert counts.result() == {
+        "problems": 1, "rollouts": 2, "graded": 0, "graded_problems": 0, "ungraded": 2, "truncated": 0, "refused": 0,
+    }  # fmt: skip
+
+
+def test_two_refused_samples_of_16_cost_the_other_14_nothing(tmp_path, monkeypatch):
+    whole = ScriptedSampler.sample
+
+    def some(self, requests):
+        for sample in whole(self, requests):
+            if sample.index in (3, 11):
+                sample = dataclasses.replace(sample, text="", finish_reason="refused", reason="filtered")
+            yield sample
+
+    monkeypatch.setattr(ScriptedSampler, "sample", some)
+    problems = ProblemArgs(split="test", limit=2)
+    script = {load_problems(problems)[0].id: [load_problems(problems)[0].solution], "*": ["#### 0"]}
+    sampler = SamplerArgs(backend="scripted", max_tokens=40)
+    args = SampleArgs(policy=write_script(tmp_path / "policy", script), problems=problems, sampler=sampler, n=16)
+    made, _ = make(SAMPLE, args, tmp_path / "artifacts")
+    rows, counts = made.rows(Rollout), made.manifest["counts"]
+    assert [row.sample for row in rows] == [*range(16)] * 2
+    assert [row.correct for row in rows if row.finish_reason != "refused"] == [True] * 14 + [False] * 14
+    assert [row.correct for row in rows if row.finish_reason == "refused"] == [None] * 4
+    assert (counts["refused"], counts["graded"], counts["accuracy"], counts["quarantine"]) == (4, 28, 1 / 2, 4)
 
 
 def test_the_stage_samples_grades_and_counts(tmp_path):

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from pathlib import Path
+import sys
 from typing import Any
 
 from experiments.commands.command import command
 from experiments.commands.config import Job
 from experiments.pipelines.glore import GivenArgs, GloreArgs, glore_nodes
 from stages.artifacts import open_artifact
-from stages.pipeline import Processes, run_pipeline
+from stages.pipeline import StageRunner, run_pipeline
+from stages.stage import Stage
+
+
+def stage_program(stage: Stage) -> list[str]:
+    """The command line of a stage's own command, without arguments."""
+    return [sys.executable, "-m", f"experiments.{stage.name}"]
 
 
 def run_glore(job: Job) -> dict[str, Any]:
@@ -35,15 +41,18 @@ def run_glore(job: Job) -> dict[str, Any]:
     console.print(
         f"{len(nodes)} stages, {job.args.parallel} at once; artifacts in {job.run.artifacts}/", highlight=False
     )
-    with Processes(job.run.artifacts, job.folder / "stages", job.run.threads, settings, console) as processes:
-        paths = run_pipeline(nodes, given, processes, job.args.parallel, processes.stop)
-    report = Path(paths["report"])
+    runner = StageRunner(job.run.artifacts, job.folder / "stages", stage_program, job.run.threads, settings, console)
+    with runner:
+        results = run_pipeline(nodes, given, runner, job.args.parallel, runner.stop)
+    report = results["report"].path
     for name in ("report.md", "report.json"):
         shutil.copyfile(report / name, job.folder / name)
     shutil.copytree(report / "figures", job.folder / "figures", dirs_exist_ok=True)
     print_main_table(read_json(job.folder / "report.json"), console)
     console.print(f"{job.folder / 'report.md'}, report.json and figures/ are written", highlight=False)
-    return {"report": str(job.folder / "report.md"), "artifacts": paths}
+    paths = given | {name: str(result.path) for name, result in results.items()}
+    reused = [name for name, result in results.items() if result.reused]
+    return {"report": str(job.folder / "report.md"), "artifacts": paths, "reused": reused}
 
 
 main = command("glore", GloreArgs, run_glore, relaunch=False)  # its stages do

@@ -183,7 +183,7 @@ def score_all(
 ) -> list[list[float]]:
     """`Scorer.score` for a stage: each score is kept as it comes, and after a kill only what is missing is scored.
 
-    Each process of a launch takes its share, and all get all scores. `names` are unique, one a solution; `label` names
+    Each process of a launch scores its shard, and all get all scores. `names` are unique, one a solution; `label` names
     this piece of work within its stage. The tokens read are counted in `work`.
 
     Raises:

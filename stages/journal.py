@@ -1,7 +1,8 @@
 """Entries of unfinished work, kept as they come in: one JSON line each, in a file a process that only grows.
 
 `{"request":"q/7","key":"9f…","sample":0,"tokens":12,"refused":null,"row":{…},"crc32":"1a2b3c4d"}`
-Each line goes to the operating system at once, so that no kill loses it, and to the disk itself about once a second.
+Each line goes to the operating system at once, so that no kill loses it; all go to the disk itself once a second while
+entries come, and at the end.
 Left out: which requests are asked for (`rollouts/sampling/collect.py`), and finished rows (`stages/rows.py`).
 """
 
@@ -175,7 +176,8 @@ class JournalIndex:
             yield entry.row
 
     def close(self) -> None:
-        """Close the files. Closing again does nothing."""
+        """Close the files and forget what is in them. Closing again does nothing."""
+        self._wanted, self._places = {}, {}
         while self._open:
             self._open.popitem()[1].close()
 

@@ -55,7 +55,7 @@ def make(
     processes = processes or current()
     parents = _resolve(args)
     key = artifact_key(stage, args, {name: _keys(found) for name, found in parents.items()})
-    if processes.share(processes.first and find(root, stage.name, key) is not None):
+    if processes.broadcast(processes.first and find(root, stage.name, key) is not None):
         return open_artifact(Path(root) / stage.name / key, stage.name, thorough=False), True
     for found in parents.values():
         for one in found if isinstance(found, list) else [found]:
@@ -64,7 +64,7 @@ def make(
     folder = Path(root) / stage.name
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / f"{key}.lock") if processes.first else nullcontext():
-        if processes.share(processes.first and find(root, stage.name, key) is not None):
+        if processes.broadcast(processes.first and find(root, stage.name, key) is not None):
             return open_artifact(folder / key, stage.name, thorough=False), True
         unfinished = folder / f".{key}.unfinished"
         # all but the first write in folders that are dropped in the end

@@ -1,7 +1,7 @@
 """Progress of a long stage on stderr: a bar with rate and time left in a terminal, plain lines elsewhere.
 
-With STEPWISE_PROGRESS=lines, each report is one line `@progress {…}`, which a parent process reads to show several
-children in one display.
+Where STEPWISE_PROGRESS names a file, the newest report is written there instead, for a parent process that shows
+several children in one display.
 """
 
 from __future__ import annotations
@@ -11,13 +11,25 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Protocol
 
-PREFIX = "@progress "
-LINES_EVERY = 0.25  # seconds between two lines for a parent process
+PROGRESS_FILE = "STEPWISE_PROGRESS"
+FILE_EVERY = 0.25  # seconds between two reports to a parent process
 TEXT_EVERY = 30.0  # seconds between two lines in a log file
 SHORT = 5.0  # seconds: what takes less leaves no line in a log file and no bar, as a stage may have a hundred of them
+
+
+@dataclass(frozen=True)
+class Report:
+    """How far one piece of work has come: `done` of `total` units (None: not known), such as "problems"."""
+
+    label: str
+    done: float
+    total: float | None
+    unit: str
 
 
 class Progress(Protocol):
@@ -39,64 +51,77 @@ def progress(total: float | None, unit: str, label: str) -> Iterator[Progress]:
 
     `unit` is a plural, such as "problems"; `label` says what is being done.
     """
-    if os.environ.get("STEPWISE_PROGRESS") == "lines":
-        lines = Lines(total, unit, label, LINES_EVERY, _as_json)
+    if path := os.environ.get(PROGRESS_FILE):
+        with Reports(total, unit, label, FILE_EVERY, lambda reports: _write(reports.report(), Path(path))) as reports:
+            yield reports
     elif sys.stderr.isatty():
         with _bar(total, unit, label) as bar:
             yield bar
-        return
     else:
-        lines = Lines(total, unit, label, TEXT_EVERY, _as_text)
-    try:
-        yield lines
-    finally:
-        if lines.render is _as_json or time.monotonic() - lines.start >= SHORT:
-            lines.report()
+        with Reports(total, unit, label, TEXT_EVERY, _print, SHORT) as reports:
+            yield reports
 
 
-class Lines:
-    """Progress as lines of text, at most one every `every` seconds."""
+class Reports:
+    """Progress as reports, at most one every `every` seconds, and one at the end unless all took less than `short`."""
 
     def __init__(
-        self, total: float | None, unit: str, label: str, every: float, render: Callable[[Lines, float], str]
+        self,
+        total: float | None,
+        unit: str,
+        label: str,
+        every: float,
+        send: Callable[[Reports], None],
+        short: float = 0.0,
     ) -> None:
         self.total, self.unit, self.label = total, unit, label
-        self.every, self.render = every, render
+        self.every, self.send, self.short = every, send, short
         self.done: float = 0
-        self.start = self.shown = time.monotonic()
+        self.start = self.sent = time.monotonic()
 
     def advance(self, n: float = 1) -> None:
         self.done += n
-        if time.monotonic() - self.shown >= self.every:
-            self.report()
+        if time.monotonic() - self.sent >= self.every:
+            self.sent = time.monotonic()
+            self.send(self)
 
-    def report(self) -> None:
-        self.shown = time.monotonic()
-        print(self.render(self, self.shown - self.start), file=sys.stderr, flush=True)
+    def report(self) -> Report:
+        return Report(self.label, self.done, self.total, self.unit)
+
+    def __enter__(self) -> Reports:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if time.monotonic() - self.start >= self.short:
+            self.send(self)
 
 
-def parse_line(line: str) -> dict[str, object] | None:
-    """Read a line that a child process printed; None if it is not a report of progress."""
-    if not line.startswith(PREFIX):
-        return None
+def read_report(path: Path) -> Report | None:
+    """The newest report that a child process wrote to this file; None if there is none that can be read."""
     try:
-        report = json.loads(line[len(PREFIX) :])
-    except json.JSONDecodeError:  # torn by another writer of the same pipe
+        return Report(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
         return None
-    return report if isinstance(report, dict) else None
 
 
-def _as_json(lines: Lines, _seconds: float) -> str:
-    report = {"label": lines.label, "done": lines.done, "total": lines.total, "unit": lines.unit}
-    return PREFIX + json.dumps(report)
+def _write(report: Report, path: Path) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # progress that cannot be shown (a full disk, a parent that has gone) must not end the work
+    with suppress(OSError):
+        aside.write_text(json.dumps(asdict(report)))
+        os.replace(aside, path)  # so that a reader sees no half
 
 
-def _as_text(lines: Lines, seconds: float) -> str:
-    rate = lines.done / seconds if seconds > 0 else 0.0
-    of = "" if lines.total is None else f"/{lines.total:g}"
-    text = f"{lines.label}: {lines.done:g}{of} {lines.unit}, {rate:.1f} a second"
-    if lines.total is not None and rate > 0 and lines.done < lines.total:
-        text += f", {_clock((lines.total - lines.done) / rate)} left"
+def _print(reports: Reports) -> None:
+    print(_as_text(reports.report(), time.monotonic() - reports.start), file=sys.stderr, flush=True)
+
+
+def _as_text(report: Report, seconds: float) -> str:
+    rate = report.done / seconds if seconds > 0 else 0.0
+    of = "" if report.total is None else f"/{report.total:g}"
+    text = f"{report.label}: {report.done:g}{of} {report.unit}, {rate:.1f} a second"
+    if report.total is not None and rate > 0 and report.done < report.total:
+        text += f", {_clock((report.total - report.done) / rate)} left"
     return f"{text}, {_clock(seconds)} so far"
 
 

@@ -48,15 +48,15 @@ class CheckpointArgs:
 
 @dataclass
 class TrainArgs:
-    """How to train. `tokens_per_step` is the size of an optimiser step in tokens, over all processes;
+    """How to train. `tokens_per_step` is the size of an optimizer step in tokens, over all processes;
     `tokens_per_batch` what one of them reads at a time. With dtype bfloat16 the weights stay in float32.
 
     Examples share rows (`layout` packed) of `pack_tokens` tokens, by default the equal parts of at most
     `tokens_per_batch` that make up a step; padded is the same steps with a row for each example. With `share_prefixes`
-    examples of one prompt come into the same step, and what they begin with is read once: the same losses for less
-    work, except that a model with dropout reads it for each of them. `tokens_per_step` counts what is shared for each
-    example, `tokens_per_batch` once. `shard` fsdp2 gives
-    each process a part of every weight; auto does where accelerate's config file asks for FSDP.
+    examples of one prompt come into the same step, and the tokens with which they begin are computed once: the same
+    losses for less work (a model with dropout computes them for each). A shared prefix counts for each example in
+    `tokens_per_step`, and once in `tokens_per_batch`. `shard` fsdp2 gives each rank a shard of every weight; auto does
+    where accelerate's config file asks for FSDP.
     """
 
     epochs: float = 1.0

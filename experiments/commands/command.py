@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,20 +20,13 @@ from typing import Any
 
 from experiments.commands.config import ConfigError, Job, build_job, claim_folder, read_yaml, register_schema
 from stages.artifacts import Artifact
+from stages.child import JobFailed, end_with_parent, run_resolved
 from stages.files import write_json
-from stages.launch import LaunchArgs, child, child_environment, end_with_parent, launch_command, must_launch
+from stages.launch import must_launch
 from stages.make import make
 from stages.processes import current
 from stages.stage import Stage
 from stages.tracking import Tracker
-
-
-class JobFailed(RuntimeError):
-    """A job that ran as a process of its own and failed with exit code `code`; it has said why on stderr."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def stage_command(
@@ -71,7 +63,8 @@ def command(
 
     Hydra composes them from `conf/<config_name>.yaml` and the command line; `--resolved FILE.yaml` takes them from a
     file as they stand. The run's folder gets `config.yaml` and `result.json`, what `work` returns. With --resolved
-    that folder is the file's, nothing is written there, and the result is the last line of stdout, as JSON.
+    that folder is the file's, nothing is written there, and the result is the last line of stdout, as JSON; with
+    `--result FILE.json` behind it, it is written to that file, which is how one command runs another.
 
     With `launch.num_processes` over 1 the work is done by that many processes under `accelerate launch`, unless
     `relaunch` is false: then `work` itself sees to it.
@@ -99,28 +92,6 @@ def command(
     return main
 
 
-def run_resolved(program: list[str], file: Path, launch: LaunchArgs | None = None) -> dict[str, Any]:
-    """Run `program --resolved file` as a process of its own and return its result; other output is passed on.
-
-    With `launch`, as several processes, of which the first gives the result.
-
-    Raises:
-        JobFailed: the process failed; the message says with which exit code.
-    """
-    command = program if launch is None else launch_command(launch, program)
-    options = {"stdout": subprocess.PIPE, "text": True, "env": child_environment(launch)}
-    last = ""
-    with child([*command, "--resolved", str(file)], **options) as process:
-        for line in process.stdout:
-            if last:
-                print(last, flush=True)
-            last = line.rstrip("\n")
-        process.wait()
-    if process.returncode:
-        raise JobFailed(f"{' '.join(program)} --resolved {file}: exit code {process.returncode}", process.returncode)
-    return json.loads(last)
-
-
 def this_program() -> list[str]:
     """The command line, without arguments, that started this process."""
     spec = sys.modules["__main__"].__spec__
@@ -134,12 +105,15 @@ def _run_resolved_here(schema: type, args: type, work: Callable[[Job], dict[str,
         processes = current()
         # what all processes would say, the first one says
         logging.getLogger().setLevel(logging.INFO if processes.first else logging.ERROR)
-        file = _resolved_file(sys.argv[1:])
+        file, result_file = _resolved_files(sys.argv[1:])
         job = build_job(schema, args, read_yaml(file), file.parent)
         result = _work(job, work, file, relaunch)
+        if result_file is None and processes.first:
+            print(json.dumps(result), flush=True)
+        # the first process of each machine: whoever started the launch there waits for a file of that machine
+        if result_file is not None and os.environ.get("LOCAL_RANK", "0") == "0":
+            write_json(result_file, result)
         processes.leave()
-    if processes.first:
-        print(json.dumps(result), flush=True)
 
 
 def _run_with_hydra(
@@ -175,7 +149,12 @@ def _run_with_hydra(
 
 def _work(job: Job, work: Callable[[Job], dict[str, Any]], file: Path, relaunch: bool) -> dict[str, Any]:
     if relaunch and must_launch(job.launch, current()):
-        return run_resolved(this_program(), file, job.launch)
+        try:
+            return run_resolved(this_program(), file, job.launch)
+        except JobFailed as error:
+            if error.code > 128:  # ended by a signal, and perhaps nobody could say so
+                raise
+            raise SystemExit(error.code) from error
     if job.run.threads is not None:
         # torch reads these when it is loaded, which is later
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -185,10 +164,10 @@ def _work(job: Job, work: Callable[[Job], dict[str, Any]], file: Path, relaunch:
     return work(job)
 
 
-def _resolved_file(argv: list[str]) -> Path:
-    if len(argv) != 2 or argv[0] != "--resolved":
+def _resolved_files(argv: list[str]) -> tuple[Path, Path | None]:
+    if argv[0] != "--resolved" or len(argv) not in (2, 4) or argv[2:3] not in ([], ["--result"]):
         raise ConfigError(f"--resolved takes one file and no overrides, not {' '.join(argv)}")
-    return Path(argv[1])
+    return Path(argv[1]), Path(argv[3]) if argv[3:] else None
 
 
 def _show(result: dict[str, Any]) -> None:

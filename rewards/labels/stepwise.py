@@ -145,7 +145,7 @@ def sample_waves(
     tokens = steps = 0.0
     for number in itertools.count(1):
         # floating-point sums may differ between machines: one process decides for all
-        asked = work.processes.share([[*prefix, n] for prefix, n in labeller.wave().items()])
+        asked = work.processes.broadcast([[*prefix, n] for prefix, n in labeller.wave().items()])
         if not asked:
             break
         wanted = {(problem_id, tuple(prefix)): n for problem_id, prefix, n in asked}

@@ -31,8 +31,8 @@ ROOT = Path(__file__).parents[2]
 MODULE = """
 import logging, os, signal
 from dataclasses import dataclass, field
-from rollouts.artifacts import Stage, parent
-from experiments.stage import stage_command
+from stages.stage import Stage, parent
+from experiments.commands.command import stage_command
 
 logger = logging.getLogger(__name__)
 

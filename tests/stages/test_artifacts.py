@@ -14,12 +14,11 @@ import pytest
 
 from rollouts.problems.args import ProblemArgs
 from rollouts.records import Problem
-from stages import artifacts
 from stages.artifacts import Artifact, ArtifactError, find, open_artifact
 from stages.files import hash_contents
 from stages.make import look_up, make
 from stages.stage import Stage, artifact_key, parent, runtime
-from stages.workspace import Workspace
+from stages.workspace import Untracked, Workspace
 
 ROOT = Path(__file__).parents[2]
 
@@ -334,7 +333,7 @@ def test_a_folder_with_the_name_of_another_is_refused(tmp_path: Path) -> None:
 
 
 def test_counts_must_be_finite_and_stay(tmp_path: Path) -> None:
-    space = Workspace(tmp_path, {}, artifacts.Untracked())
+    space = Workspace(tmp_path, {}, Untracked())
     with pytest.raises(ValueError, match="count loss must be a finite number, not nan"):
         space.count(loss=float("nan"))
     with pytest.raises(ValueError, match="not 'many'"):

@@ -149,7 +149,7 @@ def test_key_is_looked_for_in_environment_and_netrc(tmp_path: Path, monkeypatch:
 PROGRAM = """
 import sys
 from pathlib import Path
-from training.tracking import Mode, Tracker, TrackingArgs
+from stages.tracking import Mode, Tracker, TrackingArgs
 folder = Path(sys.argv[1])
 args = TrackingArgs(mode=Mode.wandb, project="p", group="g", name="n", tags=["t"])
 config = {"lr": 0.1, "note": "with hunter2hunter2 inside"}

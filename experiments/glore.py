@@ -7,12 +7,12 @@ again.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import sys
 from typing import Any
 
 from experiments.commands.command import command
 from experiments.commands.config import Job
+from experiments.commands.dry_run import pipeline_plan
 from experiments.pipelines.glore import GivenArgs, GloreArgs, glore_nodes
 from stages.artifacts import open_artifact
 from stages.pipeline import StageRunner, run_pipeline
@@ -28,12 +28,12 @@ def run_glore(job: Job) -> dict[str, Any]:
     """Run the pipeline, copy its report into the run's folder and print the main table."""
     from rich.console import Console
 
-    from experiments.report.markdown import print_main_table
+    from experiments.report.markdown import copy_report, print_main_table
     from stages.files import read_json
 
     for one in dataclasses.fields(GivenArgs):
         path, metadata = getattr(job.args.given, one.name), one.metadata
-        if path is not None and not metadata["plain"]:
+        if path is not None and not metadata["any_path"]:
             open_artifact(path, *metadata["parent"], thorough=False)  # now, and not when a stage needs it in an hour
     nodes, given = glore_nodes(job.args)
     console = Console()
@@ -44,18 +44,18 @@ def run_glore(job: Job) -> dict[str, Any]:
     runner = StageRunner(job.run.artifacts, job.folder / "stages", stage_program, job.run.threads, settings, console)
     with runner:
         results = run_pipeline(nodes, given, runner, job.args.parallel, runner.stop)
-    report = results["report"].path
-    for name in ("report.md", "report.json"):
-        shutil.copyfile(report / name, job.folder / name)
-    shutil.copytree(report / "figures", job.folder / "figures", dirs_exist_ok=True)
+    reused = {name: result.reused for name, result in results.items()}
+    copy_report(results["report"].path, job.folder, reused)
     print_main_table(read_json(job.folder / "report.json"), console)
     console.print(f"{job.folder / 'report.md'}, report.json and figures/ are written", highlight=False)
     paths = given | {name: str(result.path) for name, result in results.items()}
-    reused = [name for name, result in results.items() if result.reused]
-    return {"report": str(job.folder / "report.md"), "artifacts": paths, "reused": reused}
+    found = [name for name, was_there in reused.items() if was_there]
+    return {"report": str(job.folder / "report.md"), "artifacts": paths, "reused": found}
 
 
-main = command("glore", GloreArgs, run_glore, relaunch=False)  # its stages do
+main = command(
+    "glore", GloreArgs, run_glore, relaunch=False, plan=lambda job: pipeline_plan(*glore_nodes(job.args), job)
+)  # its stages are launched, not it
 
 if __name__ == "__main__":
     main()

@@ -19,11 +19,11 @@ from stages.workspace import Workspace
 class PairArgs:
     """Arguments of the stage `build_pairs`: at most `max_per_problem` pairs of each kind for a problem."""
 
-    rollouts: str = parent("sample")
-    labels: str | None = parent("label_steps", "import_labels", default=None)
-    max_per_problem: int = 4
+    rollouts: str = parent("sample")  #: an artifact of sample
+    labels: str | None = parent("label_steps", "import_labels", default=None)  #: step labels
+    max_per_problem: int = 4  #: pairs of each kind
     max_right_per_wrong: int = 1
-    seed: int = 0
+    seed: int = 0  #: of the choice
 
     def validate(self) -> None:
         """Raise ValueError where no pair could be made."""

@@ -11,7 +11,8 @@ from fractions import Fraction
 
 from rollouts.grading.numerals import normalise
 from rollouts.records import Candidate, Choice, Judgement, Problem
-from stages.stage import Stage, parent, runtime
+from rollouts.sampling.policies import own_device_class
+from stages.stage import Stage, parent, resolved, runtime
 from stages.workspace import Workspace
 
 
@@ -84,12 +85,12 @@ class RerankArgs:
     """Arguments of the stage `rerank`. `samples` is the n of best-of-n and majority-of-n: they choose among the first
     `samples` of the sampled solutions (None: among all)."""
 
-    candidates: str = parent("revise")
-    orm: str = parent("train_reward")
-    sorm: str = parent("train_reward")
-    samples: int | None = None
-    batch_tokens: int = runtime(16384)
-    device: str = runtime("auto")
+    candidates: str = parent("revise")  #: an artifact of revise
+    orm: str = parent("train_reward")  #: an artifact of train_reward
+    sorm: str = parent("train_reward")  #: an artifact of train_reward
+    samples: int | None = None  #: how many best-of-n chooses from
+    batch_tokens: int = runtime(16384)  #: tokens of a forward pass
+    device: str = resolved("auto", own_device_class)
 
     def validate(self) -> None:
         """Raise ValueError where there would be no samples to choose from."""
@@ -175,9 +176,9 @@ def rerank(args: RerankArgs, work: Workspace) -> None:
         names = ["/".join(map(str, identity(c))) for c in candidates]
         asked = [problems[c.problem_id] for c in candidates]
         scores = score_all(scorer, names, asked, [c.steps for c in candidates], work, f"score {name}")
-        own = [Judgement(*identity(c), name, tuple(s)) for c, s in zip(candidates, scores, strict=True)]
+        own = [Judgement(*identity(c), name, tuple(s or ())) for c, s in zip(candidates, scores, strict=True)]
         judgements.extend(own)
-        # a text without a single step is worth nothing
+        # a text without a single step, or too long to be read, is worth nothing
         finals = {identity(j): j.probabilities[-1] if j.probabilities else -math.inf for j in own}
         for where in places:
             for group in groups.values():

@@ -74,6 +74,7 @@ def judge_report(
 ) -> dict[str, Any]:
     """Every measure by scorer, and the paired differences SORM minus ORM; None for a scorer that judged nothing.
 
+    A solution that a scorer could not read (it has steps and no probabilities) is left out of its measures.
     `thresholds` are by scorer, `step_truth` as the oracle has it (None: there is none), and `where` names the local
     refinements on offer. `rows` numbers the problems, `counts` (resamples, problems) is how often each was drawn.
 
@@ -115,7 +116,7 @@ def _judgements(
         if (judgement.scorer, key) in given:
             raise ValueError(f"the {judgement.scorer} judged {key} twice")
         steps = len(candidates[key].steps)
-        if len(judgement.probabilities) != steps:
+        if judgement.probabilities and len(judgement.probabilities) != steps:
             raise ValueError(
                 f"the {judgement.scorer} gave {len(judgement.probabilities)} scores for the {steps} steps of {key}"
             )
@@ -144,6 +145,8 @@ def _solutions(
             continue
         if (scorer, key) not in given:
             raise ValueError(f"the {scorer} did not judge {key}")
+        if candidate.steps and not given[scorer, key]:
+            continue  # too long for the scorer
         judged.owners.append(rows[candidate.problem_id])
         judged.correct.append(candidate.correct)
         judged.probabilities.append(given[scorer, key])

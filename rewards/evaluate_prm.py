@@ -5,6 +5,7 @@ Left out: how a model is read (`rewards/prm.py`), and the protocol itself (`rewa
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rewards.formats import FORMATS, Choices, FormatError, StepRecord
-from rewards.formats.files import write_rows
+from rewards.formats.files import write_file
 from rewards.formats.reading import Reading
 from rewards.formats.record import harden, locate_error
 from rewards.formats.step_labels import NAME
@@ -22,6 +23,8 @@ from rewards.metrics import harmonic_mean
 from rewards.prm import PRMArgs, load_judge
 from rewards.processbench import Judged, ProtocolError, choose_threshold, find_hits, measure_f1
 from stages.progress import progress
+
+logger = logging.getLogger(__name__)
 
 AT_ONCE = 256  # solutions between two reports of progress
 
@@ -36,16 +39,16 @@ class EvaluateArgs:
     subset. `predictions` is a file for the scores of every solution.
     """
 
-    data: list[str] = field(default_factory=list)
-    format: str = "processbench"
+    data: list[str] = field(default_factory=list)  #: a file for each subset
+    format: str = "processbench"  #: whose rows these are
     prm: PRMArgs = field(default_factory=PRMArgs)
     choices: Choices = field(default_factory=Choices)
-    threshold: float | None = None
-    choose_on: str | None = None
-    limit: int | None = None
+    threshold: float | None = None  #: below it a step is wrong
+    choose_on: str | None = None  #: the subset on which the threshold is chosen
+    limit: int | None = None  #: at most so many rows of a subset
     resamples: int = RESAMPLES
     seed: int = 0
-    predictions: str | None = None
+    predictions: str | None = None  #: a file for all scores
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense."""
@@ -88,8 +91,9 @@ def read_subset(path: str, args: EvaluateArgs) -> list[StepRecord]:
     return records
 
 
-def judge_subsets(args: EvaluateArgs) -> tuple[dict[str, list[Judged]], float | None]:
-    """Every subset's solutions with the model's scores, and the model's own threshold, if it has one.
+def judge_subsets(args: EvaluateArgs) -> tuple[dict[str, list[Judged]], float | None, list[str]]:
+    """Every subset's solutions with the model's scores, the model's own threshold, if it has one, and the ids of the
+    solutions that are left out, since they are too long for it.
 
     Raises:
         ValueError: a file or the model cannot be used, or a score is not a number; the message names the solution.
@@ -97,16 +101,22 @@ def judge_subsets(args: EvaluateArgs) -> tuple[dict[str, list[Judged]], float | 
     subsets = {Path(path).stem: read_subset(path, args) for path in args.data}
     judge = load_judge(args.prm)
     judged: dict[str, list[Judged]] = {}
+    too_long: list[str] = []
     with progress(sum(map(len, subsets.values())), "solutions", "score") as bar:
         for name, records in subsets.items():
             judged[name] = []
             for start in range(0, len(records), AT_ONCE):
                 part = records[start : start + AT_ONCE]
                 for record, scores in zip(part, judge.judge(part), strict=True):
+                    if scores is None:
+                        too_long.append(record.id)
+                        continue
                     truth = locate_error(harden(record.labels, args.choices.threshold))
                     judged[name].append(Judged(record.id, record.question, truth, tuple(scores)))
                 bar.advance(len(part))
-    return judged, judge.threshold
+    if too_long:
+        logger.warning("%d solutions are too long for the model and left out, such as %s", len(too_long), too_long[0])
+    return judged, judge.threshold, too_long
 
 
 def report_subset(judged: Sequence[Judged], threshold: float, resamples: int, seed: int) -> dict[str, Estimate]:
@@ -145,7 +155,7 @@ def evaluate(args: EvaluateArgs) -> dict[str, Any]:
     """
     if args.threshold is None and args.choose_on is None and args.prm.head != "stepwise":
         raise ProtocolError("a model of others has no threshold of its own: give threshold, or choose_on=SUBSET")
-    judged, own = judge_subsets(args)
+    judged, own, too_long = judge_subsets(args)
     threshold, source = args.threshold, "given"
     if args.choose_on is not None:
         threshold, source = choose_threshold(judged[args.choose_on]), f"chosen on {args.choose_on}"
@@ -166,6 +176,7 @@ def evaluate(args: EvaluateArgs) -> dict[str, Any]:
         "model": args.prm.model,
         "threshold": threshold,
         "threshold_from": source,
+        "too_long": len(too_long),
         "subsets": subsets,
         "average": {"f1": estimate(mean, np.mean(together, axis=0), solutions), "over": reported},
     }
@@ -178,4 +189,4 @@ def write_predictions(path: str, judged: dict[str, list[Judged]], threshold: flo
         for name, ones in judged.items()
         for one, hit in zip(ones, find_hits(ones, threshold), strict=True)
     )
-    write_rows(path, rows)
+    write_file(path, rows)

@@ -86,14 +86,6 @@ def flatten_steps(
     return _labels(labels), _finite(values), np.array(positions, dtype=int), np.array(owners, dtype=int)
 
 
-def step_accuracy(
-    truth: Truths, probabilities: Probabilities, threshold: float, intermediate_only: bool = True
-) -> float | None:
-    """Share of steps judged as they are (GLoRe sec. 4: intermediate steps)."""
-    labels, values, _, _ = flatten_steps(truth, probabilities, intermediate_only)
-    return float(((values >= threshold) == labels).mean()) if len(labels) else None
-
-
 def balanced_step_accuracy(
     truth: Truths, probabilities: Probabilities, threshold: float, intermediate_only: bool = True
 ) -> float | None:
@@ -103,18 +95,6 @@ def balanced_step_accuracy(
         return None
     judged = values >= threshold
     return float((judged[labels].mean() + (~judged[~labels]).mean()) / 2)
-
-
-def step_accuracy_by_position(
-    truth: Truths, probabilities: Probabilities, threshold: float, intermediate_only: bool = True
-) -> list[dict[str, Any]]:
-    """Step accuracy at each position (1 is the first step): rows of position, value and n."""
-    labels, values, positions, _ = flatten_steps(truth, probabilities, intermediate_only)
-    hits = (values >= threshold) == labels
-    return [
-        {"position": int(at), "value": float(hits[positions == at].mean()), "n": int((positions == at).sum())}
-        for at in np.unique(positions)
-    ]
 
 
 def first_error_accuracy(truth: Sequence[int | None], predicted: Sequence[int | None]) -> float | None:

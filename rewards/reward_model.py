@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,8 @@ from rollouts.sampling.policies import (
     check_weights,
     load_tokenizer,
     naming,
+    open_folder,
+    open_model,
     pick_device,
     pick_dtype,
 )
@@ -57,15 +58,13 @@ def make_reward_model(
     from transformers import AutoConfig, AutoModelForTokenClassification
 
     tokenizer = load_tokenizer(policy)
-    with naming(policy, "body for a reward model"):
-        config = AutoConfig.from_pretrained(policy, num_labels=1)
-        config.classifier_dropout = 0.0  # 0.1 where it is not named; most configs do not know the argument
-        for name, value in config.to_dict().items():
-            if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
-                setattr(config, name, 0.0)
-        model, loading = AutoModelForTokenClassification.from_pretrained(
-            policy, config=config, dtype=torch.float32, output_loading_info=True
-        )
+    part = "body for a reward model"
+    config = open_folder(AutoConfig, policy, part, num_labels=1)
+    config.classifier_dropout = 0.0  # 0.1 where it is not named; most configs do not know the argument
+    for name, value in config.to_dict().items():
+        if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
+            setattr(config, name, 0.0)
+    model, loading = open_model(AutoModelForTokenClassification, policy, part, config=config, dtype=torch.float32)
     if getattr(config, FACTS, None) is not None:
         check_facts(getattr(config, FACTS), tokenizer, policy, template)
     missing = set(loading["missing_keys"])
@@ -126,8 +125,8 @@ def read_facts(path: str | Path) -> dict[str, Any]:
     if facts is None:
         raise ValueError(f"{path} is no reward model: it has no config.json with {FACTS!r} in it")
     known = isinstance(facts, dict) and facts.get("kind") in ("orm", "sorm")
-    if not known or not isinstance(facts.get("threshold"), float) or not math.isfinite(facts["threshold"]):
-        raise ValueError(f"{file}: {FACTS!r} must name a kind (orm or sorm) and a threshold, not {facts}")
+    if not known or not isinstance(facts.get("threshold"), float) or not 0 <= facts["threshold"] <= 1:
+        raise ValueError(f"{file}: {FACTS!r} must name a kind (orm or sorm) and a threshold in [0, 1], not {facts}")
     return facts
 
 
@@ -163,8 +162,7 @@ def load_reward_model(
     tokenizer, place = load_tokenizer(path), pick_device(device)
     check_facts(facts, tokenizer, path, template)
     kind = pick_dtype(dtype, place)
-    with naming(path, "reward model"):
-        model, loading = AutoModelForTokenClassification.from_pretrained(path, dtype=kind, output_loading_info=True)
+    model, loading = open_model(AutoModelForTokenClassification, path, "reward model", dtype=kind)
     if loading["missing_keys"] or loading["mismatched_keys"] or model.config.num_labels != 1:
         raise ValueError(f"reward model {path} lacks weights: {sorted(loading['missing_keys'])[:5]}")
     if loading["unexpected_keys"]:

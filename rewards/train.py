@@ -6,6 +6,7 @@ chooses the threshold that is saved with the model.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Sequence
@@ -26,14 +27,17 @@ from rewards.metrics import (
 from rollouts.prompts import PromptArgs
 from rollouts.records import Problem, Rollout, StepLabels
 from rollouts.sampling.policies import context_length
-from stages.stage import Stage, parent
-from stages.workspace import Workspace
+from stages.stage import Stage, only_when, parent
+from stages.workspace import Quarantined, Workspace
 from training.adapters import ADAPTER, LoraArgs
 from training.args import TrainArgs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from rewards.scorer import Scorer
+
+logger = logging.getLogger(__name__)
 
 TARGETS = ("hard", "soft")
 _POSITIONS = 10  # from which on positions are taken together
@@ -49,22 +53,22 @@ class TrainRewardArgs:
     continuations expected to be right (soft). `shuffled_labels` trains the control that can learn nothing.
     """
 
-    kind: str = "orm"
-    policy: str = parent("train_policy", "train_reward", plain=True)
-    rollouts: str | None = parent("sample", default=None)
-    labels: str | None = parent("label_steps", "import_labels", default=None)
-    positions: str = "all_steps"
-    balance: str = "problem"
-    balance_lengths: bool = True
-    targets: str = "hard"
+    kind: str = "orm"  #: orm or sorm
+    policy: str = parent("train_policy", "train_reward", any_path=True)  #: the causal LM to start from
+    rollouts: str | None = parent("sample", default=None)  #: an artifact of sample, for an ORM
+    labels: str | None = parent("label_steps", "import_labels", default=None)  #: step labels, for a SORM
+    positions: str = only_when("all_steps", "kind", "orm")
+    balance: str = only_when("problem", "kind", "orm")
+    balance_lengths: bool = only_when(True, "kind", "sorm")
+    targets: str = only_when("hard", "kind", "sorm")  #: hard labels, or soft: the share expected to be right
     shuffled_labels: bool = False
     prompt: PromptArgs = field(default_factory=PromptArgs)
-    validation_share: float = 0.05
-    max_length: int = 512
+    validation_share: float = 0.05  #: of the problems, held out
+    max_length: int = 512  #: tokens of the longest solution
     # where no label is left after balancing, save the model untrained: for debugging with weak policies only
     allow_empty: bool = False
-    lora: LoraArgs = field(default_factory=LoraArgs)
-    train: TrainArgs = field(default_factory=TrainArgs)
+    lora: LoraArgs = field(default_factory=LoraArgs)  #: train an adapter: rank, targets
+    train: TrainArgs = field(default_factory=TrainArgs)  #: how to train
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that does not fit the others."""
@@ -192,6 +196,28 @@ def found_errors(
     return first_error_accuracy(truth, said)
 
 
+def drop_too_long(
+    scorer: Scorer, problems: dict[str, Problem], solutions: Sequence[LabelledSolution], work: Workspace
+) -> list[LabelledSolution]:
+    """The solutions that the model can read whole. The others are counted, and their labels, and named in
+    quarantine.parquet by their problems."""
+    from rewards.scorer import TooLong
+
+    kept, left_out, lost = [], [], 0
+    for solution in solutions:
+        try:
+            scorer.encode(problems[solution.problem_id], solution.steps)
+            kept.append(solution)
+        except TooLong as error:
+            left_out.append(Quarantined(solution.problem_id, str(error)))
+            lost += sum(label is not None for label in solution.labels)
+    if left_out:
+        logger.warning("%d solutions held out are too long to be read: %s", len(left_out), left_out[0].reason)
+    work.quarantine(left_out)
+    work.count(validation_too_long=len(left_out), validation_labels_lost=lost)
+    return kept
+
+
 def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     """Train a reward model and save it as a Hugging Face token-classification folder: the artifact itself."""
     from rewards.losses import reward_loss
@@ -209,6 +235,8 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
         train = shuffle_labels(train, args.train.seed)
     model, tokenizer = make_reward_model(args.policy, args.train.device, template)
     model = add_adapter(model, args.lora, args.train.seed)
+    reader = Scorer(model, tokenizer, args.kind, 0.5, template=template)
+    validation = drop_too_long(reader, problems, validation, work)
     most = min(args.max_length, context_length(model) or args.max_length)
     examples, names, lost = [], [], 0
     for solution in train:

@@ -8,8 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+LARGE = 1 << 20  # bytes from which on hashing a file takes longer than looking it up
+SETTLED = 2.0  # seconds
+REMEMBERED = 1000
+NOT_OF_A_MODEL = (
+    *("*.md", "LICENSE*", "optimizer*.pt", "optimizer*.bin", "scheduler*.pt", "scheduler*.bin", "scaler.pt", "*.pth"),
+    *("trainer_state.json", "training_args.bin", "events.out.tfevents.*"),
+)
+_FORM = [int, int, int, str]
 
 
 class StoreError(ValueError):
@@ -73,17 +84,56 @@ def aside_name(path: Path) -> Path:
 def hash_contents(path: str | Path) -> str:
     """SHA-256 of a file, or of all files below a folder and their relative names.
 
-    Names that begin with a dot are left out: download caches keep time stamps there.
+    Names that begin with a dot are left out: download caches keep time stamps there. So are, where the folder is that
+    of a model or an adapter, the files that training leaves in it and that nobody loads (`NOT_OF_A_MODEL`).
     """
     path = Path(path)
     if path.is_file():
-        return sha256(path)
-    total = hashlib.sha256()
+        return hash_file(path)
+    total, model = hashlib.sha256(), any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
     for file in files_in(path):
         name = file.relative_to(path)
-        if not any(part.startswith(".") for part in name.parts):
-            total.update(f"{name.as_posix()}\0{sha256(file)}\n".encode(errors="surrogateescape"))
+        if any(part.startswith(".") for part in name.parts) or (model and any(map(name.match, NOT_OF_A_MODEL))):
+            continue
+        total.update(f"{name.as_posix()}\0{hash_file(file)}\n".encode(errors="surrogateescape"))
     return total.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file; that of a large one is remembered by its path, size and time of change.
+
+    What changed in the last seconds is not remembered: it may change again without its time telling.
+    """
+    facts = path.stat()
+    if facts.st_size < LARGE:
+        return sha256(path)
+    name = str(path.resolve())
+    stamp = [facts.st_size, facts.st_mtime_ns, facts.st_ino]
+    known = _read_hashes().get(name)
+    if known is not None and known[:-1] == stamp:
+        return known[-1]
+    digest = sha256(path)
+    if time.time() - facts.st_mtime > SETTLED and path.stat().st_mtime_ns == facts.st_mtime_ns:
+        newest = list((_read_hashes() | {name: [*stamp, digest]}).items())[-REMEMBERED:]
+        with suppress(OSError):  # a home that cannot be written to
+            _hashes_file().parent.mkdir(parents=True, exist_ok=True)
+            write_json(_hashes_file(), dict(newest))
+    return digest
+
+
+def _hashes_file() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stepwise" / "hashes.json"
+
+
+def _read_hashes() -> dict[str, list[Any]]:
+    """What is remembered, by path: size, time, inode, hash; whatever is not of this form is forgotten."""
+    try:
+        known = read_json(_hashes_file())
+    except StoreError:
+        return {}
+    if not isinstance(known, dict):
+        return {}
+    return {name: one for name, one in known.items() if isinstance(one, list) and list(map(type, one)) == _FORM}
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -24,8 +24,8 @@ class LaunchArgs:
     counts those of all machines.
     """
 
-    num_processes: int = 1
-    config_file: str | None = None
+    num_processes: int = 1  #: processes of a stage
+    config_file: str | None = None  #: accelerate's, or a name of conf/accelerate
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense."""

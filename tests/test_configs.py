@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.commands.catalogue import COMMANDS
-from experiments.commands.config import Job, build_job
+from experiments.commands.config import Job, build_job, register_schema
 from experiments.pipelines.glore import GloreArgs, StudentArgs
 from rollouts.problems.args import ProblemArgs
 from rollouts.world.args import WorldArgs
@@ -101,12 +101,12 @@ def composed(name: str, overrides: list[str]) -> DictConfig:
         return compose(name, overrides)
 
 
-def schemas(name: str) -> tuple[type, type]:
+def schemas(name: str) -> tuple[DictConfig, type]:
     """The schema of a command, and the dataclass of its own arguments."""
     importlib.import_module(COMMANDS[name])  # registers the schema
     node = ConfigStore.instance().load(f"{name}_schema.yaml").node
-    _with_defaults, schema, args, *_ = OmegaConf.get_type(node).__mro__
-    return schema, args
+    args = OmegaConf.get_type(node)
+    return register_schema(name, args), args
 
 
 def converted(name: str, overrides: list[str]) -> Job:
@@ -147,7 +147,7 @@ def test_order_of_defaults(name: str) -> None:
 
 @pytest.mark.parametrize("name", PRIMARY)
 def test_misspelt_keys_and_wrong_types_are_refused(name: str) -> None:
-    hints = typing.get_type_hints(schemas(name)[0])
+    hints = typing.get_type_hints(schemas(name)[1])
     wrong = ["run.nmae=x", "run.threads=many", "tracking.mode=paper", "tracking=papr", "no_such_group=x"]
     wrong += [f"{field}=many" for field, hint in hints.items() if hint in (int, float, bool)]
     wrong += [f"{field}.no_such_key=1" for field, hint in hints.items() if dataclasses.is_dataclass(hint)]

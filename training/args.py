@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from stages.stage import runtime
+from rollouts.sampling.policies import own_device_class
+from stages.stage import resolved, runtime
 
 LAYOUTS = ("packed", "padded")
 SHARDS = ("auto", "none", "fsdp2")
@@ -59,25 +60,25 @@ class TrainArgs:
     where accelerate's config file asks for FSDP.
     """
 
-    epochs: float = 1.0
-    max_steps: int | None = None
+    epochs: float = 1.0  #: passes over the examples
+    max_steps: int | None = None  #: at most so many optimiser steps
     # stop there with the learning rate of the whole run, as if it had been cut off: a checkpoint from midway
     stop_after: int | None = None
-    tokens_per_step: int = 4096
-    tokens_per_batch: int = 4096
+    tokens_per_step: int = 4096  #: tokens of an optimiser step
+    tokens_per_batch: int = 4096  #: tokens of a forward pass
     pack_tokens: int | None = None
     layout: str = "packed"
     share_prefixes: bool = True
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  #: the highest, after the warmup
     warmup: float = 0.05
     final_share: float = 0.05
     weight_decay: float = 0.01
     beta2: float = 0.98
     max_grad_norm: float = 1.0
-    seed: int = 0
-    dtype: str = "float32"
-    gradient_checkpointing: bool = False
-    device: str = "auto"
+    seed: int = 0  #: of order and dropout
+    dtype: str = "float32"  #: float32 or bfloat16
+    gradient_checkpointing: bool = False  #: less memory, more time
+    device: str = resolved("auto", own_device_class)
     shard: str = runtime("auto")
     # how often the model is evaluated, evenly spread, the last time at the end
     evaluations: int = 4

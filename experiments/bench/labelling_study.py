@@ -26,7 +26,7 @@ from rollouts.records import Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.protocol import Request, load_sampler
 from rollouts.steps import join_steps
-from rollouts.world.oracle import first_error
+from rollouts.world.oracle import true_first_error
 from stages.artifacts import open_artifact
 
 KEPT = 32  # continuations of every prefix
@@ -95,7 +95,7 @@ def study(
     for rollout, row in zip(wrong, labeller.label(), strict=True):
         problem = problems[rollout.problem_id]
         found = next((i for i, label in enumerate(row.labels) if label is False), None)
-        hits.append(found == first_error(problem, rollout.steps))
+        hits.append(found == true_first_error(problem, rollout.steps))
         if not went_past(problem, rollout.steps):
             plain.append(hits[-1])
     paper = sum(

@@ -131,7 +131,7 @@ def save_starts(model: str, ours: Path, theirs: Path) -> None:
 
     reward, tokenizer = make_reward_model(model, "cpu")
     save_model(reward, tokenizer, ours)
-    config = AutoConfig.from_pretrained(model, num_labels=2)
+    config = AutoConfig.from_pretrained(model, num_labels=2, trust_remote_code=False)
     config.classifier_dropout = 0.0
     other = AutoModelForTokenClassification.from_config(config)
     weights = reward.state_dict()

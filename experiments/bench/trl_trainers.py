@@ -87,14 +87,15 @@ def make_trainer(args: argparse.Namespace, folder: str) -> Any:
     from datasets import load_dataset
     from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(args.start)
+    tokenizer = AutoTokenizer.from_pretrained(args.start, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.bos_token_id is not None and tokenizer.bos_token_id not in tokenizer("a")["input_ids"]:
         tokenizer.bos_token = None  # else the PRMTrainer puts one before each prompt, unlike the tokenizer
     rows = load_dataset("json", data_files=args.rows, split="train", cache_dir=os.path.join(folder, "cache"))
     kind = AutoModelForTokenClassification if args.job == "prm" else AutoModelForCausalLM
-    model = kind.from_pretrained(args.start, dtype="float32", attn_implementation=args.attention)
+    safely = {"trust_remote_code": False, "use_safetensors": True}
+    model = kind.from_pretrained(args.start, dtype="float32", attn_implementation=args.attention, **safely)
     given = settings(args, folder)
     if args.job == "prm":
         from transformers import DataCollatorWithFlattening

@@ -6,19 +6,27 @@ Left out: how arguments are checked and folders named (`experiments/commands/con
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import logging
 import os
+import select
 import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
+from experiments.commands.catalogue import COMMANDS
 from experiments.commands.config import ConfigError, Job, build_job, claim_folder, read_yaml, register_schema
+from experiments.commands.evidence import error_log
+from experiments.commands.overrides import hydra_told
+from experiments.commands.sweeps import Sweep, finished, objective_of, reason_told
 from stages.artifacts import Artifact
 from stages.child import JobFailed, end_with_parent, run_resolved
 from stages.files import write_json
@@ -27,6 +35,8 @@ from stages.make import make
 from stages.processes import current
 from stages.stage import Stage
 from stages.tracking import Tracker
+
+Work = Callable[[Job], dict[str, Any]]
 
 
 def stage_command(
@@ -49,32 +59,53 @@ def stage_command(
         known = {name: artifact.manifest[name] for name in ("stage", "key", "seconds", "tokens")}
         return known | {"path": str(artifact.path), "reused": reused}
 
-    return command(stage.name, stage.args, work, config_name)
+    def plan(job: Job) -> Iterator[str]:
+        from experiments.commands.dry_run import stage_plan
+
+        return stage_plan(stage, job)
+
+    return command(stage.name, stage.args, work, config_name, plan=plan)
 
 
 def command(
     name: str,
     args: type,
-    work: Callable[[Job], dict[str, Any]],
+    work: Work,
     config_name: str | None = None,
     relaunch: bool = True,
+    plan: Callable[[Job], Iterable[str]] | None = None,
 ) -> Callable[[], None]:
     """What `python -m experiments.<name>` runs: `work` with arguments of class `args`.
 
     Hydra composes them from `conf/<config_name>.yaml` and the command line; `--resolved FILE.yaml` takes them from a
     file as they stand. The run's folder gets `config.yaml` and `result.json`, what `work` returns. With --resolved
     that folder is the file's, nothing is written there, and the result is the last line of stdout, as JSON; with
-    `--result FILE.json` behind it, it is written to that file, which is how one command runs another.
+    `--result FILE.json` behind it, it is written to that file, which is how one command runs another. Where the work
+    fails, `error.log` in the run's folder has the trace.
 
     With `launch.num_processes` over 1 the work is done by that many processes under `accelerate launch`, unless
-    `relaunch` is false: then `work` itself sees to it.
+    `relaunch` is false: then `work` itself sees to it. With `dry_run` the lines of `plan` are printed, and that is all.
+    A sweep returns to its sweeper the number that `objective` names.
 
     Exit codes: 0; 2 for the user's errors, in one line on stderr (STEPWISE_TRACEBACK=1: with the trace); 130 when
-    stopped by Ctrl-C, 143 when told to end; 1 for anything else.
+    stopped by Ctrl-C, 143 when told to end, 141 when nobody reads its output; 1 for anything else, as for a sweep in
+    which an arm failed.
     """
     schema = register_schema(name, args)
 
+    def run(job: Job) -> dict[str, Any]:
+        if not job.dry_run:
+            return work(job)
+        if plan is None:
+            raise ConfigError(f"dry_run=true: {name} is one step, of which there is nothing to say before it runs")
+        print(*plan(job), sep="\n")
+        return {"dry_run": True}
+
     def main() -> None:
+        if args.__module__ == "__main__":
+            # what a launcher sends to another process is found there by the name of its module
+            spec = sys.modules["__main__"].__spec__
+            return importlib.import_module(spec.name if spec else COMMANDS[name]).main()
         # so that a process that is told to end (by its parent, by a cluster) leaves nothing half-written
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         end_with_parent()
@@ -82,12 +113,22 @@ def command(
         for library in ("httpx", "filelock", "datasets", "urllib3"):
             logging.getLogger(library).setLevel(logging.WARNING)
         try:
-            if "--resolved" in sys.argv[1:]:
-                _run_resolved_here(schema, args, work, relaunch)
-            else:
-                _run_with_hydra(schema, args, work, config_name or name, relaunch)
+            with reason_told():
+                if "--resolved" in sys.argv[1:]:
+                    _run_resolved_here(schema, args, run, relaunch)
+                elif {"--help", "-h"} & {*sys.argv[1:]}:
+                    from experiments.commands.describe import print_help
+
+                    print_help(name, config_name or name, schema)
+                else:
+                    _run_with_hydra(schema, args, run, config_name or name, relaunch)
+                sys.stdout.flush()
         except KeyboardInterrupt:
             sys.exit(130)
+        except BrokenPipeError as error:
+            if not _output_closed(error):
+                raise
+            sys.exit(141)
 
     return main
 
@@ -98,7 +139,7 @@ def this_program() -> list[str]:
     return [sys.executable, "-m", spec.name] if spec else [sys.executable, str(Path(sys.argv[0]).resolve())]
 
 
-def _run_resolved_here(schema: type, args: type, work: Callable[[Job], dict[str, Any]], relaunch: bool) -> None:
+def _run_resolved_here(schema: DictConfig, args: type, work: Work, relaunch: bool) -> None:
     """What `--resolved FILE` does."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     with _one_line_errors():
@@ -116,39 +157,61 @@ def _run_resolved_here(schema: type, args: type, work: Callable[[Job], dict[str,
         processes.leave()
 
 
-def _run_with_hydra(
-    schema: type, args: type, work: Callable[[Job], dict[str, Any]], config_name: str, relaunch: bool
-) -> None:
+def _run_with_hydra(schema: DictConfig, args: type, work: Work, config_name: str, relaunch: bool) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    program, composed = this_program(), False
+    program, sweep = this_program(), Sweep.new()
 
-    @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)
-    def task(config: Any) -> None:
-        nonlocal composed
-        composed = True
+    def run(config: Any) -> float | None:
         settings = HydraConfig.get()
-        folder = Path(os.path.relpath(settings.runtime.output_dir))
-        with _one_line_errors(), _no_useless_folder(folder):
-            job = build_job(schema, args, config, folder)
-            claim_folder(job)
+        folder = Path(os.path.relpath(settings.runtime.output_dir, settings.runtime.cwd))
+        with _one_line_errors(), _no_useless_folder(Path(settings.runtime.output_dir), Path(settings.runtime.cwd)):
+            if settings.job.chdir:
+                os.chdir(settings.runtime.cwd)
+                raise ConfigError("hydra.job.chdir=true: a command stays in the folder in which it was started")
             # jobs that share a process share its accelerator state and memory
             apart, file = settings.mode == RunMode.MULTIRUN, folder / "config.yaml"
-            result = run_resolved(program, file) if apart else _work(job, work, file, relaunch)
-            write_json(folder / "result.json", result)
-            _show(result)
+            job = build_job(schema, args, config, folder)
+            if apart and job.objective is None and not settings.sweeper._target_.endswith("BasicSweeper"):
+                raise ConfigError("this sweeper needs objective=KEY, the number of the result to go by")
+            if job.dry_run:
+                _work(job, work, file, relaunch)
+                return None
+            claim_folder(job)
+            result = finished(folder) if apart else None
+            if result is None:
+                result = run_resolved(program, file) if apart else _work(job, work, file, relaunch)
+                write_json(folder / "result.json", result)
+                _show(result)
+            else:
+                print(f"{folder} (finished before)")
+            return None if job.objective is None else objective_of(result, job.objective)
 
-    try:
-        task()
-    except SystemExit as error:
-        # Hydra has said what is wrong with the arguments, and exits with 1
-        raise SystemExit(2 if error.code == 1 and not composed else error.code) from None
+    @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)
+    def task(config: Any) -> float | None:
+        settings = HydraConfig.get()
+        if settings.mode != RunMode.MULTIRUN:
+            return run(config)
+        return sweep.arm(list(settings.overrides.task), lambda: run(config))
+
+    with _one_line_errors(), hydra_told(args):
+        try:
+            task()
+            failed = sweep.end()
+        except ValueError:
+            failed = sweep.end()  # Optuna raises where no trial has succeeded
+            if not failed:
+                raise
+        finally:
+            shutil.rmtree(sweep.folder, ignore_errors=True)
+    if failed:
+        raise SystemExit(1)
 
 
-def _work(job: Job, work: Callable[[Job], dict[str, Any]], file: Path, relaunch: bool) -> dict[str, Any]:
-    if relaunch and must_launch(job.launch, current()):
+def _work(job: Job, work: Work, file: Path, relaunch: bool) -> dict[str, Any]:
+    if relaunch and not job.dry_run and must_launch(job.launch, current()):
         try:
             return run_resolved(this_program(), file, job.launch)
         except JobFailed as error:
@@ -161,7 +224,8 @@ def _work(job: Job, work: Callable[[Job], dict[str, Any]], file: Path, relaunch:
             os.environ[name] = str(job.run.threads)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(job.run.threads)
-    return work(job)
+    with error_log(file):
+        return work(job)
 
 
 def _resolved_files(argv: list[str]) -> tuple[Path, Path | None]:
@@ -184,6 +248,8 @@ def _one_line_errors() -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.code) from error
     except (ValueError, OSError) as error:
+        if _output_closed(error):
+            raise SystemExit(141) from None
         if os.environ.get("STEPWISE_TRACEBACK") == "1":
             traceback.print_exc()
         text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
@@ -194,15 +260,32 @@ def _one_line_errors() -> Iterator[None]:
         raise SystemExit(2) from error
 
 
+def _output_closed(error: Exception) -> bool:
+    """Whether this came of printing to a pipe that nobody reads any more, as after `| head -1`. If so, what is still
+    printed goes nowhere."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if closed := bool(poll.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
+
+
 @contextmanager
-def _no_useless_folder(folder: Path) -> Iterator[None]:
+def _no_useless_folder(folder: Path, below: Path) -> Iterator[None]:
     # Hydra makes the folder before the arguments are checked; after a mistake of the user's, nothing is left of it
-    claimed = (folder / "config.yaml").exists()
+    file = folder / "config.yaml"
+    claimed = file.exists()
     try:
         yield
     except (ValueError, OSError):
-        if not claimed and {path.name for path in folder.iterdir()} <= {"config.yaml"}:
-            shutil.rmtree(folder)
-            with suppress(OSError):  # another run has its folder there
-                folder.parent.rmdir()
+        if not claimed and {path.name for path in folder.iterdir()} <= {file.name}:
+            file.unlink(missing_ok=True)
         raise
+    finally:
+        with suppress(OSError):  # which is not empty
+            for one in (folder, *folder.parents):
+                if one in (below, *below.parents):
+                    break  # where the user stands is not ours to remove
+                one.rmdir()

@@ -6,6 +6,7 @@ stages (`experiments/glore.py`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from experiments.commands.unused import refuse_typed
@@ -23,6 +24,7 @@ from rollouts.prompts import PromptArgs
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
 from rollouts.world.args import SOURCE as WORLD
+from stages.hub import pin
 from stages.pipeline import PENDING, Node
 from stages.stage import parent
 from training.args import TrainArgs
@@ -95,11 +97,11 @@ class StudentArgs:
     `rounds` of Expert Iteration, each on its right ones of `round_samples` solutions a problem (96: GLoRe sec. 4).
     """
 
-    start: str | None = None
-    fine_tune: bool = False
+    start: str | None = None  #: a folder of a causal LM or a hub id; shipped, scratch
+    fine_tune: bool = False  #: on gold solutions first
     sft: TrainPolicyArgs = field(default_factory=lambda: TrainPolicyArgs(max_length=1024, train=_train(3)))
-    sft_problems: int | None = None
-    rounds: int = 0
+    sft_problems: int | None = None  #: how many of them
+    rounds: int = 0  #: of expert iteration
     round: TrainPolicyArgs = field(
         default_factory=lambda: TrainPolicyArgs(
             examples=["rollouts"], rollouts=PENDING, max_per_problem=96, max_length=1024, train=_train(1)
@@ -122,15 +124,15 @@ class StudentArgs:
 class GivenArgs:
     """Artifacts of one's own, each used in place of the one that the pipeline would make."""
 
-    student: str | None = parent("train_policy", plain=True, default=None)
+    student: str | None = parent("train_policy", any_path=True, default=None)
     rollouts: str | None = parent("sample", default=None)
     labels: str | None = parent("label_steps", "import_labels", default=None)
     orm: str | None = parent("train_reward", default=None)
     sorm: str | None = parent("train_reward", default=None)
     pairs: str | None = parent("build_pairs", default=None)
-    global_refiner: str | None = parent("train_policy", plain=True, default=None)
-    local_refiner: str | None = parent("train_policy", plain=True, default=None)
-    control_refiner: str | None = parent("train_policy", plain=True, default=None)
+    global_refiner: str | None = parent("train_policy", any_path=True, default=None)
+    local_refiner: str | None = parent("train_policy", any_path=True, default=None)
+    control_refiner: str | None = parent("train_policy", any_path=True, default=None)
     drafts: str | None = parent("sample", default=None)
     samples: str | None = parent("sample", default=None)
 
@@ -145,32 +147,32 @@ class GloreArgs:
     given to a stage is used by that stage alone, one in `given` by all; stages that nobody needs then are not run.
     """
 
-    problems: ProblemArgs | None = None
+    problems: ProblemArgs | None = None  #: which problems
     prompt: PromptArgs = field(default_factory=PromptArgs)
-    train_problems: int | None = None
+    train_problems: int | None = None  #: problems whose rollouts train
     train_offset: int = 0
-    test_problems: int | None = None
-    student: StudentArgs = field(default_factory=StudentArgs)
-    given: GivenArgs = field(default_factory=GivenArgs)
-    rollouts: SampleArgs = field(default_factory=lambda: _sample(8, 1.0))
-    drafts: SampleArgs = field(default_factory=lambda: _sample(1, 0.0))
-    samples: SampleArgs = field(default_factory=lambda: _sample(3, 0.7))
-    orm: TrainRewardArgs = field(default_factory=lambda: _reward("orm"))
-    labels: LabelArgs = field(default_factory=_labels)
-    sorm: TrainRewardArgs = field(default_factory=lambda: _reward("sorm"))
+    test_problems: int | None = None  #: problems that are drafted and refined
+    student: StudentArgs = field(default_factory=StudentArgs)  #: who writes the drafts
+    given: GivenArgs = field(default_factory=GivenArgs)  #: artifacts of one's own in place of stages
+    rollouts: SampleArgs = field(default_factory=lambda: _sample(8, 1.0))  #: training rollouts
+    drafts: SampleArgs = field(default_factory=lambda: _sample(1, 0.0))  #: how drafts are
+    samples: SampleArgs = field(default_factory=lambda: _sample(3, 0.7))  #: how best-of-n's samples are
+    orm: TrainRewardArgs = field(default_factory=lambda: _reward("orm"))  #: how the ORM is trained
+    labels: LabelArgs = field(default_factory=_labels)  #: step labels
+    sorm: TrainRewardArgs = field(default_factory=lambda: _reward("sorm"))  #: how the SORM is trained
     pairs: PairArgs = field(default_factory=lambda: PairArgs(rollouts=PENDING, labels=PENDING, seed=PIPELINE_SEED))
     refiner: TrainPolicyArgs = field(
         default_factory=lambda: TrainPolicyArgs(
             examples=["global"], policy=PENDING, pairs=PENDING, max_length=2048, train=_train(2)
         )
-    )
+    )  #: how the refiners are trained
     revise: ReviseArgs = field(default_factory=_revise)
     rerank: RerankArgs = field(default_factory=lambda: RerankArgs(candidates=PENDING, orm=PENDING, sorm=PENDING))
-    title: str = "GLoRe"
+    title: str = "GLoRe"  #: the report's title
     headline_scorer: str = "orm"
     headline_where: str = "sorm"
-    seed: int = 0
-    parallel: int = 1
+    seed: int = 0  #: of every stage
+    parallel: int = 1  #: stages that run at once
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that does not fit the others, or has no effect."""
@@ -194,7 +196,7 @@ class GloreArgs:
                 f"the headline needs a scorer orm or sorm and a place among revise.where={list(self.revise.where)}, "
                 f"not {self.headline_scorer} and {self.headline_where}"
             )
-        nodes, _ = glore_nodes(self)
+        nodes, _ = glore_nodes(self, find=str)
         refuse_typed(_unused(self, {node.name for node in nodes}))
 
 
@@ -213,7 +215,7 @@ def add_student(graph: Graph) -> None:
         raise ValueError(f"student.start={student.start} knows the words of the embedded world only, not {source}'s")
     before = "start" if student.fine_tune or student.rounds else "student"
     if student.start not in (SCRATCH, None):
-        graph.given[before] = find_start(student.start)
+        graph.given[before] = graph.find(student.start)
     if student.fine_tune:
         problems = _problems(args, "train", 0, student.sft_problems)
         policy = None if student.start == SCRATCH else PENDING
@@ -231,14 +233,19 @@ def add_student(graph: Graph) -> None:
         before = name
 
 
-def glore_nodes(args: GloreArgs) -> tuple[list[Node], dict[str, str]]:
+def glore_nodes(args: GloreArgs, find: Callable[[str], str] = find_start) -> tuple[list[Node], dict[str, str]]:
     """Every stage of the pipeline, in an order in which they can run, and the paths given from outside.
+
+    `find` gives the path of what a user names; with `str`, nothing is looked for.
 
     Raises:
         ValueError: a setting that only the pipeline can say is given, an artifact that is given is used by no stage,
             or the student's start is missing or does not go with the problems.
     """
-    graph = Graph(args, GloreArgs(), INSTEAD)
+    if args.problems.path is not None:  # a branch may move while the stages run
+        path = pin(args.problems.path, "dataset") if find is find_start else args.problems.path
+        args = replace(args, problems=replace(args.problems, path=path))
+    graph = Graph(args, GloreArgs(), INSTEAD, find)
     train = _problems(args, "train", args.train_offset, args.train_problems)
     test = _problems(args, "test", 0, args.test_problems)
     add_student(graph)

@@ -7,11 +7,11 @@ is used. What only the pipeline can say, and what has no effect, is refused by n
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from experiments.commands.unused import changes
-from refine.students.shipped import find_start
 from stages.pipeline import PENDING, Node
 from stages.stage import Stage
 
@@ -49,15 +49,15 @@ class Graph:
     """The stages of a pipeline as they are added, and the paths that are given from outside.
 
     `args` are the pipeline's, with `seed`, `prompt` and `given`; `default` are those before the user changed anything;
-    `instead` is that of `fill`.
+    `instead` is that of `fill`; `find` gives the path of what a user names.
     """
 
-    def __init__(self, args: Any, default: Any, instead: dict[str, str]) -> None:
-        self.args, self.default, self.instead = args, default, instead
+    def __init__(self, args: Any, default: Any, instead: dict[str, str], find: Callable[[str], str]) -> None:
+        self.args, self.default, self.instead, self.find = args, default, instead, find
         self.nodes: dict[str, Node] = {}
         self.links: dict[str, dict[str, str]] = {}  # of each stage: which node's artifact is in which field
         own = {one.name: getattr(args.given, one.name) for one in dataclasses.fields(args.given)}
-        self.given = {name: find_start(path) for name, path in own.items() if path is not None}
+        self.given = {name: find(path) for name, path in own.items() if path is not None}
 
     def fill(self, section: str, **values: Any) -> Any:
         """The arguments of a section with the pipeline's seed and prompt and with `values`; but for the seed, a user
@@ -80,7 +80,7 @@ class Graph:
                 links[one] = source
             elif path is not None:  # None: this stage does without
                 links[one] = f"{name}.{one}"
-                self.given[links[one]] = find_start(path)
+                self.given[links[one]] = self.find(path)
 
         def build(paths: dict[str, str]) -> Any:
             return replace(args, **{one: paths[source] for one, source in links.items()})

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from experiments.report.words import (
     table,
     versus,
 )
+from stages.files import read_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,7 +57,19 @@ def write_report(folder: Path, report: dict[str, Any], inputs: ReportInputs) -> 
     pictures.mkdir(parents=True, exist_ok=True)
     for name in CAPTIONS:
         (pictures / f"{name}.png").unlink(missing_ok=True)
-    drawn = draw_figures(pictures, report)
+    _write(folder, report, draw_figures(pictures, report))
+
+
+def copy_report(source: Path, folder: Path, reused: dict[str, bool]) -> None:
+    """Put the report of an artifact into the folder of a run, with which of its stages that run found already made."""
+    report = read_json(source / "report.json")
+    for name, stage in report["stages"].items():
+        stage["reused"] = reused.get(name, True)  # what this run did not make was given
+    shutil.copytree(source / "figures", folder / "figures", dirs_exist_ok=True)
+    _write(folder, report, [path.stem for path in (source / "figures").glob("*.png")])
+
+
+def _write(folder: Path, report: dict[str, Any], drawn: list[str]) -> None:
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     (folder / "report.json").write_text(text, encoding="utf-8", newline="\n")
     (folder / "report.md").write_text(render_markdown(report, drawn), encoding="utf-8", newline="\n")
@@ -214,7 +228,11 @@ def _positions(report: dict[str, Any]) -> list[str]:
 def _stage_table(report: dict[str, Any]) -> str:
     rows = []
     for name, stage in report["stages"].items():
-        cells = [f"{stage['seconds']:,.1f}", f"{stage['tokens']:,}", "reused" if stage.get("reused") else "made"]
+        cells = [
+            f"{stage['seconds']:,.1f}",
+            f"{stage['tokens']:,}",
+            {True: "reused", False: "made"}.get(stage.get("reused"), ""),
+        ]
         rows.append([name, *cells])
     if not rows:
         return "No stages were recorded."

@@ -24,21 +24,21 @@ class ReportArgs:
     ranks and `where` locates.
     """
 
-    rerank: str = parent("rerank")
-    candidates: str = parent("revise")
-    orm: str = parent("train_reward")
-    sorm: str = parent("train_reward")
-    labels: str | None = parent("label_steps", "import_labels", default=None)
-    trained_on: str | None = parent("sample", default=None)
-    stages: list[str] = parent(plain=True, default=[])
+    rerank: str = parent("rerank")  #: an artifact of rerank
+    candidates: str = parent("revise")  #: an artifact of revise
+    orm: str = parent("train_reward")  #: an artifact of train_reward
+    sorm: str = parent("train_reward")  #: an artifact of train_reward
+    labels: str | None = parent("label_steps", "import_labels", default=None)  #: an artifact of label_steps
+    trained_on: str | None = parent("sample", default=None)  #: rollouts that must not be of the test problems
+    stages: list[str] = parent(any_path=True, default=[])
     names: list[str] = field(default_factory=list)
-    given: list[str] = parent(plain=True, default=[])
+    given: list[str] = parent(any_path=True, default=[])
     given_names: list[str] = field(default_factory=list)
-    title: str = "GLoRe"
+    title: str = "GLoRe"  #: the report's title
     model: str = ""
-    scorer: str = "orm"
-    where: str = "sorm"
-    seed: int = 0
+    scorer: str = "orm"  #: of the headline: orm or sorm
+    where: str = "sorm"  #: of the headline: who locates the error
+    seed: int = 0  #: of the bootstrap
 
     def validate(self) -> None:
         """Raise ValueError where stages and names do not match."""
@@ -90,14 +90,13 @@ def _threshold(model: Artifact) -> float:
     return read_facts(model.path)["threshold"]
 
 
-def _cost(artifact: Artifact) -> dict[str, float | bool]:
+def _cost(artifact: Artifact) -> dict[str, float]:
     """Seconds and tokens of a stage; a shipped checkpoint has no manifest of ours and cost nothing here."""
     return {
         "seconds": artifact.manifest.get("seconds", 0.0),
         "tokens": artifact.manifest.get("tokens", 0),
-        "reused": False,
     }
 
 
-REPORT = Stage("report", 3, ReportArgs, write_glore_report)
+REPORT = Stage("report", 4, ReportArgs, write_glore_report)
 main = stage_command(REPORT)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.show.reading import Entry, Head, JournalFacts, part, read_head, shown_args, stage_named
 from experiments.show.tree import PLAIN, SERVED, Look, Node, parents_of, walk
 from stages.artifacts import Artifact
+from stages.hub import is_hub
 from stages.workspace import Quarantined
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ def _share(value: float, total: int) -> str:
 def _parent(node: Node) -> str:
     if node.key.startswith(SERVED):
         return f"{node.path}, the name of a model on a server"
+    if is_hub(node.key):
+        return f"{node.key}\n{node.path}"
     if node.stage is None:
         return f"{node.path}, made by no stage ({node.key[: len(PLAIN) + 12]}…): {node.state}"
     return f"{node.stage} {node.key}: {node.state}\n{node.path}"

@@ -13,6 +13,7 @@ from typing import Any
 from experiments.show.reading import part
 from stages.artifacts import Artifact, ArtifactError, open_artifact
 from stages.files import hash_contents
+from stages.hub import is_hub
 
 PLAIN, SERVED = "sha256:", "name:"  # how the keys of parents that no stage made begin
 
@@ -80,7 +81,7 @@ def _parent(artifact: Artifact, name: str, known: Any, look: Look) -> Node:
     if not isinstance(known, dict) or not all(isinstance(known.get(part), str) for part in ("key", "path")):
         raise ArtifactError(f"{artifact.path / 'manifest.json'}: parent {name} cannot be {known!r}")
     stage, key, recorded = known.get("stage"), known["key"], Path(known["path"])
-    if key.startswith(SERVED):
+    if key.startswith(SERVED) or is_hub(key):
         return Node(name, None, key, recorded, "there")
     root = artifact.path.absolute().parents[1]
     # a relative path was taken from where the command ran, which is mostly where `artifacts` lies

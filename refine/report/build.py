@@ -18,7 +18,7 @@ from refine.report.repairs import WHERES, repair_report
 from refine.rerank import SELECTORS as OFFERS
 from rewards.evaluate import judge_report
 from rewards.intervals import Estimate, mcnemar, ratio, ratio_difference, resample, wilson
-from rollouts.records import Candidate, CandidateKey, Choice, Problem
+from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem
 
 # selector → (needs local refinements, asks a reward model)
 SELECTORS = {
@@ -94,6 +94,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "stages": {name: dict(stage) for name, stage in inputs.stages.items()},
         "given": dict(inputs.given),
         "ungraded": sum(candidate.correct is None for candidate in inputs.candidates),
+        "too_long": {name: _too_long(inputs.judgements, candidates, name) for name in SCORERS},
         "paper": _paper(inputs.samples),
         "example": choose_example(inputs, candidates),
     }
@@ -205,6 +206,12 @@ def _ablation(
     return table
 
 
+def _too_long(judgements: Sequence[Judgement], candidates: dict[CandidateKey, Candidate], scorer: str) -> int:
+    """How many candidates a reward model could not read: they have steps and no score."""
+    own = [(j.problem_id, j.kind, j.where, j.sample) for j in judgements if j.scorer == scorer and not j.probabilities]
+    return sum(bool(candidates[key].steps) for key in own)
+
+
 def _notes(inputs: ReportInputs, report: dict[str, Any]) -> list[str]:
     """What could not be measured, and why, one sentence each."""
     notes = []
@@ -222,6 +229,12 @@ def _notes(inputs: ReportInputs, report: dict[str, Any]) -> list[str]:
         notes.append("The step labels could not be checked against the truth.")
     if report["ungraded"]:
         notes.append(f"{report['ungraded']} candidates could not be graded in time; none of them counts as right.")
+    for name, number in report["too_long"].items():
+        if number:
+            notes.append(
+                f"{number} candidates are too long for the {name.upper()}: they have no score, none of its measures "
+                "counts them, and it chooses them only where no other has a score."
+            )
     return notes
 
 

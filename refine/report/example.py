@@ -62,7 +62,7 @@ def _describe(
             "steps": list(candidate.steps),
             "answer": candidate.answer,
             "correct": candidate.correct is True,
-            "sorm": None if sorm is None else list(sorm.probabilities),
+            "sorm": list(sorm.probabilities) if sorm is not None and sorm.probabilities else None,
             "score": None if scorer is None or not scorer.probabilities else scorer.probabilities[-1],
         }
     return {

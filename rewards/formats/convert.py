@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.formats import FORMATS, Choices, FormatError, write_record
-from rewards.formats.files import write_rows
+from rewards.formats.files import write_file
 from rewards.formats.reading import BAD_ROWS, Reading
 from rewards.formats.step_labels import NAME
 from stages.stage import MISSING
@@ -29,11 +29,11 @@ class ConvertArgs:
     out, counted and named.
     """
 
-    input: str = MISSING
-    output: str = MISSING
-    source_format: str = MISSING
-    target_format: str = MISSING
-    bad_rows: str = "error"
+    input: str = MISSING  #: the file to read; .jsonl, .json or .parquet
+    output: str = MISSING  #: the file to write
+    source_format: str = MISSING  #: whose rows these are
+    target_format: str = MISSING  #: whose they become
+    bad_rows: str = "error"  #: error or skip
     choices: Choices = field(default_factory=Choices)
 
     def validate(self) -> None:
@@ -77,7 +77,7 @@ def convert(args: ConvertArgs) -> dict[str, Any]:
             counts["unlabelled_steps"] += sum(label is None for label in record.labels[:left])
             yield row
 
-    written = write_rows(args.output, rows(), FORMATS[args.target_format].columns)
+    written = write_file(args.output, rows(), FORMATS[args.target_format].columns)
     if counts["soft_labels"]:
         logger.warning("%d soft labels were cut at %s", counts["soft_labels"], args.choices.threshold)
     return {"output": args.output, "written": written, **counts, "bad": reading.bad}

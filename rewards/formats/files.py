@@ -24,7 +24,7 @@ ROWS_AT_ONCE = 2048
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
-def read_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_file(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a file, each with where it stands: file and line, or row.
 
     Raises:
@@ -41,7 +41,7 @@ def read_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, row
 
 
-def write_rows(path: str | Path, rows: Iterable[dict[str, Any]], columns: dict[str, str] | None = None) -> int:
+def write_file(path: str | Path, rows: Iterable[dict[str, Any]], columns: dict[str, str] | None = None) -> int:
     """Write rows to a file and return how many there were. `columns` are the Arrow types of a Parquet file.
 
     Raises:

@@ -21,8 +21,8 @@ from rewards.labels.search import SearchArgs
 from rewards.labels.stepwise import LABEL_STEPS, PAPER_K, sample_waves
 from rollouts.prompts import PromptArgs
 from rollouts.records import Problem, Rollout, StepLabels
-from rollouts.sampling.args import SamplerArgs
-from rollouts.sampling.protocol import Sampler, by_name, load_sampler, sample_seed
+from rollouts.sampling.args import SamplerArgs, served_model
+from rollouts.sampling.protocol import Sampler, load_sampler, sample_seed
 from rollouts.steps import join_steps
 from stages.artifacts import Artifact
 from stages.stage import Stage, parent
@@ -48,22 +48,22 @@ class AuditArgs:
     nothing else is given.
     """
 
-    labels: str = parent(LABEL_STEPS.name)
-    policy: str = parent("train_policy", plain=True, unless="served")
-    sampler: SamplerArgs = field(default_factory=SamplerArgs)
+    labels: str = parent(LABEL_STEPS.name)  #: an artifact of label_steps
+    policy: str = parent("train_policy", any_path=True, or_name="served")  #: who continues the prefixes
+    sampler: SamplerArgs = field(default_factory=SamplerArgs)  #: how to sample
     prompt: PromptArgs = field(default_factory=PromptArgs)
-    solutions: int = 100
-    continuations: int = 4 * PAPER_K
+    solutions: int = 100  #: wrong solutions to label again
+    continuations: int = 4 * PAPER_K  #: of each prefix
     rule: str = "posterior"
     threshold: float | None = None
     consistency: bool | None = None
     positive_propagation: bool | None = None
-    seed: int = 0
+    seed: int = 0  #: of the continuations
 
     @property
-    def served(self) -> bool:
-        """Whether the policy is the name of a model on a server rather than a folder."""
-        return by_name(self.policy, self.sampler)
+    def served(self) -> str | None:
+        """What counts for a policy that is the name of a model on servers; None for a folder."""
+        return served_model(self.policy, self.sampler)
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""

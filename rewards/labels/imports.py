@@ -24,13 +24,13 @@ class ImportArgs:
     line, as our models read them. `bad_rows` skip leaves out what cannot be used; `limit` reads so many rows only.
     """
 
-    input: str = parent(plain=True)
-    format: str = MISSING
+    input: str = parent(any_path=True)  #: a .jsonl, .json or .parquet file
+    format: str = MISSING  #: whose rows these are
     choices: Choices = field(default_factory=Choices)
-    lines: str = "error"
-    bad_rows: str = "error"
-    split: str = "train"
-    limit: int | None = None
+    lines: str = "error"  #: steps of several lines: error or join
+    bad_rows: str = "error"  #: error or skip
+    split: str = "train"  #: what the problems are for
+    limit: int | None = None  #: at most so many rows
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense."""

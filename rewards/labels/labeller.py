@@ -6,7 +6,7 @@ It samples nothing itself: `wave()` says what it wants, `add()` takes what came,
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from rollouts.records import Rollout, StepLabels
 
 _LEARN_FROM = 1024  # solutions: more do not make a few dozen numbers better known
 _AT_ONCE = 4096  # solutions that the model looks at together
+_LONG = 32  # open prefixes: longer solutions are looked at apart, since memory goes with the longest of those together
 _TAIL = 16  # a wave is not to shrink below this part of the solutions: then more is asked of each
 _MOST = 8  # but no more than so many continuations of a prefix
 
@@ -63,6 +64,9 @@ class Labeller:
             self.known.add_rollouts(drawn_alike)
         self.solutions = [self._open(rollout) for rollout in wrong]
         self.model: ValueModel | None = None
+        opens = [solution.open for solution in self.solutions]
+        self._short_columns = 1 + max((open_ for open_ in opens if open_ <= _LONG), default=0)
+        self._columns = 1 + max(opens, default=0)
         self.waves = 0
         self.propagated = 0  # labels that rule 1 has changed
 
@@ -104,12 +108,17 @@ class Labeller:
         """Take the continuations of one prefix; None stands for one that could not be drawn or graded."""
         self.known.add(prefix, traces)
 
-    def counts(self, solutions: Sequence[_Solution]) -> Counts:
+    def _parts(self, solutions: Sequence[_Solution]) -> Iterator[tuple[list[_Solution], Counts]]:
+        """Solutions that the model looks at together, and what is known of them."""
+        for long, size, columns in ((False, _AT_ONCE, self._short_columns), (True, _AT_ONCE // 16, self._columns)):
+            own = [solution for solution in solutions if (solution.open > _LONG) == long]
+            for start in range(0, len(own), size):
+                yield own[start : start + size], self.counts(own[start : start + size], columns)
+
+    def counts(self, solutions: Sequence[_Solution], columns: int) -> Counts:
         """What is known of some solutions, each continuation once, since counts are taken as independent: what was
         sampled of a prefix there, and a rollout at the last prefix of the solution that it passes. The rollout itself
         is no evidence."""
-        # the width is that of all solutions, so that a model of some fits the others
-        columns = 1 + max((solution.open for solution in self.solutions), default=0)
         successes, trials = np.zeros((len(solutions), columns)), np.zeros((len(solutions), columns))
         for n, solution in enumerate(solutions):
             right, all_ = self.known.solved.get(solution.rollout.problem_id, (0, 0))
@@ -129,7 +138,7 @@ class Labeller:
     def _learn(self) -> ValueModel:
         sample = [solution for solution in self.solutions if solution.open][:_LEARN_FROM]
         rounds = 20 if self.model is None else 3
-        self.model = fit_model(self.counts(sample), self.args.threshold, self.model, rounds)
+        self.model = fit_model(self.counts(sample, self._columns), self.args.threshold, self.model, rounds)
         return self.model
 
     def _by_count(self, solution: _Solution) -> tuple[_Solution, int, int]:
@@ -156,9 +165,7 @@ class Labeller:
 
     def _by_belief(self, active: Sequence[_Solution]) -> list[tuple[_Solution, int, int]]:
         model, places = self._learn(), []
-        for start in range(0, len(active), _AT_ONCE):
-            some = active[start : start + _AT_ONCE]
-            counts = self.counts(some)
+        for some, counts in self._parts(active):
             belief = infer(model, counts)
             if self.args.rule != "posterior":
                 places += self._cheapest(some, counts, belief)
@@ -218,12 +225,11 @@ class Labeller:
 
     def label(self) -> list[StepLabels]:
         """The labels of all solutions, with what is now known of values and of their own reliability."""
-        model, rows = self._learn(), []
-        for start in range(0, len(self.solutions), _AT_ONCE):
-            some = self.solutions[start : start + _AT_ONCE]
-            belief = infer(model, self.counts(some))
-            rows += [self._row(s, belief.negatives[n], belief.value[n]) for n, s in enumerate(some)]
-        return rows
+        model, rows = self._learn(), {}
+        for some, counts in self._parts(self.solutions):
+            belief = infer(model, counts)
+            rows |= {id(s): self._row(s, belief.negatives[n], belief.value[n]) for n, s in enumerate(some)}
+        return [rows[id(solution)] for solution in self.solutions]
 
     def _row(self, solution: _Solution, negatives: np.ndarray, value: np.ndarray) -> StepLabels:
         rollout, own = solution.rollout, solution.rollout.id in self._alike

@@ -102,8 +102,9 @@ class Knowledge:
         for length in range(1, len(trace.steps)):
             longer = steps + trace.steps[:length]
             here = self.found.get((problem, longer))
-            if here is not None:
-                rest = Trace(trace.steps[length:], trace.correct)
-                vouching = vouches(longer, rest, self.consistency)
-                here.add(rest, vouching)
-                yield here, vouching
+            if here is None:
+                break  # of a prefix that is watched every shorter one is, too
+            rest = Trace(trace.steps[length:], trace.correct)
+            vouching = vouches(longer, rest, self.consistency)
+            here.add(rest, vouching)
+            yield here, vouching

@@ -30,9 +30,9 @@ class SearchArgs:
     one as long as the solution). `share_traces` counts continuations and rollouts wherever they pass a prefix.
     """
 
-    search: str = "adaptive"
-    rule: str = "posterior"
-    continuations: int = 24
+    search: str = "adaptive"  #: how continuations are spent (docs/labelling.md)
+    rule: str = "posterior"  #: what makes a prefix positive
+    continuations: int = 24  #: at most so many of a prefix
     at_least: int = 2
     confidence: float = 0.92
     threshold: float = 0.1
@@ -114,13 +114,13 @@ def cheapest(lo: int, hi: int, ends: np.ndarray, right: np.ndarray, wrong: np.nd
     cost = np.zeros((size + 1, size + 1))  # of the range of places i … j, where the first negative may be
     best = np.zeros((size + 1, size + 1), dtype=int)
     for width in range(1, size + 1):
-        for i in range(size - width + 1):
-            j = i + width
-            looks = np.arange(i, j)
-            below, above = mass[looks + 1] - mass[i], mass[j + 1] - mass[looks + 1]
-            plans = below * wrong[lo + looks] + above * right[lo + looks] + cost[i, looks] + cost[looks + 1, j]
-            at = int(plans.argmin())
-            cost[i, j], best[i, j] = plans[at], i + at
+        i = np.arange(size - width + 1)
+        j, looks = i + width, i[:, None] + np.arange(width)
+        below, above = mass[looks + 1] - mass[i, None], mass[j + 1, None] - mass[looks + 1]
+        plans = below * wrong[lo + looks] + above * right[lo + looks] + cost[i[:, None], looks]
+        plans += cost[looks + 1, j[:, None]]
+        best[i, j] = i + plans.argmin(1)
+        cost[i, j] = plans.min(1)
     return lo + int(best[0, size])
 
 

@@ -11,7 +11,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from rewards.labels.cleaning import changed_labels, drop_doubtful
 from rewards.labels.labeller import Labeller
@@ -20,10 +20,10 @@ from rewards.labels.search import SearchArgs, continuation_steps
 from rewards.labels.traces import Trace, grade_trace
 from rollouts.prompts import PLAIN, PromptArgs, Template, render_prompt
 from rollouts.records import Problem, Rollout, StepLabels
-from rollouts.sampling.args import SamplerArgs
+from rollouts.sampling.args import SamplerArgs, served_model
 from rollouts.sampling.collect import collect
-from rollouts.sampling.protocol import Request, Sampler, by_name, load_sampler
-from rollouts.steps import join_steps
+from rollouts.sampling.protocol import Request, Sample, Sampler, load_sampler
+from rollouts.steps import cut_text, join_steps
 from stages.artifacts import Artifact
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
@@ -38,22 +38,22 @@ class LabelArgs(SearchArgs):
     `least_confidence` removes labels that are less likely than this to be right.
     """
 
-    rollouts: str = parent("sample")
-    policy: str = parent("train_policy", plain=True, unless="served")
-    sampler: SamplerArgs = field(default_factory=SamplerArgs)
+    rollouts: str = parent("sample")  #: an artifact of sample
+    policy: str = parent("train_policy", any_path=True, or_name="served")  #: who continues the prefixes
+    sampler: SamplerArgs = field(default_factory=SamplerArgs)  #: how to sample
     prompt: PromptArgs = field(default_factory=PromptArgs)
-    max_wrong_per_problem: int | None = None
-    max_right_per_problem: int | None = None
-    max_problems: int | None = None
+    max_wrong_per_problem: int | None = None  #: wrong solutions labelled of a problem
+    max_right_per_problem: int | None = None  #: right solutions labelled of a problem
+    max_problems: int | None = None  #: label at most so many problems
     positive_propagation: bool = True
     consistency: bool = True
     least_confidence: float | None = None
-    seed: int = 0
+    seed: int = 0  #: of the continuations
 
     @property
-    def served(self) -> bool:
-        """Whether the policy is the name of a model on a server rather than a folder."""
-        return by_name(self.policy, self.sampler)
+    def served(self) -> str | None:
+        """What counts for a policy that is the name of a model on servers; None for a folder."""
+        return served_model(self.policy, self.sampler)
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
@@ -128,6 +128,10 @@ def wave_requests(
     return requests
 
 
+def _cut(_: Request, sample: Sample) -> Sample:
+    return replace(sample, text=cut_text(sample.text))
+
+
 def sample_waves(
     labeller: Labeller,
     sampler: Sampler,
@@ -150,10 +154,9 @@ def sample_waves(
             break
         wanted = {(problem_id, tuple(prefix)): n for problem_id, prefix, n in asked}
         requests = wave_requests(wanted, labeller, problems, seed, template)
+        to_draw = [request for request, _ in requests.values()]
         # a late wave may ask for little: that all of it is refused ends the run only where nothing has been drawn yet
-        samples = collect(
-            sampler, [request for request, _ in requests.values()], work, f"{name}/{number}", need_some=number == 1
-        )
+        samples = collect(sampler, to_draw, work, f"{name}/{number}", _cut, need_some=number == 1)
         for request, prefix in requests.values():
             traces: list[Trace | None] = []
             for sample in samples[request.id]:

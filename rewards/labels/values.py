@@ -7,7 +7,7 @@ do; one from there on has a recovery rate. Both, and where first negatives lie, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -56,6 +56,10 @@ class ValueModel:
     mean: np.ndarray
     bad: np.ndarray
     first: np.ndarray
+
+    def narrow(self, columns: int) -> ValueModel:
+        """The model of solutions that have fewer prefixes."""
+        return replace(self, mean=self.mean[:columns], first=self.first[:columns, :columns])
 
     @property
     def recovery(self) -> float:
@@ -112,8 +116,8 @@ def start_model(columns: int, threshold: float) -> ValueModel:
 
 
 def infer(model: ValueModel, counts: Counts) -> Belief:
-    """What the counts say under a model."""
-    belief, _ = _infer(model, counts, _likelihood(counts))
+    """What the counts say under a model, which may be one of longer solutions."""
+    belief, _ = _infer(model.narrow(counts.trials.shape[1]), counts, _likelihood(counts))
     return belief
 
 

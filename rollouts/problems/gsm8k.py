@@ -1,10 +1,12 @@
 """GSM8K: rows of question and answer, whose text is the gold solution and whose last line is `#### n`.
 
-Read from a folder with train.jsonl and test.jsonl, or from the Hugging Face hub. The steps keep their `<<…>>` marks.
+Read from a folder with train.jsonl and test.jsonl, or laid out as the hub's openai/gsm8k is (main/train-*.parquet).
+The steps keep their `<<…>>` marks.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,7 @@ def load(args: ProblemArgs) -> list[Problem]:
 
     Raises:
         ProblemFileError: a file is missing or malformed (loading train or validation reads the test file too, so
-            that no test question is trained on), or the hub does not have the data set.
+            that no test question is trained on).
     """
     test = _problems(args, "test")
     if args.split == "test":
@@ -30,14 +32,12 @@ def load(args: ProblemArgs) -> list[Problem]:
 
 
 def _problems(args: ProblemArgs, file: str) -> list[Problem]:
-    if args.hub:
-        rows = _hub_rows(args.path, file)
-    else:
-        folder = Path(args.path).expanduser()
-        if folder.exists() and not folder.is_dir():
-            raise ProblemFileError(f"{folder}: gsm8k needs the folder that holds train.jsonl and test.jsonl")
-        rows = read_jsonl(folder / f"{file}.jsonl")
-    return [_problem(row, args.split) for row in rows]
+    folder = Path(args.path).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ProblemFileError(f"{folder}: gsm8k needs the folder that holds train.jsonl and test.jsonl")
+    parts = sorted(folder.glob(f"main/{file}-*.parquet"))
+    rows = [row for part in parts for row in _parquet_rows(part)] if parts else read_jsonl(folder / f"{file}.jsonl")
+    return [_problem(replace(row, n=n), args.split) for n, row in enumerate(rows)]
 
 
 def _problem(row: Row, split: str) -> Problem:
@@ -56,11 +56,12 @@ def _problem(row: Row, split: str) -> Problem:
     return Problem(f"gsm8k/{split}/{row.n}", row.text("question"), number_text(value), solution, "gsm8k", split)
 
 
-def _hub_rows(name: str, file: str) -> list[Row]:
-    import datasets  # slow, and not needed for files
+def _parquet_rows(path: Path) -> list[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
-        table = datasets.load_dataset(name, "main", split=file)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise ProblemFileError(f"{name}, split {file}: cannot be loaded from the hub: {error}") from error
-    return [Row(f"{name}, split {file}, row {n}", n, dict(fields)) for n, fields in enumerate(table)]
+        found = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ProblemFileError(f"{path}: cut short, damaged, or not a Parquet file: {error}") from error
+    return [Row(f"{path}, row {n}", n, fields) for n, fields in enumerate(found)]

@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rollouts.sampling.args import BACKENDS, SamplerArgs
@@ -163,11 +162,6 @@ def prompt_fault(
     if limit is not None and len(prompt) + max_tokens > limit:
         return f"{len(prompt)} prompt tokens and max_tokens={max_tokens} are more than the model's context of {limit}"
     return None
-
-
-def by_name(policy: str, args: SamplerArgs) -> bool:
-    """Whether `policy` is what a server calls its model, rather than a folder that can be read here."""
-    return args.backend == "openai" and not Path(policy).is_dir()
 
 
 def load_sampler(policy: str, args: SamplerArgs, stop: Sequence[str] = ()) -> Sampler:

@@ -15,7 +15,7 @@ import pytest
 from experiments.convert import main
 from rewards.formats import FORMATS, Choices, FormatError
 from rewards.formats.convert import ConvertArgs, convert
-from rewards.formats.files import ROWS_AT_ONCE, read_rows, write_rows
+from rewards.formats.files import ROWS_AT_ONCE, read_file, write_file
 from rewards.labels.imports import IMPORT_LABELS, ImportArgs
 from rewards.train import build_solutions
 from rollouts.records import Problem, StepLabels
@@ -31,7 +31,7 @@ def write(path: Path, *rows: dict) -> str:
 
 
 def rows_of(path: Path | str) -> list[dict]:
-    return [row for _, row in read_rows(path)]
+    return [row for _, row in read_file(path)]
 
 
 def shepherd(n: int) -> dict:
@@ -58,7 +58,7 @@ def test_there_and_back_through_files(tmp_path):
 @pytest.mark.parametrize("suffix", [".json", ".parquet"])
 def test_each_flat_format_there_and_back_as_a_file(tmp_path, name, suffix):
     rows = [ROWS[name] | {"mine": n} for n in range(ROWS_AT_ONCE + 3)]  # more than are written at once
-    assert write_rows(tmp_path / f"a{suffix}", rows, FORMATS[name].columns) == len(rows)
+    assert write_file(tmp_path / f"a{suffix}", rows, FORMATS[name].columns) == len(rows)
     assert rows_of(tmp_path / f"a{suffix}") == rows
 
 
@@ -131,9 +131,9 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(FormatError, match=r"a.parquet: cut short, damaged"):
         rows_of(tmp_path / "a.parquet")
     with pytest.raises(FormatError, match=r"nested and go to \.jsonl"):
-        write_rows(tmp_path / "b.parquet", [ROWS["prm800k"]], FORMATS["prm800k"].columns)
+        write_file(tmp_path / "b.parquet", [ROWS["prm800k"]], FORMATS["prm800k"].columns)
     with pytest.raises(FormatError, match="row 2: 'mine' is null"):
-        write_rows(
+        write_file(
             tmp_path / "b.parquet", [ROWS["trl"] | {"mine": 1}, ROWS["trl"] | {"mine": None}], {"prompt": "string"}
         )
     assert not (tmp_path / "b.parquet").exists()
@@ -170,13 +170,13 @@ def test_what_convert_cannot_do_is_refused(tmp_path, monkeypatch, capsys, overri
 
 HANGING = """
 import signal, sys
-from rewards.formats.files import write_rows
+from rewards.formats.files import write_file
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as every command does
 def rows():
     yield {"row": 1}
     print("ready", flush=True)
     sys.stdin.read()
-write_rows(sys.argv[1], rows())
+write_file(sys.argv[1], rows())
 """
 
 
@@ -187,12 +187,12 @@ def test_what_a_killed_process_leaves_aside_is_removed(tmp_path, number):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout.readline() == "ready\n"
         (aside,) = tmp_path.iterdir()
-        write_rows(target, [{"row": 2}])  # what another one is writing stays
+        write_file(target, [{"row": 2}])  # what another one is writing stays
         assert aside.exists()
         child.send_signal(number)
         child.wait()
     assert aside.exists() == (number == signal.SIGKILL)
-    write_rows(target, [{"row": 3}])
+    write_file(target, [{"row": 3}])
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"] and rows_of(target) == [{"row": 3}]
 
 

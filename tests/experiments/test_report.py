@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from experiments.report.markdown import print_main_table, render_markdown, write_report
+from experiments.report.markdown import copy_report, print_main_table, render_markdown, write_report
 from experiments.report.words import opening, versus
 from refine.report.build import DIFFERENCES, SELECTORS, build_report
 from refine.report.inputs import ReportInputs
@@ -50,8 +50,8 @@ def synthetic_inputs(problems: int = 120, seed: int = 1, resamples: int = 500, o
         step_truth=truth if oracle else None,
         label_truth=(941, 1000) if oracle else None,
         stages={
-            "train_policy": {"seconds": 181.2, "tokens": 8_123_456, "reused": False},
-            "sample": {"seconds": 60.0, "tokens": 456_789, "reused": True},
+            "train_policy": {"seconds": 181.2, "tokens": 8_123_456},
+            "sample": {"seconds": 60.0, "tokens": 456_789},
         },
         resamples=resamples,
     )
@@ -162,6 +162,22 @@ def report(inputs) -> dict:
     return build_report(inputs)
 
 
+def test_a_run_says_which_stages_it_found(inputs, report, tmp_path):
+    """The report in an artifact is the same for all runs that find it; the one in a run's folder is that run's."""
+    made, run = tmp_path / "artifact", tmp_path / "run"
+    made.mkdir()
+    run.mkdir()
+    write_report(made, report, inputs)
+    assert "reused" not in (made / "report.json").read_text() + (made / "report.md").read_text()
+    copy_report(made, run, {"train_policy": False, "sample": True})
+    found = json.loads((run / "report.json").read_text())["stages"]
+    assert {name: stage["reused"] for name, stage in found.items()} == {"train_policy": False, "sample": True}
+    lines = [line.split("|") for line in (run / "report.md").read_text().splitlines()]
+    told = {row[1].strip(): row[4].strip() for row in lines if len(row) == 6}
+    assert (told["train_policy"], told["sample"]) == ("made", "reused")
+    assert {path.name for path in (run / "figures").iterdir()} == {path.name for path in (made / "figures").iterdir()}
+
+
 def only_drafts(inputs: ReportInputs) -> ReportInputs:
     """The poorest run that still can be reported: drafts, nothing judged, nothing refined."""
     return dataclasses.replace(
@@ -194,7 +210,7 @@ def test_every_stable_key_is_there(report):
         "control",
     }
     assert report["label_accuracy"]["value"] == 0.941
-    assert report["stages"]["sample"] == {"seconds": 60.0, "tokens": 456_789, "reused": True}
+    assert report["stages"]["sample"] == {"seconds": 60.0, "tokens": 456_789}
     assert set(report["ablation"]) == {"none", "orm", "sorm", "oracle"}
     assert report["ablation"]["sorm"]["orm"]["reranked"] == report["accuracy"]["reranked"]
     assert [row["position"] for row in report["step_accuracy_by_position"]["orm"]] == [1, 2, 3, 4, 5]

@@ -38,7 +38,7 @@ SCRIPTED = SamplerArgs(backend="scripted", max_tokens=40)
 @dataclass
 class MixArgs:
     of: list[str] = parent(default=[])
-    policy: str = parent(plain=True, unless="served")
+    policy: str = parent(any_path=True, or_name="served")
     served: bool = False
 
 
@@ -226,6 +226,13 @@ def test_check_finds_a_changed_file_of_the_same_size(made, capsys):
     out, err = refused(capsys, made.root, "--check")
     assert "1 of 4 artifacts are damaged: " in err and "damaged" in out and "3 finished" in out
     assert "all as the manifest says (SHA-256)" in ask(capsys, made.labels.path, "--check")
+
+
+def test_an_artifact_with_a_file_too_many_is_damaged(made, capsys):
+    (made.sample.path / "adapter_config.json").write_text("{}")
+    for how in ([], ["--check"]):
+        assert "adapter_config.json: the manifest does not list it" in refused(capsys, made.sample.path, *how)[1]
+    assert "1 of 4 artifacts are damaged: " in refused(capsys, made.root, "--check")[1]
 
 
 def test_an_artifact_that_lacks_a_file_is_damaged(made, capsys):

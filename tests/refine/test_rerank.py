@@ -15,6 +15,7 @@ from rollouts.records import Candidate, Choice, Judgement
 from rollouts.sampling.sample import SampleArgs
 from stages.make import make
 from stages.stage import Stage
+from stages.workspace import Quarantined
 from tests.tiny import problem, save_reward
 
 
@@ -142,8 +143,13 @@ def test_the_cost_of_a_refinement_without_its_draft_on_offer():
     assert cost([CONTROL], [DRAFT]) == 7 and cost([GLOBAL], []) == 10
 
 
+LONG = {("p", "draft"), *(("q", kind) for kind in ("draft", "global", "local", "control", "sample"))}
+
+
 @pytest.fixture
-def made(tmp_path) -> dict[str, str]:
+def made(tmp_path, request) -> dict[str, str]:
+    seed = getattr(request, "param", 0)
+
     def write_candidates(_args, work) -> None:
         work.write_rows("problems", [problem("p"), problem("q")])
         rows = [
@@ -151,6 +157,9 @@ def made(tmp_path) -> dict[str, str]:
         ]
         rows.append(candidate("local", None, False, "oracle", name="p"))  # a text without a step
         rows.append(candidate("local", "12", True, "oracle", name="q"))
+        if _args.seed:  # the draft of p and every candidate of q are too long for the reward models
+            long = tuple(["<<7+5=12>>12"] * 200)
+            rows = [dataclasses.replace(c, steps=long) if (c.problem_id, c.kind) in LONG else c for c in rows]
         work.write_rows("rows", rows)
 
     (tmp_path / "x").mkdir()
@@ -158,7 +167,7 @@ def made(tmp_path) -> dict[str, str]:
     drafts, _ = make(
         Stage("sample", 1, SampleArgs, lambda _args, work: work.count(rows=0)), SampleArgs(policy=nowhere), tmp_path
     )
-    args = ReviseArgs(drafts=str(drafts.path), global_refiner=nowhere, local_refiner=nowhere, where=["none"])
+    args = ReviseArgs(drafts=str(drafts.path), global_refiner=nowhere, local_refiner=nowhere, where=["none"], seed=seed)
     found = {"candidates": str(make(dataclasses.replace(REVISE, run=write_candidates), args, tmp_path)[0].path)}
     for kind in ("orm", "sorm"):
         source = {"rollouts": str(drafts.path)} if kind == "orm" else {"labels": None}
@@ -195,6 +204,24 @@ def test_the_stage_judges_everything_and_chooses_by_every_selector(made, tmp_pat
         for c in choices
         if c.where == "oracle" and c.problem_id == "p" and c.selector == "reranked" and c.kind == "local"
     ]
+
+
+@pytest.mark.parametrize("made", [1], indirect=True)
+def test_a_candidate_that_is_too_long_is_counted_and_chosen_only_where_all_are(made, tmp_path):
+    artifact, _ = make(RERANK, RerankArgs(**made, device="cpu"), tmp_path)
+    choices = artifact.rows(Choice)
+    assert len(choices) == 2 * 2 * 3 * len(SELECTORS)
+    for choice in choices:
+        if choice.selector in ("draft_global", "draft_local", "reranked", "draft_control"):
+            sees_another = choice.problem_id == "p" and (choice.selector, choice.where) != ("draft_local", "oracle")
+            assert (choice.kind == "draft") != sees_another, choice
+    unscored = [j for j in artifact.rows(Judgement, "judgements") if not j.probabilities]
+    assert {(j.problem_id, j.kind) for j in unscored} == LONG | {("p", "local")}
+    too_long = 1 + 10  # the draft of p and all of q; the text of p without a step is not too long
+    counts = artifact.manifest["counts"]
+    assert counts["orm_too_long"] == counts["sorm_too_long"] == too_long == len(unscored) // 2 - 1
+    names = {row.id for row in artifact.rows(Quarantined, "quarantine")}
+    assert len(names) == too_long and {"p/draft/none/0", "q/local/oracle/0", "q/sample/none/3"} <= names
 
 
 def test_reward_models_in_each_others_place_are_refused(made, tmp_path):

@@ -48,7 +48,6 @@ def test_bad_scores_and_labels_are_refused(measure):
 def test_nothing_to_measure_is_none():
     assert metrics.auroc([True, True], [0.1, 0.9]) is None and metrics.auroc([], []) is None
     assert metrics.pairwise_accuracy(["a", "b"], [True, False], [0.9, 0.1]) is None
-    assert metrics.step_accuracy([], [], 0.5) is None and metrics.step_accuracy([[True]], [[0.9]], 0.5) is None
     assert metrics.balanced_step_accuracy([[True, True]], [[0.9, 0.1]], 0.5) is None
     assert metrics.first_error_accuracy([], []) is None
     assert metrics.first_error_f1([None], [None]) is None and metrics.first_error_f1([2], [2]) is None
@@ -79,25 +78,22 @@ def test_pairwise_ignores_which_problem_is_hard():
 
 def test_step_accuracy_by_hand():
     # intermediate: T.9 ok, T.4 no, F.3 ok | T.8 ok | F.7 no, F.2 ok; last steps: F.1 ok | T.2 no | F.9 no
-    assert metrics.step_accuracy(TRUTH, GIVEN, 0.5) == pytest.approx(4 / 6)
-    assert metrics.step_accuracy(TRUTH, GIVEN, 0.5, intermediate_only=False) == pytest.approx(5 / 9)
     assert metrics.balanced_step_accuracy(TRUTH, GIVEN, 0.5) == pytest.approx((2 / 3 + 2 / 3) / 2)
-    assert metrics.step_accuracy_by_position(TRUTH, GIVEN, 0.5) == [
-        {"position": 1, "value": pytest.approx(2 / 3), "n": 3},
-        {"position": 2, "value": 0.5, "n": 2},
-        {"position": 3, "value": 1.0, "n": 1},
-    ]
+    labels, values, positions, owners = metrics.flatten_steps(TRUTH, GIVEN, True)
+    assert labels.tolist() == [True, True, False, True, False, False]
+    assert values.tolist() == [0.9, 0.4, 0.3, 0.8, 0.7, 0.2]
+    assert positions.tolist() == [1, 2, 3, 1, 1, 2] and owners.tolist() == [0, 0, 0, 1, 2, 2]
 
 
 def test_the_threshold_itself_counts_as_right():
-    assert metrics.step_accuracy([[True, True]], [[0.5, 0.0]], 0.5) == 1.0
+    assert metrics.balanced_step_accuracy([[True, False, True]], [[0.5, 0.4, 0.0]], 0.5) == 1.0
 
 
 def test_steps_and_probabilities_must_match():
     with pytest.raises(ValueError, match="solution 1 has 2 steps with truths, 1 with probabilities"):
-        metrics.step_accuracy([[True], [True, False]], [[0.1], [0.2]], 0.5)
+        metrics.balanced_step_accuracy([[True], [True, False]], [[0.1], [0.2]], 0.5)
     with pytest.raises(ValueError, match="1 solutions with truths, 0 with probabilities"):
-        metrics.step_accuracy([[True]], [], 0.5)
+        metrics.balanced_step_accuracy([[True]], [], 0.5)
     with pytest.raises(ValueError, match="score 0 is nan"):
         metrics.best_threshold([True, False], [NAN, 0.1])
 

@@ -74,7 +74,9 @@ class RaySampler:
             )
         # a relative path means another folder in an actor
         self.policy, lora = os.path.abspath(policy), args.vllm.lora and os.path.abspath(args.vllm.lora)
-        self.inner = replace(args, backend=pool.backend, vllm=replace(args.vllm, lora=lora))
+        # what the key of the results says; vLLM goes by its own build
+        device = args.device if args.device != "auto" or pool.backend == "vllm" else "cuda" if pool.gpus > 0 else "cpu"
+        self.inner = replace(args, backend=pool.backend, device=device, vllm=replace(args.vllm, lora=lora))
         self.seen = {folder: list_files(folder) for folder in (self.policy, lora) if folder}
         # Ray is not to restart them: it would not open the policy, and counts for each actor by itself
         options = {"num_cpus": pool.cpus, "num_gpus": pool.gpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}

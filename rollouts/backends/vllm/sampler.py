@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import TYPE_CHECKING
 
-from rollouts.backends.vllm.engine import Watch, check_adapter, prepare, start_engine
+from rollouts.backends.vllm.engine import Watch, check_lora, prepare, start_engine
 from rollouts.sampling.policies import load_tokenizer
 from rollouts.sampling.protocol import (
     Request,
@@ -261,7 +261,7 @@ def load(policy: str, args: SamplerArgs) -> VLLMSampler:
     """
     # what is wrong is said before the minute that the engine takes
     prepare()
-    check_adapter(args.vllm)
+    check_lora(args.vllm)
     tokenizer = load_tokenizer(policy)
     sampling_params(fill(Request("of sampler", ""), args), n=1, seed=0)
     engine, watch = start_engine(policy, args)

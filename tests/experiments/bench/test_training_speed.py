@@ -29,7 +29,7 @@ from experiments.bench.training_speed import (
 )
 from experiments.bench.trl_trainers import digest
 from rollouts.prompts import render_prompt
-from rollouts.world.oracle import first_error
+from rollouts.world.oracle import true_first_error
 from tests.tiny import ids, save_policy, tokenizer
 
 STEPS = ["As Ann has 7 pens, <<7+5=12>>12", "As Bob has 12 pens, <<12*2=24>>24", "#### 24"]
@@ -63,7 +63,7 @@ def test_labels_agree_with_the_oracle():
     for row in rows:
         labels = row["labels"]
         first = labels.index(False) if False in labels else None
-        assert first_error(problems[row["prompt"]], row["completions"]) == first
+        assert true_first_error(problems[row["prompt"]], row["completions"]) == first
     assert sum(all(row["labels"]) for row in rows) == 30
 
 

@@ -142,6 +142,23 @@ def test_an_ungraded_candidate_is_not_right_and_not_judged():
     assert report["final_accuracy"]["orm"]["n"] == 3 and report["broken"]["global"] is None
 
 
+def test_a_solution_too_long_for_a_reward_model_is_counted_and_left_out_of_its_measures():
+    given = make_inputs()
+    # the ORM cannot read the draft of p3, of which it was wrong twice of its two intermediate steps
+    judgements = [
+        dataclasses.replace(j, probabilities=()) if (j.problem_id, j.kind, j.scorer) == ("p3", "draft", "orm") else j
+        for j in given.judgements
+    ]
+    report = build_report(make_inputs(judgements=judgements))
+    assert (
+        report["too_long"] == {"orm": 1, "sorm": 0} and "1 candidates are too long for the ORM" in report["notes"][-1]
+    )
+    assert value(report["step_accuracy"]["orm"]) == (pytest.approx(4 / 6, abs=1e-6), 6)
+    assert value(report["step_accuracy"]["sorm"]) == (0.875, 8) and report["final_accuracy"]["orm"]["n"] == 3
+    assert report["first_error_accuracy"]["orm"]["n"] == 3
+    assert build_report(given)["too_long"] == {"orm": 0, "sorm": 0}
+
+
 def test_a_solution_without_steps_is_reported():
     changed = make_inputs()
     candidates, judgements = list(changed.candidates), list(changed.judgements)

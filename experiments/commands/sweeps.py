@@ -1,0 +1,141 @@
+"""The arms of a sweep: one that fails does not end the others, and one that is finished is not run again.
+
+Left out: which arms there are and where they run, which is Hydra's sweepers' and launchers' affair.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.commands.yaml_files import ConfigError
+from stages.files import read_json, write_json
+
+REASON = "STEPWISE_REASON"  # the file in which a process says why it failed, for the sweep's table
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One sweep. Its arms may run on other machines, so what became of each is a file in `folder`."""
+
+    folder: Path
+
+    @classmethod
+    def new(cls) -> Sweep:
+        """A sweep that nobody else knows, of which nothing is written yet."""
+        return cls(Path(f"runs/.sweep-{uuid.uuid4().hex[:12]}").resolve())
+
+    def arm(self, overrides: list[str], run: Callable[[], float | None]) -> float | None:
+        """What `run` returns; None where it fails, which sweepers take for a failed trial.
+
+        Only what ends the whole sweep (Ctrl-C, SIGTERM) is let through.
+        """
+        why = None
+        try:
+            with tempfile.TemporaryDirectory(prefix="stepwise-") as folder:
+                file = Path(folder) / "reason"
+                os.environ[REASON] = str(file)
+                try:
+                    return run()
+                except (Exception, SystemExit) as error:
+                    if isinstance(error, SystemExit) and error.__cause__ is None:  # told to end, by SIGTERM
+                        raise
+                    why = file.read_text(encoding="utf-8") if file.exists() else _reason(error)
+                    return None
+                finally:
+                    del os.environ[REASON]
+        finally:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / f"{uuid.uuid4().hex}.json", {"overrides": overrides, "why": why})
+
+    def end(self) -> bool:
+        """Whether an arm failed; says on stderr which ones and why, in 80 columns."""
+        arms = [read_json(file) for file in self.folder.glob("*.json")]
+        shutil.rmtree(self.folder, ignore_errors=True)
+        failed = sorted((arm for arm in arms if arm["why"] is not None), key=lambda arm: arm["overrides"])
+        if failed:
+            _print_failed(failed, arms)
+        return bool(failed)
+
+
+def _print_failed(failed: list[dict[str, Any]], arms: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    # what all arms have in common tells none from another
+    common = set.intersection(*(set(arm["overrides"]) for arm in arms)) if len(arms) > 1 else set()
+    table = Table(title=f"{len(failed)} of {len(arms)} arms failed", title_justify="left")
+    table.add_column("arm", overflow="fold", max_width=34)
+    table.add_column("why", overflow="fold")
+    for arm in failed:
+        table.add_row(Text(" ".join(one for one in arm["overrides"] if one not in common)), Text(arm["why"]))
+    console = Console(file=sys.stderr, width=80)
+    console.print(table)
+    console.print("The same command again runs only what is missing.", highlight=False)
+
+
+@contextmanager
+def reason_told() -> Iterator[None]:
+    """Where this process is an arm's, say why it fails in the file that the sweep named. The first to say it is right:
+    others fail because that one did."""
+    try:
+        yield
+    except BaseException as error:
+        if file := os.environ.get(REASON):
+            with suppress(OSError), open(file, "x", encoding="utf-8") as opened:
+                opened.write(_reason(error))
+        raise
+
+
+def _reason(error: BaseException) -> str:
+    # a command's own exit names the error that it was for
+    cause = error.__cause__ if isinstance(error, SystemExit) and error.__cause__ else error
+    text = "; ".join(line.strip() for line in str(cause).splitlines() if line.strip())[:500]
+    return text if isinstance(cause, ValueError | OSError) else f"{type(cause).__name__}: {text}"
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The result of the run that finished in this folder, if all that it made is still there."""
+    with suppress(ValueError):
+        result = read_json(folder / "result.json")
+        if all(Path(result[name]).exists() for name in ("path", "report", "output") if result.get(name)):
+            return result
+    return None
+
+
+def objective_of(result: dict[str, Any], key: str) -> float:
+    """The number that `key`, dotted, names in a result, in the manifest of its artifact, or in its report.
+
+    Raises:
+        ConfigError: there is no such number; the message names the nearest ones.
+    """
+    known = dict(result)
+    if isinstance(path := result.get("path"), str):
+        known = read_json(Path(path) / "manifest.json") | known
+    for folder in (path, os.path.dirname(result.get("report") or "")):
+        if folder and (file := Path(folder) / "report.json").is_file():
+            known["report"] = read_json(file)
+    numbers = dict(_numbers(known))
+    if key not in numbers:
+        near = difflib.get_close_matches(key, numbers, 3, 0.4) or sorted(numbers)[:8]
+        raise ConfigError(f"objective={key}: the result has no such number; near are {', '.join(near)}")
+    return numbers[key]
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _numbers(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        yield name, float(value)

@@ -11,7 +11,7 @@ import pytest
 from refine.rerank import RERANK, SELECTORS, RerankArgs, choose, cost, identity, select
 from refine.revise import REVISE, ReviseArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
-from rollouts.records import Candidate, Choice, Judgement
+from rollouts.records import Candidate, Choice, Judgement, Rollout
 from rollouts.sampling.sample import SampleArgs
 from stages.make import make
 from stages.stage import Stage
@@ -165,7 +165,9 @@ def made(tmp_path, request) -> dict[str, str]:
     (tmp_path / "x").mkdir()
     nowhere = str(tmp_path / "x")
     drafts, _ = make(
-        Stage("sample", 1, SampleArgs, lambda _args, work: work.count(rows=0)), SampleArgs(policy=nowhere), tmp_path
+        Stage("sample", 1, SampleArgs, lambda _args, work: work.write_rows("rows", [], Rollout)),
+        SampleArgs(policy=nowhere),
+        tmp_path,
     )
     args = ReviseArgs(drafts=str(drafts.path), global_refiner=nowhere, local_refiner=nowhere, where=["none"], seed=seed)
     found = {"candidates": str(make(dataclasses.replace(REVISE, run=write_candidates), args, tmp_path)[0].path)}

@@ -169,7 +169,7 @@ def _run_with_hydra(schema: DictConfig, args: type, work: Work, config_name: str
     def run(config: Any) -> float | None:
         settings = HydraConfig.get()
         folder = Path(os.path.relpath(settings.runtime.output_dir, settings.runtime.cwd))
-        with _one_line_errors(), _no_useless_folder(Path(settings.runtime.output_dir)):
+        with _one_line_errors(), _no_useless_folder(Path(settings.runtime.output_dir), Path(settings.runtime.cwd)):
             if settings.job.chdir:
                 os.chdir(settings.runtime.cwd)
                 raise ConfigError("hydra.job.chdir=true: a command stays in the folder in which it was started")
@@ -274,7 +274,7 @@ def _output_closed(error: Exception) -> bool:
 
 
 @contextmanager
-def _no_useless_folder(folder: Path) -> Iterator[None]:
+def _no_useless_folder(folder: Path, below: Path) -> Iterator[None]:
     # Hydra makes the folder before the arguments are checked; after a mistake of the user's, nothing is left of it
     file = folder / "config.yaml"
     claimed = file.exists()
@@ -287,4 +287,6 @@ def _no_useless_folder(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):  # which is not empty
             for one in (folder, *folder.parents):
+                if one in (below, *below.parents):
+                    break  # where the user stands is not ours to remove
                 one.rmdir()

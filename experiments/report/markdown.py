@@ -108,8 +108,8 @@ def print_main_table(report: dict[str, Any], console: Console | None = None) -> 
     for row in _accuracy_rows(report):
         rich_table.add_row(*row, style="bold" if row[0] == selector_names(report)["reranked"] else None)
     console.print(rich_table)
-    for name in ("reranked_minus_draft", "reranked_minus_best_of_3"):
-        other = {"draft": "the draft", "best_of_3": "best of 3 samples"}[name.removeprefix("reranked_minus_")]
+    for name in ("reranked_minus_draft", "reranked_minus_best_of_n"):
+        other = "the draft" if name.endswith("draft") else f"best of {report['samples']} samples"
         if report["difference"][name] is not None:
             sentence = f"reranked is {versus(report['difference'][name], other)}"
             console.print(Padding(sentence, (0, 2)), highlight=False)

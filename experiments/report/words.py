@@ -44,7 +44,7 @@ JUDGE_MEASURES = {
 
 def selector_names(report: dict[str, Any]) -> dict[str, str]:
     """What a reader calls each selector, in the order of the table."""
-    scorer = report["headline"]["scorer"].upper()
+    scorer, n = report["headline"]["scorer"].upper(), report["samples"] or "n"
     return {
         "draft": "draft (greedy)",
         "global": "global refinement",
@@ -52,8 +52,8 @@ def selector_names(report: dict[str, Any]) -> dict[str, str]:
         "draft_global": f"draft + global, {scorer} picks",
         "draft_local": f"draft + local, {scorer} picks",
         "reranked": f"draft + global + local, {scorer} picks",
-        "best_of_3": f"best of 3 samples, {scorer} picks",
-        "majority_of_3": "majority of 3 samples",
+        "best_of_n": f"best of {n} samples, {scorer} picks",
+        "majority_of_n": f"majority of {n} samples",
         "random": "random of the three",
         "oracle": "oracle of the three",
         "control": "control refiner (no draft)",
@@ -154,13 +154,14 @@ def _finding(report: dict[str, Any]) -> str:
 
 
 def _against_samples(report: dict[str, Any]) -> str:
-    change, samples = report["difference"]["reranked_minus_best_of_3"], report["accuracy"]["best_of_3"]
+    change, samples = report["difference"]["reranked_minus_best_of_n"], report["accuracy"]["best_of_n"]
     if change is None:
         return ""
     tokens = report["tokens"]
     return (
-        f"Best of 3 samples by the same judge reaches {percent(samples)} at {tokens['best_of_3']:,.0f} completion "
-        f"tokens a problem; reranking, at {tokens['reranked']:,.0f}, is {versus(change, 'that')}."
+        f"Best of {report['samples']} samples by the same judge reaches {percent(samples)} at "
+        f"{tokens['best_of_n']:,.0f} completion tokens a problem; reranking, at {tokens['reranked']:,.0f}, is "
+        f"{versus(change, 'that')}."
     )
 
 

@@ -138,10 +138,10 @@ def _choose(problem: Problem, offers: dict, rng: random.Random) -> list[Choice]:
     samples = [("sample", "none", sample) for sample in range(3)]
     for selector, keys in (("draft", [draft]), ("global", [whole]), ("control", [control])):
         add(selector, "none", "none", keys)
-    add("majority_of_3", "none", "none", samples)
+    add("majority_of_n", "none", "none", samples)
     for scorer in ("orm", "sorm"):
         add("draft_global", scorer, "none", [draft, whole])
-        add("best_of_3", scorer, "none", samples)
+        add("best_of_n", scorer, "none", samples)
         add("draft_control", scorer, "none", [draft, control])
     for where in ("none", "orm", "sorm", "oracle"):
         local = ("local", where, 0)
@@ -281,6 +281,24 @@ def test_a_run_of_drafts_alone_is_reported(inputs):
     text = render_markdown(poor, [])
     assert "Main finding: none" in text and "Not run, hence empty: global" in text
     print_main_table(poor, _console(io.StringIO()))
+
+
+def test_words_and_the_papers_column_follow_n(inputs):
+    five = build_report(dataclasses.replace(inputs, samples=5))
+    stream = io.StringIO()
+    print_main_table(five, _console(stream))
+    shown = render_markdown(five, []) + stream.getvalue()
+    assert "best of 5 samples, ORM picks" in shown and "majority of 5 samples" in shown
+    assert "of 3 samples" not in shown and "58% (2nd)" not in shown
+    assert "Best of 5 samples by the same judge" in shown and "from best of 5 samples" in shown
+
+
+def test_what_was_given_is_named(inputs):
+    report = build_report(dataclasses.replace(inputs, given={"orm": "train_reward/0123"}, apart=False))
+    text = render_markdown(report, [])
+    assert "- Given, not made in this run: orm train_reward/0123." in text
+    assert report["given"] == {"orm": "train_reward/0123"}
+    assert "not compared with those trained on" in text
 
 
 def test_words_follow_the_interval():

@@ -21,6 +21,7 @@ from stages.child import JobFailed, run_resolved
 from stages.make import look_up
 from stages.progress import Report
 from stages.stage import Stage
+from stages.text import visible
 
 PENDING = "(made by the pipeline)"  # stands in a config for a parent that an earlier stage will make
 
@@ -154,7 +155,7 @@ class StageRunner:
         return NodeResult(artifact.path, result["reused"])
 
     def _print(self, *lines: str) -> None:
-        self.console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+        self.console.print(visible("\n".join(lines)), highlight=False, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
         """End every child, and start no other: they leave no artifact, so the next run makes it anew."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from experiments.bench.world import demo_world
 from refine.students.shipped import SHIPPED, find_start
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
@@ -23,25 +24,10 @@ from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.policies import load_policy
 from rollouts.sampling.protocol import Request, load_sampler
 from rollouts.steps import encode_prompt
-from rollouts.world.args import WorldArgs
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-# the world of the demo, which the shipped student knows, with shorter and longer solutions
-WORLD = {
-    "min_steps": 1,
-    "max_factor": 4,
-    "min_distractors": 2,
-    "max_distractors": 3,
-    "side_branches": False,
-    "direct_distractors": False,
-    "people": 12,
-    "totals": 0.0,
-    "shortcuts": False,
-    "operations": ["more", "fewer", "times", "share"],
-}
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -66,7 +52,8 @@ def load_prompts(args: argparse.Namespace) -> list[str]:
     if args.gsm8k:
         problems = ProblemArgs(source="gsm8k", path=args.gsm8k, split="train", limit=args.prompts)
     else:
-        world = WorldArgs(max_steps=args.max_steps, **WORLD)
+        # with shorter and longer solutions than the demo's
+        world = demo_world(min_steps=1, max_steps=args.max_steps)
         problems = ProblemArgs(source="arithmetic", split="train", limit=args.prompts, world=world)
     return [render_prompt(problem.question) for problem in load_problems(problems)]
 

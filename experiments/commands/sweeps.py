@@ -20,6 +20,7 @@ from typing import Any
 
 from experiments.commands.yaml_files import ConfigError
 from stages.files import read_json, write_json
+from stages.text import one_line
 
 REASON = "STEPWISE_REASON"  # the file in which a process says why it failed, for the sweep's table
 
@@ -79,7 +80,8 @@ def _print_failed(failed: list[dict[str, Any]], arms: list[dict[str, Any]]) -> N
     table.add_column("arm", overflow="fold", max_width=34)
     table.add_column("why", overflow="fold")
     for arm in failed:
-        table.add_row(Text(" ".join(one for one in arm["overrides"] if one not in common)), Text(arm["why"]))
+        arguments = " ".join(one for one in arm["overrides"] if one not in common)
+        table.add_row(Text(one_line(arguments)), Text(one_line(arm["why"])))
     console = Console(file=sys.stderr, width=80)
     console.print(table)
     console.print("The same command again runs only what is missing.", highlight=False)

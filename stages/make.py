@@ -22,8 +22,9 @@ from stages.files import files_in, sha256, sync, write_json
 from stages.parents import Parents, find_parents, lineage, parent_keys, with_local_paths
 from stages.processes import Processes, current
 from stages.stage import Stage, artifact_key, plain_args
+from stages.tracking import Tracker, Untracked
 from stages.unfinished import Attempts, clean_up, leftovers, locked
-from stages.workspace import Track, Untracked, Workspace
+from stages.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def make(
     stage: Stage,
     args: Any,
     root: str | Path,
-    track: Callable[[Path], Track] | None = None,
+    track: Callable[[Path], Tracker] | None = None,
     processes: Processes | None = None,
 ) -> tuple[Artifact, bool]:
     """Find this stage's artifact or make it; also say whether it was there already.
@@ -102,7 +103,7 @@ def _make(
     key: str,
     folder: Path,
     parents: Parents,
-    track: Callable[[Path], Track] | None,
+    track: Callable[[Path], Tracker] | None,
     processes: Processes,
 ) -> None:
     unfinished, partial = folder / f".{key}.unfinished", folder / f".{key}.partial"
@@ -135,7 +136,7 @@ def _make(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _run(stage: Stage, args: Any, space: Workspace, track: Callable[[Path], Track] | None) -> None:
+def _run(stage: Stage, args: Any, space: Workspace, track: Callable[[Path], Tracker] | None) -> None:
     if track is not None:
         space.track = track(space.folder)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stages.artifacts import open_artifact
 from stages.child import JobFailed, run_resolved
+from stages.files import next_name
 from stages.make import look_up
-from stages.progress import Report
+from stages.progress import Bar, open_display
 from stages.stage import Stage
 
 PENDING = "(made by the pipeline)"  # stands in a config for a parent that an earlier stage will make
@@ -109,15 +109,7 @@ class StageRunner:
         self.root, self.folder, self.program = root, folder, program
         self.threads, self.settings, self.console = threads, settings, console
         self.stopped = threading.Event()
-        self.progress = Progress(
-            TextColumn("{task.description:<28}", markup=False),
-            BarColumn(bar_width=16),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}", markup=False),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self.progress = open_display(console)
 
     def __call__(self, node: Node, args: Any) -> NodeResult:
         """Run one node, unless its artifact is there.
@@ -133,8 +125,11 @@ class StageRunner:
         file, log = self.folder / f"{node.name}.yaml", self.folder / f"{node.name}.log"
         config = {**dataclasses.asdict(args), **self.settings}
         config["run"] = {"name": node.name, "artifacts": self.root, "threads": self.threads}
-        file.write_text(_as_yaml(config), encoding="utf-8")
-        bar = StageBar(self.progress, node.name)
+        # JSON is YAML; all escaped, since a text may hold what no encoding has
+        file.write_text(json.dumps(config, indent=1) + "\n")
+        if log.exists():  # of an attempt before
+            os.replace(log, next_name(self.folder, f"{node.name}.log.{{}}"))
+        bar = Bar(self.progress, node.name)
         try:
             result = run_resolved(
                 self.program(node.stage), file, log=log, show=bar.show if self.console.is_terminal else None,
@@ -166,41 +161,6 @@ class StageRunner:
 
     def __exit__(self, *exception: object) -> None:
         self.progress.stop()
-
-
-class StageBar:
-    """The line of one stage in a display of many: that of the piece of work it is at."""
-
-    def __init__(self, progress: Progress, name: str) -> None:
-        self.progress, self.name = progress, name
-        self.task, self.label = None, None
-
-    def show(self, report: Report) -> None:
-        """Show this report, in a new line if it is of another piece of work."""
-        if report.label != self.label:
-            self.close()
-            title = self.name if report.label == self.name else f"{self.name}: {report.label}"
-            self.task, self.label = self.progress.add_task(title[:28], total=report.total, rate=""), report.label
-        speed = next(task.speed for task in self.progress.tasks if task.id == self.task)
-        rate = f"{speed:.3g} {report.unit}/s" if speed else ""
-        self.progress.update(self.task, completed=report.done, total=report.total, rate=rate)
-
-    def close(self) -> None:
-        """Take the line away."""
-        if self.task is not None:
-            self.progress.remove_task(self.task)
-            self.task = None
-
-
-def _as_yaml(config: dict[str, Any]) -> str:
-    """JSON that YAML reads as the same: what YAML takes for a line end, or refuses, is escaped, and only that.
-
-    (`json.dumps` alone would write an emoji as two halves, which YAML does not join.)
-    """
-    text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
-    return re.sub(
-        "[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text
-    )
 
 
 def _last_words(log: Path) -> list[str]:

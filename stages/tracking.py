@@ -17,7 +17,6 @@ import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,6 +54,14 @@ class TrackingArgs:
         for tag in self.tags:
             if not 1 <= len(tag) <= 64:
                 raise ValueError(f"tracking.tags: {tag!r} must have 1 to 64 characters")
+
+
+class Untracked:
+    """A tracker that drops all metrics."""
+
+    def log(self, step: int, **metrics: float) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Tracker:
@@ -111,14 +118,6 @@ class Tracker:
                 mirror.finish()
             except Exception as error:  # as above
                 self._give_up(error)
-
-    def __enter__(self) -> Tracker:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _plain(self, name: str, value: Any, step: int) -> int | float | None:
         if not isinstance(value, numbers.Real):

@@ -7,7 +7,6 @@ when an attempt ends early, with the stage's own files, `attempts.json` and `met
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import shutil
@@ -19,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from stages.artifacts import ArtifactError
-from stages.files import StoreError, files_in, read_json, write_json
+from stages.files import StoreError, files_in, next_name, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +110,7 @@ class Attempts:
         metrics = self.partial / "metrics.jsonl"
         if metrics.is_file() and metrics.stat().st_size:
             self.folder.mkdir(exist_ok=True)
-            names = (self.folder / f"metrics.{number}.jsonl" for number in itertools.count(1))
-            os.replace(metrics, next(name for name in names if not name.exists()))
+            os.replace(metrics, next_name(self.folder, "metrics.{}.jsonl"))
 
     def _write(self, began: float | None) -> None:
         self.folder.mkdir(exist_ok=True)

@@ -8,42 +8,28 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stages.processes import Processes
-from stages.progress import Progress, Silent, progress
+from stages.progress import Progress, progress
 from stages.rows import write_rows
+from stages.tracking import Tracker, Untracked
 
 if TYPE_CHECKING:
     from stages.artifacts import Artifact
-from dataclasses import dataclass
+
+T = TypeVar("T")
 
 
-class Closable(Protocol):
-    """What has to be closed."""
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """Something that was left out while the rest went on: what it is called, and why."""
 
-    def close(self) -> None: ...
-
-
-C = TypeVar("C", bound=Closable)
-
-
-class Track(Protocol):
-    """Where a stage's metrics go; `stages.tracking.Tracker` is the real one."""
-
-    def log(self, step: int, **metrics: float) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Untracked:
-    """Metrics that go nowhere."""
-
-    def log(self, step: int, **metrics: float) -> None: ...
-
-    def close(self) -> None: ...
+    id: str
+    reason: str
 
 
 class Workspace:
@@ -57,7 +43,7 @@ class Workspace:
         self,
         folder: Path,
         parents: dict[str, Artifact | list[Artifact] | None],
-        track: Track,
+        track: Tracker | Untracked,
         unfinished: Path | None = None,
         processes: Processes | None = None,
     ) -> None:
@@ -68,7 +54,7 @@ class Workspace:
         self.notes: dict[str, str] = {}
         self.tokens = 0
         self._quarantined: list[Quarantined] = []
-        self._open: list[Closable] = []
+        self._open = ExitStack()
 
     def count(self, **values: float) -> None:
         """Note finite numbers for the manifest.
@@ -102,11 +88,11 @@ class Workspace:
 
     def progress(self, total: float | None, unit: str, label: str) -> AbstractContextManager[Progress]:
         """Show the progress of one long piece of work (`stages.progress.progress`); only the first process does."""
-        return progress(total, unit, label) if self.processes.first else nullcontext(Silent())
+        return progress(total, unit, label) if self.processes.first else nullcontext(Progress())
 
-    def keep_open(self, resource: C) -> C:
-        """Close this when the stage has ended."""
-        self._open.append(resource)
+    def keep_open(self, resource: T) -> T:
+        """Call the resource's `close` when the stage has ended."""
+        self._open.callback(resource.close)
         return resource
 
     def finish(self) -> None:
@@ -116,13 +102,4 @@ class Workspace:
 
     def close(self) -> None:
         """Close what was to be kept open."""
-        while self._open:
-            self._open.pop().close()
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantined:
-    """Something that was left out while the rest went on: what it is called, and why."""
-
-    id: str
-    reason: str
+        self._open.close()

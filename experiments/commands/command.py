@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 
 from experiments.commands.catalogue import COMMANDS
 from experiments.commands.config import ConfigError, Job, build_job, claim_folder, read_yaml, register_schema
+from experiments.commands.dry_run import stage_plan
 from experiments.commands.evidence import error_log
 from experiments.commands.overrides import hydra_told
 from experiments.commands.sweeps import Sweep, finished, objective_of, reason_told
@@ -37,6 +38,7 @@ from stages.stage import Stage
 from stages.tracking import Tracker
 
 Work = Callable[[Job], dict[str, Any]]
+Plan = Callable[[Job], tuple[list[str], bool]]  # what a dry run prints; whether all of it is made already
 
 
 def stage_command(
@@ -59,12 +61,7 @@ def stage_command(
         known = {name: artifact.manifest[name] for name in ("stage", "key", "seconds", "tokens")}
         return known | {"path": str(artifact.path), "reused": reused}
 
-    def plan(job: Job) -> Iterator[str]:
-        from experiments.commands.dry_run import stage_plan
-
-        return stage_plan(stage, job)
-
-    return command(stage.name, stage.args, work, config_name, plan=plan)
+    return command(stage.name, stage.args, work, config_name, plan=lambda job: stage_plan(stage, job))
 
 
 def command(
@@ -73,7 +70,7 @@ def command(
     work: Work,
     config_name: str | None = None,
     relaunch: bool = True,
-    plan: Callable[[Job], Iterable[str]] | None = None,
+    plan: Plan | None = None,
 ) -> Callable[[], None]:
     """What `python -m experiments.<name>` runs: `work` with arguments of class `args`.
 
@@ -98,7 +95,7 @@ def command(
             return work(job)
         if plan is None:
             raise ConfigError(f"dry_run=true: {name} is one step, of which there is nothing to say before it runs")
-        print(*plan(job), sep="\n")
+        print(*plan(job)[0], sep="\n")
         return {"dry_run": True}
 
     def main() -> None:
@@ -121,7 +118,7 @@ def command(
 
                     print_help(name, config_name or name, schema)
                 else:
-                    _run_with_hydra(schema, args, run, config_name or name, relaunch)
+                    _run_with_hydra(schema, args, run, config_name or name, relaunch, plan)
                 sys.stdout.flush()
         except KeyboardInterrupt:
             sys.exit(130)
@@ -157,7 +154,9 @@ def _run_resolved_here(schema: DictConfig, args: type, work: Work, relaunch: boo
         processes.leave()
 
 
-def _run_with_hydra(schema: DictConfig, args: type, work: Work, config_name: str, relaunch: bool) -> None:
+def _run_with_hydra(
+    schema: DictConfig, args: type, work: Work, config_name: str, relaunch: bool, plan: Plan | None
+) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -181,7 +180,8 @@ def _run_with_hydra(schema: DictConfig, args: type, work: Work, config_name: str
                 return None
             claim_folder(job)
             result = finished(folder) if apart else None
-            if result is None:
+            # also of the stage's version of today
+            if result is None or (plan is not None and not plan(job)[1]):
                 result = run_resolved(program, file) if apart else _work(job, work, file, relaunch)
                 write_json(folder / "result.json", result)
                 _show(result)

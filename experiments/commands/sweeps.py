@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -17,6 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from experiments.commands.yaml_files import ConfigError
 from stages.files import read_json, write_json
@@ -32,8 +35,12 @@ class Sweep:
 
     @classmethod
     def new(cls) -> Sweep:
-        """A sweep that nobody else knows, of which nothing is written yet."""
-        return cls(Path(f"runs/.sweep-{uuid.uuid4().hex[:12]}").resolve())
+        """A sweep of this process; what one that was killed has left is dropped. Nothing is written yet."""
+        name = f".sweep-{platform.node()}"
+        for folder in Path("runs").glob(f"{name}-*"):
+            if not psutil.pid_exists(int(folder.name.rpartition("-")[2])):
+                shutil.rmtree(folder, ignore_errors=True)
+        return cls(Path(f"runs/{name}-{os.getpid()}").resolve())
 
     def arm(self, overrides: list[str], run: Callable[[], float | None]) -> float | None:
         """What `run` returns; None where it fails, which sweepers take for a failed trial.

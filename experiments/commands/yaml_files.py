@@ -16,6 +16,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from stages.files import replacing
+
 MOST_BYTES = 1_000_000
 MOST_VALUES = 50_000
 DEEPEST = 50
@@ -99,6 +101,5 @@ def _from_json(text: str) -> Any:
 
 def write_yaml(file: Path, config: dict[str, Any]) -> None:
     """Write a YAML file whole or not at all."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    aside.write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
-    os.replace(aside, file)
+    with replacing(file) as aside:
+        aside.write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")

@@ -154,10 +154,8 @@ class Bar:
         if report.label != self.label:
             self.close()
             title = f"{self.name}: {report.label}" if self.name not in ("", report.label) else report.label
-            self.task, self.label = (
-                self.display.add_task(title[:28], total=report.total, rate=report.unit),
-                report.label,
-            )
+            self.task = self.display.add_task(title[:28], total=report.total, rate=report.unit)
+            self.label = report.label
         speed = next(task.speed for task in self.display.tasks if task.id == self.task)
         rate = f"{speed:.3g} {report.unit}/s" if speed else report.unit
         self.display.update(self.task, completed=report.done, total=report.total, rate=rate)

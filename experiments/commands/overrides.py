@@ -22,7 +22,7 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.commands.config import Outer
+from experiments.commands.config import CommonArgs
 from experiments.commands.yaml_files import DEEPEST, ConfigError, check_yaml
 
 # what means something to Hydra in a text, too: quotes, interpolations, functions, null, a missing value
@@ -141,7 +141,7 @@ def _for_shell(text: str) -> str:
 
 def hint_of(args: type, key: str) -> Any:
     """The type of the setting `key` (dotted), `str` for `str | None`; None where there is no such setting."""
-    for kind in (args, Outer):
+    for kind in (args, CommonArgs):
         hint: Any = kind
         for name in key.split("."):
             hint = typing.get_type_hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
@@ -167,7 +167,7 @@ def explain(error: BaseException, overrides: list[str], args: type) -> str:
     if unknown := re.match(r"Could not override '([^']+)'", lines[0] if lines else ""):
         key = unknown[1]
         given = next((one for one in overrides if re.match(rf"\+{{0,2}}{re.escape(key)}[.=@]", one)), key)
-        near = difflib.get_close_matches(key, [*names_of(args), *names_of(Outer)], 1, 0.5)
+        near = difflib.get_close_matches(key, [*names_of(args), *names_of(CommonArgs)], 1, 0.5)
         # a schema takes no new keys, so that Hydra's advice to write +key= would not help
         lines = [f"{given}: {cause}"] if cause else [f"{given}: {' '.join(lines[1:])}"]
         lines += [f"did you mean {near[0]}?"] if near else []

@@ -125,20 +125,19 @@ def judge_subsets(args: EvaluateArgs) -> tuple[dict[str, list[Judged]], float | 
     return judged, judge.threshold, too_long
 
 
-def report_subset(judged: Sequence[Judged], threshold: float, resamples: int, seed: int) -> dict[str, Estimate]:
-    """Accuracy on solutions with (`error`) and without an error (`correct`) and `f1`, with 95% intervals.
-
-    All solutions of a question are drawn together.
-    """
+def report_subset(judged: Sequence[Judged], threshold: float, replicates: dict[str, np.ndarray]) -> dict[str, Estimate]:
+    """Accuracy on solutions with (`error`) and without an error (`correct`) and `f1`, with 95% intervals."""
     value = dict(zip(("error", "correct", "f1"), measure_f1(judged, threshold), strict=True))
-    replicates, n = replicate(judged, threshold, resamples, seed), {}
-    n["error"] = sum(one.truth is not None for one in judged)
-    n["correct"], n["f1"] = len(judged) - n["error"], len(judged)
+    wrong = sum(one.truth is not None for one in judged)
+    n = {"error": wrong, "correct": len(judged) - wrong, "f1": len(judged)}
     return {name: estimate(value[name], replicates[name], n[name]) for name in value}
 
 
 def replicate(judged: Sequence[Judged], threshold: float, resamples: int, seed: int) -> dict[str, np.ndarray]:
-    """The three measures in each resample, (resamples,); NaN where one has no solution of a kind."""
+    """The three measures in each resample, (resamples,); NaN where one has no solution of a kind.
+
+    All solutions of a question are drawn together.
+    """
     questions = {question: i for i, question in enumerate(dict.fromkeys(one.question for one in judged))}
     owners = np.array([questions[one.question] for one in judged])
     hits, wrong = np.array(find_hits(judged, threshold)), np.array([one.truth is not None for one in judged])
@@ -170,12 +169,15 @@ def evaluate(args: EvaluateArgs) -> dict[str, Any]:
     if args.predictions is not None:
         write_predictions(args.predictions, judged, threshold)
     reported = [name for name in judged if name != args.choose_on]
-    subsets = {}
-    for number, (name, ones) in enumerate(judged.items()):
-        subsets[name] = report_subset(ones, threshold, args.resamples, args.seed + number)
-        subsets[name] |= {"reported": name in reported}
-    numbers = {name: args.seed + number for number, name in enumerate(judged)}
-    together = [replicate(judged[name], threshold, args.resamples, numbers[name])["f1"] for name in reported]
+    replicates = {
+        name: replicate(ones, threshold, args.resamples, args.seed + number)
+        for number, (name, ones) in enumerate(judged.items())
+    }
+    subsets = {
+        name: report_subset(ones, threshold, replicates[name]) | {"reported": name in reported}
+        for name, ones in judged.items()
+    }
+    together = [replicates[name]["f1"] for name in reported]
     mean = float(np.mean([subsets[name]["f1"]["value"] for name in reported]))
     solutions = sum(len(judged[name]) for name in reported)
     return {

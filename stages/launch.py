@@ -23,8 +23,7 @@ class LaunchArgs:
     """How many processes a stage runs in; nothing here changes its results.
 
     `config_file` is one of accelerate's own, for several machines or FSDP: a path, or the name of one that comes with
-    this program (conf/accelerate). What it says of the number of processes is overruled by `num_processes`, which
-    counts those of all machines.
+    this program (conf/accelerate). `num_processes`, which counts those of all machines, overrides its number.
     """
 
     num_processes: int = 1  #: processes of a stage
@@ -54,11 +53,11 @@ def find_config(name: str) -> str:
 
 
 def must_launch(args: LaunchArgs, processes: Processes) -> bool:
-    """Whether this process has to start those that do the work.
+    """Whether this process has to start the ranks; false in one of them.
 
     Raises:
-        ProcessError: it is one of them, but another number was started than was asked for (`accelerate launch --cpu`
-            starts one, whatever it is told).
+        ProcessError: more or fewer ranks were started than were asked for (`accelerate launch --cpu` starts one,
+            whatever it is told).
     """
     if processes.count == 1 and LAUNCHED not in os.environ:
         return args.num_processes > 1 or args.config_file is not None

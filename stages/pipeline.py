@@ -44,7 +44,7 @@ class NodeResult:
 
 
 class StageFailedError(ValueError):
-    """A stage's process ended with an error; the message has its own last words."""
+    """A stage's process ended with an error; the message has the last line of its log."""
 
 
 Runner = Callable[[Node, Any], NodeResult]
@@ -55,8 +55,8 @@ def run_pipeline(
 ) -> dict[str, NodeResult]:
     """Run every node after those it needs, at most `parallel` at once; returns the result of each.
 
-    `given` are the paths of what no node makes. When a stage fails, those that run beside it are let finish (their
-    artifacts are kept), and nothing new starts. When this process is interrupted, `stop` is called to end them.
+    `given` are the paths of what no node makes. When a stage fails, those that are running finish (their artifacts are
+    kept), and no other starts. When this process is interrupted, `stop` is called to end them.
 
     Raises:
         StageFailedError: the first failure.
@@ -83,7 +83,7 @@ def run_pipeline(
                         results[node.name] = future.result()
                         paths[node.name] = str(future.result().path)
         except BaseException:
-            stop()  # or the pool waits until they have finished
+            stop()  # the pool waits for them
             raise
     if failure is not None:
         raise failure
@@ -91,10 +91,10 @@ def run_pipeline(
 
 
 class StageRunner:
-    """Runs each stage as `program(stage) --resolved FILE`, and shows what all of them are at.
+    """Runs each stage as `program(stage) --resolved FILE`, and shows the progress of all of them.
 
-    `folder` gets the arguments and the log of each; `settings` are the rest of its config. Where `console` is no
-    terminal, progress is in the logs.
+    `folder` gets the arguments NAME.yaml and the log NAME.log of each; NAME.log.1 is that of the first attempt where
+    there were several. `settings` are the rest of the config. Where `console` is no terminal, progress is in the logs.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class StageRunner:
         self.console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
-        """End every child, and start no other: they leave no artifact, so the next run makes it anew."""
+        """End every child, which then leaves no artifact, and start no other."""
         self.stopped.set()
 
     def __enter__(self) -> StageRunner:

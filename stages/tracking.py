@@ -16,6 +16,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -137,20 +138,6 @@ class Tracker:
 def _open_mirror(args: TrackingArgs, config: dict[str, Any], folder: Path) -> Any:
     import wandb
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key(wandb) else "offline")
-    try:
-        run = _start(wandb, args, config, folder, mode)
-    except wandb.errors.Error as error:
-        if mode != "online":
-            raise
-        logger.warning("W&B cannot be reached, its run is kept offline: %s", error)
-        run = _start(wandb, args, config, folder, "offline")
-    # W&B's own counter begins at 0 again when a run is resumed offline
-    run.define_metric("*", step_metric="step")
-    return run
-
-
-def _start(wandb: Any, args: TrackingArgs, config: dict[str, Any], folder: Path, mode: str) -> Any:
     settings = wandb.Settings(
         console="off",
         disable_code=True,
@@ -165,7 +152,8 @@ def _start(wandb: Any, args: TrackingArgs, config: dict[str, Any], folder: Path,
         x_disable_stats=True,
         x_save_requirements=False,
     )
-    return wandb.init(
+    start = partial(
+        wandb.init,
         project=args.project,
         entity=args.entity,
         group=args.group,
@@ -173,10 +161,20 @@ def _start(wandb: Any, args: TrackingArgs, config: dict[str, Any], folder: Path,
         tags=list(args.tags),
         config=_without_secrets(config),
         dir=str(folder),
-        mode=mode,
         reinit="create_new",
         settings=settings,
     )
+    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key(wandb) else "offline")
+    try:
+        run = start(mode=mode)
+    except wandb.errors.Error as error:
+        if mode != "online":
+            raise
+        logger.warning("W&B cannot be reached, its run is kept offline: %s", error)
+        run = start(mode="offline")
+    # W&B's own counter begins at 0 again when a run is resumed offline
+    run.define_metric("*", step_metric="step")
+    return run
 
 
 def _has_key(wandb: Any) -> bool:

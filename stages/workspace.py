@@ -35,8 +35,8 @@ class Quarantined:
 class Workspace:
     """What a stage works with: `folder` to write in, `parents` by field name (`problems.path` where nested).
 
-    `unfinished` is a folder that stays when the stage is stopped, for what a restart goes on from. With several
-    `processes` each has a workspace; the first one's folder becomes the artifact.
+    `unfinished` is a folder that stays when the stage is stopped, for what the next attempt resumes from. With several
+    `processes` each rank has a workspace, and the folder of rank 0 becomes the artifact.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class Workspace:
         self._quarantined += left_out
 
     def write_rows(self, name: str, records: Iterable[Any], cls: type | None = None) -> None:
-        """Write `<name>.parquet` and count its rows under `name`; only the first process does."""
+        """Write `<name>.parquet` and count its rows under `name`; only rank 0 does."""
         if self.processes.first:
             self.count(**{name: write_rows(self.folder / f"{name}.parquet", records, cls)})
 
     def progress(self, total: float | None, unit: str, label: str) -> AbstractContextManager[Progress]:
-        """Show the progress of one long piece of work (`stages.progress.progress`); only the first process does."""
+        """Show the progress of one long piece of work (`stages.progress.progress`); only rank 0 does."""
         return progress(total, unit, label) if self.processes.first else nullcontext(Progress())
 
     def keep_open(self, resource: T) -> T:

@@ -1,7 +1,7 @@
-"""Command lines and Hydra's complaints about them, made plain.
+"""Command lines as users type them, and Hydra's errors in one line.
 
-Hydra reads `run.name=1e3` as a number and fails on `policy=a=b`. Here a value of a setting that is a text (or a list of
-texts) is quoted for Hydra where it would become anything else, so that it arrives as it was typed.
+Hydra reads `run.name=1e3` as a number and fails on `policy=a=b`. Where a setting is a text, or a list of texts, its
+value is put in quotes for Hydra if it would become anything else without them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.commands.config import CommonArgs
 from experiments.commands.yaml_files import DEEPEST, ConfigError, check_yaml
 
-# what means something to Hydra in a text, too: quotes, interpolations, functions, null, a missing value
+# left to Hydra also where a setting is a text: quotes, interpolations, functions, null, a missing value
 _HYDRA = re.compile(
     r"""(['"]).*\1|.*\$\{.*|(choice|range|interval|glob|sort|shuffle|tag|str|json_str)\(.*\)|null|\?\?\?|""", re.DOTALL
 )
@@ -33,7 +33,7 @@ _HYDRA = re.compile(
 
 @contextmanager
 def hydra_told(args: type) -> Iterator[None]:
-    """Within, Hydra sees this process's command line prepared, and what it finds wrong is raised as it is explained.
+    """In the block Hydra gets the prepared command line of this process, and its errors are raised in one line.
 
     Raises:
         ConfigError: the command line or what it composes is wrong.
@@ -66,7 +66,7 @@ def hydra_told(args: type) -> Iterator[None]:
 
 
 def prepare(overrides: list[str], args: type, sweep: bool) -> list[str]:
-    """The overrides as Hydra reads them as they were meant; in a `sweep` commas part the values of its arms.
+    """The overrides with quotes where Hydra needs them; in a `sweep`, commas separate the values of its arms.
 
     Raises:
         ConfigError: one cannot be read, or a setting is given twice.
@@ -90,7 +90,7 @@ def prepare(overrides: list[str], args: type, sweep: bool) -> list[str]:
                 value = _quoted(value)
             elif not re.search(r"['\"\[{]", value):
                 value = ",".join(map(_quoted, value.split(",")))
-            elif _read(value) is None:  # of values in quotes or brackets only Hydra knows which commas part them
+            elif _read(value) is None:  # with quotes or brackets, only Hydra knows which commas separate values
                 value = _quote(value)
         depth = itertools.accumulate((c in "[{(") - (c in "]})") for c in value)
         if hint is not str and max(depth, default=0) > DEEPEST:

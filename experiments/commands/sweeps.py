@@ -1,6 +1,6 @@
 """The arms of a sweep: one that fails does not end the others, and one that is finished is not run again.
 
-Left out: which arms there are and where they run, which is Hydra's sweepers' and launchers' affair.
+Left out: which arms there are (Hydra's sweepers), and where they run (its launchers).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REASON = "STEPWISE_REASON"  # the file in which a process says why it failed, fo
 
 @dataclass(frozen=True)
 class Sweep:
-    """One sweep. Its arms may run on other machines, so what became of each is a file in `folder`."""
+    """One sweep. Its arms may run on other machines, so each writes to a file in `folder` how it ended."""
 
     folder: Path
 
@@ -45,7 +45,7 @@ class Sweep:
     def arm(self, overrides: list[str], run: Callable[[], float | None]) -> float | None:
         """What `run` returns; None where it fails, which sweepers take for a failed trial.
 
-        Only what ends the whole sweep (Ctrl-C, SIGTERM) is let through.
+        Only Ctrl-C and SIGTERM, which end the whole sweep, are raised.
         """
         why = None
         try:
@@ -80,7 +80,7 @@ def _print_failed(failed: list[dict[str, Any]], arms: list[dict[str, Any]]) -> N
     from rich.table import Table
     from rich.text import Text
 
-    # what all arms have in common tells none from another
+    # overrides that all arms have are not shown
     common = set.intersection(*(set(arm["overrides"]) for arm in arms)) if len(arms) > 1 else set()
     table = Table(title=f"{len(failed)} of {len(arms)} arms failed", title_justify="left")
     table.add_column("arm", overflow="fold", max_width=34)
@@ -94,8 +94,10 @@ def _print_failed(failed: list[dict[str, Any]], arms: list[dict[str, Any]]) -> N
 
 @contextmanager
 def reason_told() -> Iterator[None]:
-    """Where this process is an arm's, say why it fails in the file that the sweep named. The first to say it is right:
-    others fail because that one did."""
+    """Where this process belongs to an arm, write why it fails to the file that the sweep named.
+
+    Only the first of an arm's processes writes: the others fail because that one did.
+    """
     try:
         yield
     except BaseException as error:

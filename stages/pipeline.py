@@ -21,6 +21,7 @@ from stages.files import next_name
 from stages.make import look_up
 from stages.progress import Bar, open_display
 from stages.stage import Stage
+from stages.text import visible
 
 PENDING = "(made by the pipeline)"  # stands in a config for a parent that an earlier stage will make
 
@@ -168,5 +169,5 @@ def _last_words(log: Path) -> list[str]:
     with log.open("rb") as file:
         file.seek(-min(4096, log.stat().st_size), 2)
         lines = file.read().decode(errors="replace").splitlines()
-    lines = ["".join(char if char.isprintable() else " " for char in line).rstrip() for line in lines]
+    lines = visible("\n".join(line.rstrip() for line in lines)).split("\n")
     return [f"    {line[:1000]}" for line in lines if line][-5:]

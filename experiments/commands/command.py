@@ -36,6 +36,7 @@ from stages.launch import must_launch
 from stages.make import make
 from stages.processes import current
 from stages.stage import Stage
+from stages.text import CleanRecord, one_line, visible
 from stages.tracking import Tracker
 
 Work = Callable[[Job], dict[str, Any]]
@@ -115,6 +116,7 @@ class Command:
         # an exception, so that a process that is told to end (by its parent, by a cluster) leaves nothing half-written
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         end_with_parent()
+        logging.setLogRecordFactory(CleanRecord)
         # these libraries log every request
         for library in ("httpx", "filelock", "datasets", "urllib3"):
             logging.getLogger(library).setLevel(logging.WARNING)
@@ -195,7 +197,7 @@ class Command:
 
         settings = HydraConfig.get()
         folder = Path(os.path.relpath(settings.runtime.output_dir, settings.runtime.cwd))
-        with _one_line_errors(), _no_useless_folder(Path(settings.runtime.output_dir)):
+        with _one_line_errors(), _no_useless_folder(Path(settings.runtime.output_dir), Path(settings.runtime.cwd)):
             if settings.job.chdir:
                 os.chdir(settings.runtime.cwd)
                 raise ConfigError("hydra.job.chdir=true: a command stays in the folder in which it was started")
@@ -250,7 +252,7 @@ def this_program() -> list[str]:
 def _show(result: dict[str, Any]) -> None:
     if "path" in result:
         how = "reused" if result.get("reused") else f"made in {result.get('seconds', 0):.0f} s"
-        print(f"{result['path']} ({how})")
+        print(f"{visible(result['path'])} ({how})")
 
 
 @contextmanager
@@ -258,18 +260,17 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except JobFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(error.code) from error
     except (ValueError, OSError) as error:
         if _output_closed(error):
             raise SystemExit(141) from None
         if os.environ.get("STEPWISE_TRACEBACK") == "1":
-            traceback.print_exc()
-        text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+            print(visible(traceback.format_exc()), end="", file=sys.stderr)
         # a class of our own says all there is to say; another may be a mistake in the program
         hint = " (STEPWISE_TRACEBACK=1 shows where)" if type(error).__module__ == "builtins" else ""
         rank = current().rank
-        print(f"{f'process {rank}: ' if rank else ''}error: {text}{hint}", file=sys.stderr)
+        print(f"{f'process {rank}: ' if rank else ''}error: {one_line(error)}{hint}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
@@ -286,7 +287,7 @@ def _output_closed(error: Exception) -> bool:
 
 
 @contextmanager
-def _no_useless_folder(folder: Path) -> Iterator[None]:
+def _no_useless_folder(folder: Path, below: Path) -> Iterator[None]:
     # Hydra makes the folder before the arguments are checked; after a mistake of the user's, nothing is left of it
     file = folder / "config.yaml"
     claimed = file.exists()
@@ -299,4 +300,6 @@ def _no_useless_folder(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):  # which is not empty
             for one in (folder, *folder.parents):
+                if one in (below, *below.parents):
+                    break  # where the user stands is not ours to remove
                 one.rmdir()

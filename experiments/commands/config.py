@@ -19,7 +19,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.commands.yaml_files import ConfigError, read_yaml, write_yaml
+from experiments.commands.yaml_files import ConfigError, leaves, read_yaml, write_yaml
 from stages.launch import LaunchArgs
 from stages.tracking import TrackingArgs
 
@@ -179,9 +179,13 @@ def claim_folder(job: Job) -> None:
     """
     file = job.folder / "config.yaml"
     if file.exists() and not job.run.overwrite:
-        found = _own(read_yaml(file))
-        if found != _own(job.config):
-            changed = sorted(_differences(found, _own(job.config)))
+        old, new = (dict(leaves(_own(config))) for config in (read_yaml(file), job.config))
+        changed = [
+            f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name) != new.get(name)
+        ]
+        if changed:
             raise ConfigError(
                 f"{job.folder}: holds a run with other arguments ({'; '.join(changed)}): "
                 f"choose another run.name, or run.overwrite=true to take the folder over"
@@ -194,11 +198,3 @@ def claim_folder(job: Job) -> None:
 
 def _own(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in COMMON}
-
-
-def _differences(old: Any, new: Any, name: str = "") -> Iterable[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in old.keys() | new.keys():
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
-    elif old != new:
-        yield f"{name} was {old!r}, now {new!r}"

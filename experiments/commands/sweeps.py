@@ -21,8 +21,9 @@ from typing import Any
 
 import psutil
 
-from experiments.commands.yaml_files import ConfigError
+from experiments.commands.yaml_files import ConfigError, leaves
 from stages.files import read_json, write_json
+from stages.text import one_line
 
 REASON = "STEPWISE_REASON"  # the file in which a process says why it failed, for the sweep's table
 
@@ -110,7 +111,7 @@ def reason_told() -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     # a command's own exit names the error that it was for
     cause = error.__cause__ if isinstance(error, SystemExit) and error.__cause__ else error
-    text = "; ".join(line.strip() for line in str(cause).splitlines() if line.strip())[:500]
+    text = one_line(cause, 500)
     return text if isinstance(cause, ValueError | OSError) else f"{type(cause).__name__}: {text}"
 
 
@@ -135,16 +136,12 @@ def objective_of(result: dict[str, Any], key: str) -> float:
     for folder in (path, os.path.dirname(result.get("report") or "")):
         if folder and (file := Path(folder) / "report.json").is_file():
             known["report"] = read_json(file)
-    numbers = dict(_numbers(known))
+    numbers = {
+        name: float(value)
+        for name, value in leaves(known)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
     if key not in numbers:
         near = difflib.get_close_matches(key, numbers, 3, 0.4) or sorted(numbers)[:8]
         raise ConfigError(f"objective={key}: the result has no such number; near are {', '.join(near)}")
     return numbers[key]
-
-
-def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _numbers(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        yield name, float(value)

@@ -19,6 +19,7 @@ from rollouts.sampling.collect import collect
 from rollouts.sampling.policies import own_device_class
 from rollouts.sampling.protocol import REFUSED, Request, Sampler, load_sampler
 from rollouts.steps import cut_text, join_steps
+from rollouts.world.args import SOURCE as WORLD
 from stages.stage import Stage, parent, resolved, runtime
 from stages.workspace import Workspace
 
@@ -82,7 +83,7 @@ def locate(
 def _true_first_error(problem: Problem, draft: Rollout) -> int | None:
     from rollouts.world.oracle import true_first_error
 
-    if problem.source != "arithmetic":
+    if problem.source != WORLD:
         raise ValueError(f"where=oracle: nobody knows the first error of a {problem.source} solution")
     return true_first_error(problem, draft.steps)
 

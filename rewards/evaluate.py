@@ -90,8 +90,8 @@ def judge_report(
     refinements on offer. `rows` numbers the problems; `counts` (resamples, problems) says how often each was drawn.
 
     Raises:
-        ValueError: a scorer judged no candidate, left out a draft or sample, or gave it another number of scores than it
-            has steps.
+        ValueError: a scorer judged what is no candidate, left out a draft or sample, or gave it another number of
+            scores than it has steps.
     """
     report: dict[str, Any] = {name: dict.fromkeys(SCORERS) for name in MEASURES} | {"steps_right": None}
     spreads: dict[str, dict[str, np.ndarray]] = {}
@@ -144,8 +144,7 @@ def _solutions(
         judged.correct.append(candidate.correct)
         judged.probabilities.append(given[key])
         if judged.truth is not None:
-            # a prefix is right when no step of it is wrong: right steps after a wrong one do not mend it
-            judged.truth.append(np.logical_and.accumulate(np.asarray(step_truth[key], dtype=bool)).tolist())
+            judged.truth.append(step_truth[key])
     return judged
 
 

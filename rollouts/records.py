@@ -128,7 +128,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The candidate that one selector (`draft`, `reranked`, `best_of_3`, …) chose for one problem.
+    """The candidate that one selector (`draft`, `reranked`, `best_of_n`, …) chose for one problem.
 
     `scorer` is orm, sorm, or none where the selector asks no reward model. `where` says which local refinements
     were on offer. `completion_tokens` are those of all candidates that had to be sampled to choose.

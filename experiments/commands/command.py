@@ -34,6 +34,7 @@ from stages.launch import must_launch
 from stages.make import make
 from stages.processes import current
 from stages.stage import Stage
+from stages.text import CleanRecord, one_line, visible
 from stages.tracking import Tracker
 
 Work = Callable[[Job], dict[str, Any]]
@@ -109,6 +110,7 @@ def command(
         # so that a process that is told to end (by its parent, by a cluster) leaves nothing half-written
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         end_with_parent()
+        logging.setLogRecordFactory(CleanRecord)
         # a library's news of every request is not this program's
         for library in ("httpx", "filelock", "datasets", "urllib3"):
             logging.getLogger(library).setLevel(logging.WARNING)
@@ -167,7 +169,7 @@ def _run_with_hydra(schema: DictConfig, args: type, work: Work, config_name: str
     def run(config: Any) -> float | None:
         settings = HydraConfig.get()
         folder = Path(os.path.relpath(settings.runtime.output_dir, settings.runtime.cwd))
-        with _one_line_errors(), _no_useless_folder(Path(settings.runtime.output_dir)):
+        with _one_line_errors(), _no_useless_folder(Path(settings.runtime.output_dir), Path(settings.runtime.cwd)):
             if settings.job.chdir:
                 os.chdir(settings.runtime.cwd)
                 raise ConfigError("hydra.job.chdir=true: a command stays in the folder in which it was started")
@@ -237,7 +239,7 @@ def _resolved_files(argv: list[str]) -> tuple[Path, Path | None]:
 def _show(result: dict[str, Any]) -> None:
     if "path" in result:
         how = "reused" if result.get("reused") else f"made in {result.get('seconds', 0):.0f} s"
-        print(f"{result['path']} ({how})")
+        print(f"{visible(result['path'])} ({how})")
 
 
 @contextmanager
@@ -245,18 +247,17 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except JobFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(error.code) from error
     except (ValueError, OSError) as error:
         if _output_closed(error):
             raise SystemExit(141) from None
         if os.environ.get("STEPWISE_TRACEBACK") == "1":
-            traceback.print_exc()
-        text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+            print(visible(traceback.format_exc()), end="", file=sys.stderr)
         # a class of our own says all there is to say; another may be a mistake in the program
         hint = " (STEPWISE_TRACEBACK=1 shows where)" if type(error).__module__ == "builtins" else ""
         rank = current().rank
-        print(f"{f'process {rank}: ' if rank else ''}error: {text}{hint}", file=sys.stderr)
+        print(f"{f'process {rank}: ' if rank else ''}error: {one_line(error)}{hint}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
@@ -273,7 +274,7 @@ def _output_closed(error: Exception) -> bool:
 
 
 @contextmanager
-def _no_useless_folder(folder: Path) -> Iterator[None]:
+def _no_useless_folder(folder: Path, below: Path) -> Iterator[None]:
     # Hydra makes the folder before the arguments are checked; after a mistake of the user's, nothing is left of it
     file = folder / "config.yaml"
     claimed = file.exists()
@@ -286,4 +287,6 @@ def _no_useless_folder(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):  # which is not empty
             for one in (folder, *folder.parents):
+                if one in (below, *below.parents):
+                    break  # where the user stands is not ours to remove
                 one.rmdir()

@@ -27,8 +27,8 @@ SELECTORS = {
 }
 DIFFERENCES = (
     ("reranked", "draft"),
-    ("reranked", "best_of_3"),
-    ("reranked", "majority_of_3"),
+    ("reranked", "best_of_n"),
+    ("reranked", "majority_of_n"),
     ("reranked", "control"),
     ("reranked", "draft_control"),
     ("reranked", "random"),
@@ -36,7 +36,7 @@ DIFFERENCES = (
     ("reranked", "local"),
     ("reranked", "draft_global"),
     ("reranked", "draft_local"),
-    ("best_of_3", "draft"),
+    ("best_of_n", "draft"),
     ("global", "draft"),
     ("local", "draft"),
     ("control", "draft"),
@@ -48,7 +48,7 @@ DIFFERENCES = (
 
 # GLoRe (arXiv 2402.10963), Llama-2 13B on GSM8K, step accuracy of the 7B; "(2nd)": from secondary summaries
 PAPER = {
-    "accuracy": {"draft": (0.53, ""), "reranked": (0.65, ""), "best_of_3": (0.58, "(2nd)")},
+    "accuracy": {"draft": (0.53, ""), "reranked": (0.65, ""), "best_of_n": (0.58, "(2nd)")},
     "fixed": {"global": (0.28, "(2nd)"), "local": (0.28, "(2nd)"), "either": (0.41, "(2nd)")},
     "step_accuracy": {"orm": (0.73, "(2nd)"), "sorm": (0.81, "(2nd)")},
     "label_accuracy": (0.94, "(2nd)"),
@@ -79,6 +79,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "problems": len(rows),
         "splits": sorted({problem.split for problem in inputs.problems}),
         "headline": {"scorer": inputs.scorer, "where": inputs.where},
+        "samples": inputs.samples,
         "accuracy": {name: arm and _accuracy(arm, rows, counts) for name, arm in headline.items()},
         "tokens": {name: arm and _mean_tokens(arm) for name, arm in headline.items()},
         "difference": _differences(headline, rows, counts) | repair_differences | judged.pop("difference"),
@@ -90,13 +91,20 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         **judged,
         "thresholds": dict(inputs.thresholds),
         "stages": {name: dict(stage) for name, stage in inputs.stages.items()},
+        "given": dict(inputs.given),
         "ungraded": sum(candidate.correct is None for candidate in inputs.candidates),
         "too_long": {name: _too_long(inputs.judgements, candidates, name) for name in SCORERS},
-        "paper": PAPER,
+        "paper": _paper(inputs.samples),
         "example": choose_example(inputs, candidates),
     }
     report["notes"] = _notes(inputs, report)
     return _rounded(report)
+
+
+def _paper(samples: int) -> dict[str, Any]:
+    """The paper's figures, of which that of best-of-n goes with 3 samples only."""
+    accuracy = {name: found for name, found in PAPER["accuracy"].items() if name != "best_of_n" or samples == 3}
+    return PAPER | {"accuracy": accuracy}
 
 
 def _arms(choices: Sequence[Choice], rows: dict[str, int]) -> dict[tuple[str, str, str], dict[str, Choice]]:
@@ -178,6 +186,11 @@ def _too_long(judgements: Sequence[Judgement], candidates: dict[CandidateKey, Ca
 def _notes(inputs: ReportInputs, report: dict[str, Any]) -> list[str]:
     """What could not be measured, and why, one sentence each."""
     notes = []
+    if inputs.given:
+        names = ", ".join(f"{name} {what}" for name, what in inputs.given.items())
+        notes.append(f"Given, not made in this run: {names}. What they were trained on is not known here.")
+    if not inputs.apart:
+        notes.append("The test problems were not compared with those trained on, which are not known here.")
     absent = [name for name, found in report["accuracy"].items() if found is None]
     if absent:
         notes.append(f"Not run, hence empty: {', '.join(absent)}.")

@@ -15,12 +15,12 @@ from rewards.formats.record import (
     FormatError,
     StepRecord,
     locate_error,
-    shown,
     spread_error,
     take_optional,
     take_text,
     take_texts,
 )
+from stages.text import shown
 
 VERDICT = "model_output_answer_correctness"
 ERROR_STEP = "model_output_solution_first_error_step"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from rewards.formats.record import Choices, Format, FormatError, StepRecord, shown, take_text
+from rewards.formats.record import Choices, Format, FormatError, StepRecord, take_text
+from stages.text import shown
 
 TAG = "ки"
 FIRST = re.compile(r"[Ss]tep 1:")

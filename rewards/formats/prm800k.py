@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rewards.formats.record import Choices, Format, FormatError, StepRecord, shown, take_optional, take_text
+from rewards.formats.record import Choices, Format, FormatError, StepRecord, take_optional, take_text
+from stages.text import shown
 
 
 def parse_prm800k(row: dict[str, Any], choices: Choices) -> StepRecord:

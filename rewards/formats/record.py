@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stages.text import shown
+
 NEUTRAL = ("positive", "negative", "drop")
 AFTER_ERROR = ("unknown", "negative")
 UNLABELLED = ("error", "drop", "cut")
@@ -184,9 +186,3 @@ def take_optional(row: dict[str, Any], name: str, kind: type) -> Any:
 def same(a: Any, b: Any) -> bool:
     """Whether two JSON values are the same, for which 1, 1.0 and true are three different ones."""
     return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
-
-
-def shown(value: Any) -> str:
-    """A value for an error message, shortened."""
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:120]}… ({len(text)} characters)"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rewards.formats.record import Choices, Format, FormatError, StepRecord, shown, take_text, take_texts
+from rewards.formats.record import Choices, Format, FormatError, StepRecord, take_text, take_texts
+from stages.text import shown
 
 
 def parse_trl(row: dict[str, Any], choices: Choices) -> StepRecord:

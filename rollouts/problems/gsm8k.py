@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rollouts.problems.reading import ProblemFileError, Row, number_text, plain_number, read_jsonl
 from rollouts.problems.splits import hold_out, question_key
 from rollouts.records import Problem
+from stages.text import shown
 
 if TYPE_CHECKING:
     from rollouts.problems.args import ProblemArgs
@@ -47,9 +48,9 @@ def _problem(row: Row, split: str) -> Problem:
         raise row.error(f"field 'answer' has no line '#### n': {solution[-80:]!r}")
     value = plain_number(last)
     if value is None:
-        raise row.error(f"field 'answer' must end in '#### n' with a number n, not {last.strip()[:80]!r}")
+        raise row.error(f"field 'answer' must end in '#### n' with a number n, not {shown(last.strip())}")
     if not steps.strip():
-        raise row.error(f"field 'answer' has no solution before its '####': {solution[:80]!r}")
+        raise row.error(f"field 'answer' has no solution before its '####': {shown(solution)}")
     # a student learns the steps up to the first answer line: that must be the last, and a line of its own
     if "####" in steps or steps.rpartition("\n")[2].strip():
         raise row.error(f"field 'answer' must have one '####', at the start of its last line: {solution[-80:]!r}")

@@ -9,10 +9,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rollouts.problems.reading import Row, number_text, plain_number, read_jsonl, shown
+from rollouts.problems.reading import Row, number_text, plain_number, read_jsonl
 from rollouts.problems.splits import cut
 from rollouts.records import Problem
 from rollouts.steps import ANSWER_MARK, split_steps
+from stages.text import shown
 
 if TYPE_CHECKING:
     from rollouts.problems.args import ProblemArgs

@@ -15,6 +15,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
 
+from stages.text import shown
+
 logger = logging.getLogger(__name__)
 
 NAN = "nan"  # how some exporters write a value that is missing
@@ -88,12 +90,6 @@ class Row:
         return text
 
 
-def shown(value: Any) -> str:
-    """A value for an error message: its repr, shortened, since a row can be megabytes long."""
-    text = str(value) if isinstance(value, Decimal) else repr(value)
-    return text if len(text) <= 120 else f"{text[:120]}… ({len(text)} characters)"
-
-
 def file_at(path: str, name: str) -> Path:
     """`path` itself, or the file `name` in it where `path` is a folder."""
     found = Path(path).expanduser()
@@ -137,7 +133,7 @@ def parse_json(text: str, path: Path, line: int = 1) -> Any:
         where = f"{path}, line {line + error.lineno - 1}"
         part = text[max(0, error.pos - 40) : error.pos + 40]
         raise ProblemFileError(
-            f"{where}: malformed JSON: {error.msg} at column {error.colno}, near {part!r}"
+            f"{where}: malformed JSON: {error.msg} at column {error.colno}, near {shown(part)}"
         ) from error
     except (ValueError, ArithmeticError, RecursionError) as error:  # the hooks; huge numbers; very deep brackets
         raise ProblemFileError(f"{path}, line {line}: malformed JSON: {error}: {shown(text)}") from error

@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from rollouts.grading.expressions import fold
 from rollouts.problems.reading import (
     ProblemFileError,
     Row,
@@ -23,10 +24,10 @@ from rollouts.problems.reading import (
     parse_json,
     plain_number,
     read_text,
-    shown,
 )
 from rollouts.problems.splits import cut
 from rollouts.records import Problem
+from stages.text import shown
 
 if TYPE_CHECKING:
     from rollouts.problems.args import ProblemArgs
@@ -111,43 +112,13 @@ class Term(NamedTuple):
 
 def parse_arithmetic(text: str) -> Term | None:
     """Parse numbers, `+ - * /` and parentheses; None for anything else, for a division by 0 and for a long text."""
-    if len(text) > 200:  # bounds the recursion and the size of the numbers
-        return None
-    tokens = re.findall(r"[0-9]+(?:\.[0-9]+)?|\S", text)[::-1]  # the next token is the last one
-    try:
-        term = _parse_sum(tokens)
-    except (ValueError, ZeroDivisionError):
-        return None
-    return None if tokens else term
+    return fold(
+        " ".join(text.split()), lambda digits: Term(Fraction(digits), number_text(Fraction(digits)), 2), _join, _negate
+    )
 
 
-def _parse_sum(tokens: list[str]) -> Term:
-    left = _parse_product(tokens)
-    while tokens and tokens[-1] in "+-":
-        left = _join(left, tokens.pop(), _parse_product(tokens))
-    return left
-
-
-def _parse_product(tokens: list[str]) -> Term:
-    left = _parse_factor(tokens)
-    while tokens and tokens[-1] in "*/":
-        left = _join(left, tokens.pop(), _parse_factor(tokens))
-    return left
-
-
-def _parse_factor(tokens: list[str]) -> Term:
-    token = tokens.pop() if tokens else ""
-    if token == "(":
-        term = _parse_sum(tokens)
-        if not tokens or tokens.pop() != ")":
-            raise ValueError("a parenthesis is not closed")
-        return term
-    if token == "-":
-        term = _parse_factor(tokens)
-        return Term(-term.value, f"-{term.text}" if term.tightness == 2 else f"-({term.text})", 0)
-    if not token[:1].isdecimal():
-        raise ValueError(f"{token!r} is no number")
-    return Term(Fraction(token), number_text(Fraction(token)), 2)
+def _negate(term: Term) -> Term:
+    return Term(-term.value, f"-{term.text}" if term.tightness == 2 else f"-({term.text})", 0)
 
 
 def _join(left: Term, operation: str, right: Term) -> Term:

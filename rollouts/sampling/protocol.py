@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rollouts.sampling.args import BACKENDS, SamplerArgs
 from rollouts.steps import Chat, encode_prompt, encode_text, end_token
+from stages.text import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -133,8 +134,7 @@ def request_fault(request: Request) -> str | None:
     if isinstance(prompt, str | Chat):
         text = "".join([prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt.messages]) + text
     elif not isinstance(prompt, list | tuple) or not all(type(token) is int for token in prompt):
-        shown = repr(prompt)
-        return f"the prompt must be text or token ids, not {shown if len(shown) <= 80 else f'{shown[:80]}…'}"
+        return f"the prompt must be text or token ids, not {shown(prompt, 80)}"
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -669,7 +669,7 @@ def test_damaged_files_raise_only_our_error(tmp_path_factory, source, data):
 def test_row_messages_are_short():
     with pytest.raises(ProblemFileError) as caught:
         Row("f, line 1", 0, {"question": ["x" * 10**6]}).text("question")
-    assert len(str(caught.value)) < 250 and "1000004 characters" in str(caught.value)
+    assert len(str(caught.value)) < 250 and "1,000,004 characters" in str(caught.value)
 
 
 def test_every_named_source_has_a_loader() -> None:

@@ -12,6 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, FiniteFloat, NonNegativeInt, ValidationError
 
+from stages.text import shown
+
 
 class BadReply(ValueError):
     """A reply that is no answer to what was asked."""
@@ -105,10 +107,10 @@ def read_reply(api: str, body: str, n: int) -> Reply:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         reason = f"{where}: {first['msg']}" if where else first["msg"]
-        raise BadReply(f"a reply that is no answer ({reason}): {body[:80]!r}") from None
+        raise BadReply(f"a reply that is no answer ({reason}): {shown(body, 80)}") from None
     choices = sorted(found.choices, key=lambda choice: choice.index)
     if [choice.index for choice in choices] != list(range(n)):
-        raise BadReply(f"a reply with choices {[choice.index for choice in choices]}, where {n} were asked for")
+        raise BadReply(f"a reply with choices {shown([choice.index for choice in choices])}, where {n} were asked for")
     read = tuple(_read_choice(choice) for choice in choices)
     return Reply(read, found.usage.prompt_tokens, found.usage.completion_tokens)
 

@@ -137,12 +137,7 @@ class OpenAISampler:
             for url, key in zip(self.settings.base_urls, self._keys, strict=True)
         ]
         one = self.settings
-        return Pool(servers, one.concurrency, one.attempts, one.timeout, self.clock, self._hide)
-
-    def _hide(self, text: str) -> str:
-        for key in self._keys:
-            text = text.replace(key, "***") if key else text
-        return text
+        return Pool(servers, one.concurrency, one.attempts, one.timeout, self.clock)
 
     def _calls(self, requests: Sequence[Request]) -> Iterator[Call | Iterator[Sample]]:
         """What to ask for each request, or its refusal, one by one: there may be millions."""

@@ -185,8 +185,8 @@ def test_a_choice_filed_for_both_scorers_counts_once():
 
 def test_where_nothing_was_chosen_nobody_was_asked():
     choices = [*make_inputs().choices]
-    choices += [Choice(p, "best_of_3", "none", "sorm", "sample", 0, "1", True, 9) for p in OUTCOMES]
-    assert build_report(make_inputs(choices=choices))["accuracy"]["best_of_3"]["value"] == 1.0
+    choices += [Choice(p, "best_of_n", "none", "sorm", "sample", 0, "1", True, 9) for p in OUTCOMES]
+    assert build_report(make_inputs(choices=choices))["accuracy"]["best_of_n"]["value"] == 1.0
 
 
 def test_a_draft_in_place_of_a_local_refinement_was_not_located():

@@ -81,7 +81,7 @@ class TrainPolicyArgs:
 
 
 def solution_texts(problems: Sequence[Problem], template: Template = PLAIN) -> list[Text]:
-    """Gold solutions; problems without one are left out."""
+    """Gold solutions; problems that have none are left out."""
     return [
         Text(render_prompt(p.question, template), render_solution(steps))
         for p in problems

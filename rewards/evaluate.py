@@ -15,7 +15,6 @@ import numpy as np
 
 from rewards import metrics
 from rewards.intervals import Estimate, auroc_replicates, estimate, ratio, ratio_replicates
-from rewards.scorer import first_error
 from rollouts.records import Candidate, CandidateKey, Judgement, identity
 
 SCORERS = ("orm", "sorm")
@@ -189,7 +188,7 @@ def _step_measures(judged: _Judged, counts: np.ndarray) -> tuple[dict[str, Any],
     hits = (values >= judged.threshold) == labels
     steps, good, bad = (_Tally.of(owners, hits, problems, among) for among in (None, labels, ~labels))
     truth = [right.index(False) if False in right else None for right in judged.truth]
-    predicted = [first_error(given, judged.threshold) for given in judged.probabilities]
+    predicted = [metrics.first_error(given, judged.threshold) for given in judged.probabilities]
     named = np.array([a == b for a, b in zip(truth, predicted, strict=True)], dtype=bool)
     wrong = np.array([error is not None for error in truth], dtype=bool)
     first, located, passed = (_Tally.of(judged.owners, named, problems, among) for among in (None, wrong, ~wrong))

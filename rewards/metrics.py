@@ -6,6 +6,7 @@ A measure that the data cannot give (no pairs, a single class, nothing at all) i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,6 +75,20 @@ def flatten_steps(
     columns = list(zip(*steps, strict=True)) or [(), (), (), ()]
     labels, values, positions, owners = map(np.array, columns, (bool, float, int, int))
     return labels, values, positions, owners
+
+
+def first_error(scores: Sequence[float], threshold: float) -> int | None:
+    """The first step (0-based) whose score is below `threshold`, or None.
+
+    Raises:
+        ValueError: a score up to there, or the threshold, is NaN.
+    """
+    for i, score in enumerate(scores):
+        if math.isnan(score) or math.isnan(threshold):
+            raise ValueError(f"step {i} has the score {score}, the threshold is {threshold}: not both are numbers")
+        if score < threshold:
+            return i
+    return None
 
 
 def harmonic_mean(a: Any, b: Any) -> Any:

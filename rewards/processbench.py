@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rewards.metrics import harmonic_mean, middles, pick_threshold
-from rewards.scorer import first_error
+from rewards.metrics import first_error, harmonic_mean, middles, pick_threshold
 
 
 class ProtocolError(ValueError):

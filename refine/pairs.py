@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from rollouts.records import Problem, RefinementPair, Rollout, StepLabels
+from stages.checks import check_least
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
 
@@ -29,9 +30,7 @@ class PairArgs:
 
     def validate(self) -> None:
         """Raise ValueError where no pair could be made."""
-        for name in ("max_per_problem", "max_right_per_wrong"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        check_least(self, max_per_problem=1, max_right_per_wrong=1)
 
 
 def closeness(draft: Sequence[str], target: Sequence[str]) -> int:

@@ -17,9 +17,11 @@ from rewards.encode import LabelledSolution, encode_solutions, warn_of_lost
 from rewards.labels.cleaning import balance_lengths, to_solutions
 from rewards.labels.outcome import BALANCES, POSITIONS, balance_outcomes, label_outcomes
 from rewards.metrics import auroc, best_threshold, brier, expected_calibration_error, first_error, pairwise_accuracy
+from rollouts.problems.splits import draw_held_out
 from rollouts.prompts import PromptArgs
 from rollouts.records import Problem, Rollout, StepLabels
 from rollouts.sampling.policies import context_length
+from stages.checks import check_choices, check_least
 from stages.stage import Stage, only_when, parent
 from stages.workspace import Quarantined, Workspace
 from training.adapters import ADAPTER, LoraArgs
@@ -65,33 +67,24 @@ class TrainRewardArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that does not fit the others."""
-        if self.kind not in ("orm", "sorm"):
-            raise ValueError(f"kind={self.kind!r} is neither orm nor sorm")
-        if self.positions not in POSITIONS or self.balance not in BALANCES:
-            raise ValueError(
-                f"positions={self.positions!r} must be one of {', '.join(POSITIONS)} and balance={self.balance!r} "
-                f"one of {', '.join(BALANCES)}"
-            )
+        check_choices(self, kind=("orm", "sorm"), positions=POSITIONS, balance=BALANCES, targets=TARGETS)
         if (self.kind == "orm") != (self.rollouts is not None) or (self.kind == "sorm") != (self.labels is not None):
             raise ValueError(
                 f"an orm is trained on rollouts, a sorm on labels: kind={self.kind} with "
                 f"rollouts={self.rollouts}, labels={self.labels}"
             )
-        if self.targets not in TARGETS or (self.kind == "orm" and self.targets != "hard"):
+        if self.kind == "orm" and self.targets != "hard":
             raise ValueError(f"targets={self.targets!r} must be hard, or soft for a sorm, and kind is {self.kind}")
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share must be in (0, 1), not {self.validation_share}")
-        if self.max_length < 8:
-            raise ValueError(f"max_length must be at least 8, not {self.max_length}")
+        check_least(self, max_length=8)
 
 
 def split_problems(ids: Sequence[str], share: float, seed: int) -> set[str]:
     """The problems held out for validation: a share of them, at least one, never all."""
-    unique = sorted(set(ids))
-    if len(unique) < 2:
-        raise ValueError(f"a reward model needs at least 2 problems, one of them for validation, not {len(unique)}")
-    random.Random(f"validation/{seed}").shuffle(unique)
-    return set(unique[: min(len(unique) - 1, max(1, round(share * len(unique))))])
+    if len(set(ids)) < 2:
+        raise ValueError(f"a reward model needs at least 2 problems, one of them for validation, not {len(set(ids))}")
+    return draw_held_out(ids, share, seed)
 
 
 def build_solutions(args: TrainRewardArgs, work: Workspace) -> tuple[list[LabelledSolution], list[LabelledSolution]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stages.checks import check_choices
 from stages.text import shown
 
 NEUTRAL = ("positive", "negative", "drop")
@@ -74,12 +75,9 @@ class Choices:
 
     def validate(self) -> None:
         """Raise ValueError naming the first choice that is none."""
-        known = {"after_error": AFTER_ERROR, "unlabelled": UNLABELLED, "later": LATER, "extra": EXTRA}
+        check_choices(self, after_error=AFTER_ERROR, unlabelled=UNLABELLED, later=LATER, extra=EXTRA)
         if self.neutral is not None:
-            known["neutral"] = NEUTRAL
-        for name, values in known.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(values)}")
+            check_choices(self, neutral=NEUTRAL)
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise ValueError(f"threshold must be in (0, 1], not {self.threshold}")
 

@@ -25,6 +25,7 @@ from rollouts.sampling.args import SamplerArgs, served_model
 from rollouts.sampling.protocol import Sampler, load_sampler, sample_seed
 from rollouts.steps import join_steps
 from stages.artifacts import Artifact
+from stages.checks import check_choices, check_least
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
 
@@ -67,10 +68,8 @@ class AuditArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
-        if self.solutions < 1:
-            raise ValueError(f"solutions must be at least 1, not {self.solutions}")
-        if self.rule not in REFERENCES:
-            raise ValueError(f"rule={self.rule!r} is none of {', '.join(REFERENCES)}")
+        check_least(self, solutions=1)
+        check_choices(self, rule=REFERENCES)
         self.search({}).validate()
         if self.sampler.temperature == 0:
             raise ValueError("greedy continuations would all be the same: set sampler.temperature")

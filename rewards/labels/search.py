@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rewards.labels.values import Belief, Counts
+from stages.checks import check_choices, check_least
 
 SEARCHES = ("exhaustive", "forward", "binary", "adaptive")
 RULES = ("any", "at_least", "posterior")
@@ -41,13 +42,8 @@ class SearchArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
-        if self.search not in SEARCHES:
-            raise ValueError(f"search={self.search!r} is none of {', '.join(SEARCHES)}")
-        if self.rule not in RULES:
-            raise ValueError(f"rule={self.rule!r} is none of {', '.join(RULES)}")
-        for name in ("continuations", "at_least"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        check_choices(self, search=SEARCHES, rule=RULES)
+        check_least(self, continuations=1, at_least=1)
         if self.rule == "at_least" and self.at_least > self.continuations:
             raise ValueError(f"at_least={self.at_least} of continuations={self.continuations} can never be")
         if not 0.5 <= self.confidence < 1:

@@ -239,19 +239,3 @@ def load_scorer(
     model, tokenizer, facts = load_reward_model(str(path), dtype, device, template)
     known = read_template(facts["template"])
     return Scorer(model, tokenizer, facts["kind"], facts["threshold"], batch_tokens, template=known)
-
-
-def first_error(scores: Sequence[float], threshold: float) -> int | None:
-    """The 0-based index of the first step whose score is below `threshold`, or None.
-
-    Raises:
-        ValueError: a score or the threshold is not a number: neither is below the other.
-    """
-    if math.isnan(threshold):
-        raise ValueError("the threshold is not a number")
-    for i, score in enumerate(scores):
-        if math.isnan(score):
-            raise ValueError(f"the score of step {i} is not a number")
-        if score < threshold:
-            return i
-    return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import batched
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +101,7 @@ def judge_subsets(args: EvaluateArgs) -> tuple[dict[str, list[Judged]], float | 
     too_long: list[str] = []
     with progress(sum(map(len, subsets.values())), "solutions", "score") as bar:
         for name, solutions in subsets.items():
-            for part in batched(solutions, AT_ONCE):
+            for part in (solutions[start : start + AT_ONCE] for start in range(0, len(solutions), AT_ONCE)):
                 for (record, truth), scores in zip(part, judge.judge([record for record, _ in part]), strict=True):
                     if scores is None:
                         too_long.append(record.id)

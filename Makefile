@@ -9,28 +9,29 @@ VLLM := .venv-vllm
 TRL_PRM := .venv-trl-prm
 TRL_SFT := .venv-trl-sft
 
-.PHONY: demo test faults test-vllm bench-grading bench-sampling bench-training lint format clean students
+.PHONY: help demo test faults test-vllm bench-grading bench-sampling bench-training lint format clean students
 
-demo: $(VENV)/.installed
-	$(BIN)/python -m experiments.glore run.name=demo
+demo: $(VENV)/.installed  ## train and refine in the embedded world, print the table, write runs/demo/
+	$(BIN)/python -m experiments.glore experiment=demo run.name=demo
 
-test: lint
+help:  ## list what can be made
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+test: lint  ## lint, then every test but the slow ones
 	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadfile -q
 
-# the long part of tests/faults: a hundred kills and more, about ten minutes
-faults: $(VENV)/.installed-dev
+faults: $(VENV)/.installed-dev  ## the long tests: a hundred kills and more, about ten minutes
 	$(OFFLINE) $(BIN)/python -m pytest -q -m slow tests/faults
 
-# the backend vllm and reward models on a real engine, in an environment of its own
-test-vllm: $(VLLM)/.installed
+test-vllm: $(VLLM)/.installed  ## the backend vllm and reward models on a real engine, in an environment of its own
 	$(OFFLINE) $(VLLM)/bin/python -m pytest -q tests/rollouts/backends/test_vllm*.py \
 		tests/rewards/test_vllm_*.py
 
-lint: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev  ## ruff: check, and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(VENV)/.installed-dev
+format: $(VENV)/.installed-dev  ## ruff: mend what it can, and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -60,27 +61,25 @@ $(TRL_PRM)/.installed $(TRL_SFT)/.installed: constraints-trl.txt
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-trl.txt $(RELEASE)
 	touch $@
 
-clean:
+clean:  ## remove environments, builds and caches
 	rm -rf $(VENV) $(VLLM) $(TRL_PRM) $(TRL_SFT) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-# the checkpoint in refine/students, made anew (its README says how long it took)
-students: $(VENV)/.installed
+students: $(VENV)/.installed  ## make the checkpoint in refine/students anew (its README says how long it took)
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.train_policy run.name=student run.threads=1 \
 		problems.world.min_steps=1 problems.world.size=18000 problems.world.seed=1 \
 		model.heads=4 'model.look_back=[1,3,5,7]' \
 		train.tokens_per_step=512 train.tokens_per_batch=512 train.learning_rate=1e-3 train.warmup=0.02
 
-# our grader beside math-verify and lm-eval's filters: agreement, false positives, microseconds
-bench-grading: $(VENV)/.installed
+bench-grading: $(VENV)/.installed  ## our grader beside math-verify and lm-eval's filters: agreement, false positives, speed
 	$(OFFLINE) $(BIN)/python -m experiments.bench.grading_speed
 
-# hf beside plain generate, and vLLM's backend beside its engine; for another model and real problems:
+# for another model and real problems:
 # make bench-sampling BENCH='--model MODEL --gsm8k FOLDER --prompts 8 --rows 64 --max-tokens 64'
-bench-sampling: $(VENV)/.installed $(VLLM)/.installed
+bench-sampling: $(VENV)/.installed $(VLLM)/.installed  ## hf beside plain generate, and the backend vllm beside its engine
 	$(OFFLINE) $(BIN)/python -m experiments.bench.sampling_speed $(BENCH)
 	$(OFFLINE) $(VLLM)/bin/python -m experiments.bench.vllm_speed $(BENCH_VLLM)
 
-# training beside TRL's own trainers, a quarter of an hour; for another model and real problems:
+# for another model and real problems:
 # make bench-training BENCH='--model MODEL --gsm8k FOLDER --problems 10 --held-out-problems 5 --learning-rate 2e-5'
-bench-training: $(VENV)/.installed $(TRL_PRM)/.installed $(TRL_SFT)/.installed
+bench-training: $(VENV)/.installed $(TRL_PRM)/.installed $(TRL_SFT)/.installed  ## training beside TRL's own trainers, a quarter of an hour
 	$(OFFLINE) $(BIN)/python -m experiments.bench.training_speed $(BENCH)

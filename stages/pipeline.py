@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -15,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from stages.artifacts import open_artifact
-from stages.launch import child_environment
-from stages.make import look_up, make
+from stages.child import JobFailed, run_resolved
+from stages.files import next_name
+from stages.make import look_up
+from stages.progress import Bar, open_display
 from stages.stage import Stage
+from stages.text import visible
 
 PENDING = "(made by the pipeline)"  # stands in a config for a parent that an earlier stage will make
 
@@ -35,157 +36,138 @@ class Node:
     build: Callable[[dict[str, str]], Any]
 
 
+@dataclass(frozen=True)
+class NodeResult:
+    """The artifact of a node, and whether it was there already."""
+
+    path: Path
+    reused: bool
+
+
 class StageFailedError(ValueError):
-    """A stage's process ended with an error; the message is its own last words."""
+    """A stage's process ended with an error; the message has the last line of its log."""
 
 
-Runner = Callable[[Node, Any], tuple[Path, bool]]
+Runner = Callable[[Node, Any], NodeResult]
 
 
 def run_pipeline(
     nodes: list[Node], given: dict[str, str], run: Runner, parallel: int, stop: Callable[[], None] = lambda: None
-) -> dict[str, str]:
-    """Run every node after those it needs; returns the path of each node's artifact, and those given.
+) -> dict[str, NodeResult]:
+    """Run every node after those it needs, at most `parallel` at once; returns the result of each.
 
-    When a stage fails, those that run beside it are let finish (their artifacts are kept), and nothing new starts.
-    When this process is interrupted, `stop` is called to end them.
+    `given` are the paths of what no node makes. When a stage fails, those that are running finish (their artifacts are
+    kept), and no other starts. When this process is interrupted, `stop` is called to end them.
 
     Raises:
         StageFailedError: the first failure.
         ValueError: a node needs one that does not exist.
     """
-    paths = dict(given)
-    waiting = list(nodes)
     unknown = {name for node in nodes for name in node.after} - {node.name for node in nodes} - set(given)
     if unknown:
         raise ValueError(f"stages that nobody makes are needed: {', '.join(sorted(unknown))}")
+    paths, results, waiting = dict(given), {}, list(nodes)
     running: dict[Future, Node] = {}
     failure: BaseException | None = None
     with ThreadPoolExecutor(max_workers=parallel) as pool:
-        while (waiting and failure is None) or running:
-            for node in list(waiting):
-                if failure is None and len(running) < parallel and all(name in paths for name in node.after):
+        try:
+            while (waiting and failure is None) or running:
+                ready = [node for node in waiting if failure is None and all(name in paths for name in node.after)]
+                for node in ready[: parallel - len(running)]:
                     waiting.remove(node)
                     running[pool.submit(run, node, node.build(paths))] = node
-            try:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-            except BaseException:
-                stop()
-                raise
-            for future in done:
-                node = running.pop(future)
-                if error := future.exception():
-                    failure = failure or error
-                else:
-                    paths[node.name] = str(future.result()[0])
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    node = running.pop(future)
+                    if error := future.exception():
+                        failure = failure or error
+                    else:
+                        results[node.name] = future.result()
+                        paths[node.name] = str(future.result().path)
+        except BaseException:
+            stop()  # the pool waits for them
+            raise
     if failure is not None:
         raise failure
-    return paths
+    return results
 
 
-def run_here(root: str) -> Runner:
-    """Run stages in this process: for tests, where starting twenty processes would take longer than their work."""
+class StageRunner:
+    """Runs each stage as `program(stage) --resolved FILE`, and shows the progress of all of them.
 
-    def run(node: Node, args: Any) -> tuple[Path, bool]:
-        artifact, reused = make(node.stage, args, root)
-        return artifact.path, reused
-
-    return run
-
-
-class Processes:
-    """Runs each stage as `python -m experiments.<stage> --resolved FILE`, and shows what all of them are at."""
+    `folder` gets the arguments NAME.yaml and the log NAME.log of each; NAME.log.1 is that of the first attempt where
+    there were several. `settings` are the rest of the config. Where `console` is no terminal, progress is in the logs.
+    """
 
     def __init__(
-        self, root: str, folder: Path, threads: int | None, settings: dict[str, Any], console: Console
+        self,
+        root: str,
+        folder: Path,
+        program: Callable[[Stage], list[str]],
+        threads: int | None,
+        settings: dict[str, Any],
+        console: Console,
     ) -> None:
-        self.root, self.folder, self.threads, self.settings = root, folder, threads, settings
-        self.console = console
-        self.lock = threading.Lock()
-        self.children: set[subprocess.Popen] = set()
-        self.progress = Progress(
-            TextColumn("{task.description:<28}"),
-            BarColumn(bar_width=16),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self.root, self.folder, self.program = root, folder, program
+        self.threads, self.settings, self.console = threads, settings, console
+        self.stopped = threading.Event()
+        self.progress = open_display(console)
 
-    def __call__(self, node: Node, args: Any) -> tuple[Path, bool]:
-        """Run one node, unless its artifact is there; returns its path and whether it was."""
+    def __call__(self, node: Node, args: Any) -> NodeResult:
+        """Run one node, unless its artifact is there.
+
+        Raises:
+            StageFailedError: its process failed.
+            JobStopped: `stop` was called.
+        """
         if found := look_up(node.stage, args, self.root):
-            self.console.print(f"  {node.name:<16} found  {found.path}", highlight=False)
-            return found.path, True
+            self._print(f"  {node.name:<16} found  {found.path}")
+            return NodeResult(found.path, True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / f"{node.name}.yaml"
+        file, log = self.folder / f"{node.name}.yaml", self.folder / f"{node.name}.log"
         config = {**dataclasses.asdict(args), **self.settings}
         config["run"] = {"name": node.name, "artifacts": self.root, "threads": self.threads}
-        file.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")  # JSON is YAML
-        path = self._spawn(node, file)
-        artifact = open_artifact(path, node.stage.name, thorough=False)
-        seconds = artifact.manifest["seconds"]
-        self.console.print(f"  {node.name:<16} {seconds:5.0f} s  {artifact.path}", highlight=False)
-        return artifact.path, False
-
-    def _spawn(self, node: Node, file: Path) -> Path:
-        environment = child_environment() | {"STEPWISE_PROGRESS": "lines"}
-        command = [sys.executable, "-m", f"experiments.{node.stage.name}", "--resolved", str(file)]
-        log = self.folder / f"{node.name}.log"
-        with log.open("w", encoding="utf-8") as out:
-            # a session of its own: Ctrl-C reaches this process only, which then stops its children in order
-            child = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-                errors="replace", start_new_session=True,
+        # JSON is YAML; all escaped, since a text may hold what no encoding has
+        file.write_text(json.dumps(config, indent=1) + "\n")
+        if log.exists():  # of an attempt before
+            os.replace(log, next_name(self.folder, f"{node.name}.log.{{}}"))
+        bar = Bar(self.progress, node.name)
+        try:
+            result = run_resolved(
+                self.program(node.stage), file, log=log, show=bar.show if self.console.is_terminal else None,
+                stop=self.stopped,
             )  # fmt: skip
-            with self.lock:
-                self.children.add(child)
-            last = self._follow(node, child, out)
-            code = child.wait()
-            with self.lock:
-                self.children.discard(child)
-        if code != 0:
-            raise StageFailedError(f"stage {node.name} ended with code {code}: {last} (all of it: {log})")
-        return Path(json.loads(last)["path"])
+        except JobFailed as error:
+            words = _last_words(log)
+            self._print(f"  {node.name:<16} FAILED with code {error.code}; its log is {log}", *words)
+            last = words[-1].strip().removeprefix("error: ") if words else "it said nothing"
+            raise StageFailedError(
+                f"stage {node.name} ended with code {error.code}: {last} (its log: {log})"
+            ) from error
+        finally:
+            bar.close()
+        artifact = open_artifact(result["path"], node.stage.name, thorough=False)
+        self._print(f"  {node.name:<16} {artifact.manifest['seconds']:5.0f} s  {artifact.path}")
+        return NodeResult(artifact.path, result["reused"])
 
-    def _follow(self, node: Node, child: subprocess.Popen, out) -> str:
-        """Read a child's lines until it ends: progress is shown, the rest is kept; returns the last other line."""
-        task, last, label = None, "", ""
-        for line in child.stdout:
-            if line.startswith("@progress "):
-                found = json.loads(line[len("@progress ") :])
-                if task is None or found["label"] != label:
-                    task, label = self._next_task(task, node, found), found["label"]
-                self._show(task, found)
-                continue
-            out.write(line)
-            out.flush()
-            last = line.strip() or last
-        if task is not None:
-            self.progress.remove_task(task)
-        return last
-
-    def _next_task(self, task: TaskID | None, node: Node, found: dict) -> TaskID:
-        if task is not None:
-            self.progress.remove_task(task)
-        label = found["label"] if found["label"] == node.name else f"{node.name}: {found['label']}"
-        return self.progress.add_task(label[:28], total=found["total"], rate="")
-
-    def _show(self, task: TaskID, found: dict) -> None:
-        speed = self.progress.tasks[self.progress.task_ids.index(task)].speed
-        rate = "" if not speed else f"{speed:.3g} {found['unit']}/s"
-        self.progress.update(task, completed=found["done"], total=found["total"], rate=rate)
+    def _print(self, *lines: str) -> None:
+        self.console.print(visible("\n".join(lines)), highlight=False, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
-        """End every child: they leave no artifact, so the next run makes it anew."""
-        with self.lock:
-            for child in self.children:
-                child.terminate()
+        """End every child, which then leaves no artifact, and start no other."""
+        self.stopped.set()
 
-    def __enter__(self) -> Processes:
+    def __enter__(self) -> StageRunner:
         self.progress.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.progress.stop()
+
+
+def _last_words(log: Path) -> list[str]:
+    """The last lines of a log, fit for a terminal: at most 5, of 1,000 characters."""
+    with log.open("rb") as file:
+        file.seek(-min(4096, log.stat().st_size), 2)
+        lines = file.read().decode(errors="replace").splitlines()
+    lines = visible("\n".join(line.rstrip() for line in lines)).split("\n")
+    return [f"    {line[:1000]}" for line in lines if line][-5:]

@@ -7,11 +7,12 @@ frozen layers are kept in 4 bits (QLoRA, Dettmers et al. 2023).
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rollouts.sampling.policies import HEADS, check_finite, naming
+from rollouts.sampling.policies import HEADS, check_adapter, check_finite, naming
 
 if TYPE_CHECKING:
     import torch
@@ -149,16 +150,13 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     from safetensors.torch import load_file
 
     path = str(folder)
-    if not (folder / "adapter_config.json").is_file():
-        raise ValueError(f"{path} is no adapter: it has no adapter_config.json")
-    try:
-        with naming(path, "adapter"):
-            adapted = PeftModel.from_pretrained(model, path, is_trainable=True)
-            saved = set(load_file(folder / "adapter_model.safetensors"))
-    except KeyError as error:
-        raise ValueError(f"adapter {path} lacks {error}") from error
+    check_adapter(path)
+    with naming(path, "adapter"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is missing or unexpected is refused below
+        adapted = PeftModel.from_pretrained(model, path, is_trainable=True)
+        saved = set(load_file(folder / "adapter_model.safetensors"))
     wanted = set(get_peft_model_state_dict(adapted))
-    if saved != wanted:  # a warning, to peft
+    if saved != wanted:
         raise ValueError(f"adapter {path} lacks {sorted(wanted - saved)[:5]} and has {sorted(saved - wanted)[:5]} more")
     check_finite(adapted, path)
     return adapted

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from stages.stage import runtime
+from rollouts.sampling.policies import own_device_class
+from stages.stage import resolved, runtime
 
 LAYOUTS = ("packed", "padded")
 SHARDS = ("auto", "none", "fsdp2")
@@ -48,36 +49,36 @@ class CheckpointArgs:
 
 @dataclass
 class TrainArgs:
-    """How to train. `tokens_per_step` is the size of an optimiser step in tokens, over all processes;
+    """How to train. `tokens_per_step` is the size of an optimizer step in tokens, over all processes;
     `tokens_per_batch` what one of them reads at a time. With dtype bfloat16 the weights stay in float32.
 
     Examples share rows (`layout` packed) of `pack_tokens` tokens, by default the equal parts of at most
     `tokens_per_batch` that make up a step; padded is the same steps with a row for each example. With `share_prefixes`
-    examples of one prompt come into the same step, and what they begin with is read once: the same losses for less
-    work, except that a model with dropout reads it for each of them. `tokens_per_step` counts what is shared for each
-    example, `tokens_per_batch` once. `shard` fsdp2 gives
-    each process a part of every weight; auto does where accelerate's config file asks for FSDP.
+    examples of one prompt come into the same step, and the tokens with which they begin are computed once: the same
+    losses for less work (a model with dropout computes them for each). A shared prefix counts for each example in
+    `tokens_per_step`, and once in `tokens_per_batch`. `shard` fsdp2 gives each rank a shard of every weight; auto does
+    where accelerate's config file asks for FSDP.
     """
 
-    epochs: float = 1.0
-    max_steps: int | None = None
+    epochs: float = 1.0  #: passes over the examples
+    max_steps: int | None = None  #: at most so many optimiser steps
     # stop there with the learning rate of the whole run, as if it had been cut off: a checkpoint from midway
     stop_after: int | None = None
-    tokens_per_step: int = 4096
-    tokens_per_batch: int = 4096
+    tokens_per_step: int = 4096  #: tokens of an optimiser step
+    tokens_per_batch: int = 4096  #: tokens of a forward pass
     pack_tokens: int | None = None
     layout: str = "packed"
     share_prefixes: bool = True
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  #: the highest, after the warmup
     warmup: float = 0.05
     final_share: float = 0.05
     weight_decay: float = 0.01
     beta2: float = 0.98
     max_grad_norm: float = 1.0
-    seed: int = 0
-    dtype: str = "float32"
-    gradient_checkpointing: bool = False
-    device: str = "auto"
+    seed: int = 0  #: of order and dropout
+    dtype: str = "float32"  #: float32 or bfloat16
+    gradient_checkpointing: bool = False  #: less memory, more time
+    device: str = resolved("auto", own_device_class)
     shard: str = runtime("auto")
     # how often the model is evaluated, evenly spread, the last time at the end
     evaluations: int = 4

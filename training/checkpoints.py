@@ -33,7 +33,7 @@ FIGURES = (
     "seconds",
     "misses",
 )  # numbers of a run that go on from where they were
-PARTS = ("exp_avg", "exp_avg_sq", "step")  # of the optimiser's state of one weight
+PARTS = ("exp_avg", "exp_avg_sq", "step")  # of the optimizer's state of one weight
 _NAME = re.compile(r"step-(\d{8})")
 
 Tensors = dict[str, "torch.Tensor"]
@@ -46,7 +46,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run goes on from: its numbers, its weights and the optimiser's state, and the best weights so far."""
+    """What a run goes on from: its numbers, its weights and the optimizer's state, and the best weights so far."""
 
     state: dict[str, Any]
     weights: Tensors
@@ -213,7 +213,7 @@ def _check_state(file: Path, wanted: Wanted, step: int) -> dict[str, Any]:
 
 
 def _moment_shapes(file: Path, state: dict[str, Any], shapes: Shapes) -> Shapes:
-    """The optimiser's state of every weight but those that never had a gradient."""
+    """The optimizer's state of every weight but those that never had a gradient."""
     import torch
 
     if not set(state["untouched"]) < shapes.keys():

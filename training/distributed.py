@@ -1,7 +1,11 @@
-"""The model, its optimiser and the processes of one run: a step of training, and its state in whole tensors.
+"""The model, its optimizer and the ranks of one run: an optimizer step, and the state as full tensors on rank 0.
 
-Several processes have a replica each (DDP), or a share of every weight (FSDP2, through torch's own `fully_shard`:
-accelerate does not choose it on a CPU). Left out: what a step consists of (`training/plan.py`), and files.
+Each rank has a replica (DDP), or a shard of every weight (FSDP2, through torch's own `fully_shard`: accelerate does not
+choose it on a CPU). Left out: what a step consists of (`training/plan.py`), and files.
+
+The state is not gathered with `torch.distributed.checkpoint.state_dict`: of a weight without a gradient so far it saves
+no moments, and then refuses to load them; it takes a step to fill an empty optimizer; and its CPU tensors are the live
+ones, not copies (torch 2.13).
 """
 
 from __future__ import annotations
@@ -30,17 +34,17 @@ if TYPE_CHECKING:
 Loss = Callable[["PreTrainedModel", Batch], "torch.Tensor"]
 Tensors = dict[str, "torch.Tensor"]
 
-# how gloo and NCCL say that a process at the other end has gone
+# how gloo and NCCL report that another rank has gone
 _GONE = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "communicator was aborted")
 
 
 def wants_shards(shard: str) -> bool:
-    """Whether weights are to be shared out: with `auto` where accelerate's config file says FSDP."""
+    """Whether weights are sharded: with `auto` where accelerate's config file says FSDP."""
     return shard == "fsdp2" or (shard == "auto" and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true")
 
 
 def make_optimizer(model: PreTrainedModel, args: TrainArgs) -> torch.optim.Optimizer:
-    """AdamW; norms and biases are not decayed. What is not trained has no part in it."""
+    """AdamW of the weights that are trained; norms and biases have no weight decay."""
     import torch
 
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -53,12 +57,13 @@ def make_optimizer(model: PreTrainedModel, args: TrainArgs) -> torch.optim.Optim
 
 
 class Engine:
-    """Trains `model` on this process's device together with the other processes.
+    """Trains `model` on this rank's device, together with the other ranks.
 
-    `trained` is what runs: the model itself, or a copy whose weights are shared out, which `finish` brings back.
+    `trained` is what runs: the model itself, or a sharded copy, whose weights `finish` copies back. `wrapped` is the
+    same in DDP.
 
     Raises:
-        ProcessError: other processes have come together than those of the launch.
+        ProcessError: accelerate's ranks are not those of the launch.
     """
 
     def __init__(self, model: PreTrainedModel, args: TrainArgs, processes: Processes) -> None:
@@ -77,7 +82,7 @@ class Engine:
         if args.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.sharded:
-            self.trained = self.wrapped = _share_out(model, self.device, self.count)
+            self.trained = self.wrapped = _shard(model, self.device, self.count)
         else:
             self.trained = self.wrapped = model.to(self.device)
         if self.count > 1 and not self.sharded:
@@ -91,24 +96,24 @@ class Engine:
 
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.dtype == "bfloat16")
 
-    def step(self, batches: Sequence[Batch], share: int, targets: int, loss: Loss, signal: bool) -> torch.Tensor:
-        """One optimiser step on `batches`, of which the first `share` count, where the step has `targets` in all.
+    def step(self, batches: Sequence[Batch], counted: int, targets: int, loss: Loss, signal: bool) -> torch.Tensor:
+        """One optimizer step on `batches`, of which the first `counted` count; all ranks have `targets` together.
 
-        Returns what `read` turns into numbers, which is the one time that a step waits for the device.
+        Returns (3,): mean loss, signals, norm of the gradient, for `read`, which waits for the device once a step.
         """
         import torch
 
         total = torch.zeros((), device=self.device)
         for number, batch in enumerate(batches):
             last = number + 1 == len(batches)
-            # gradients are exchanged once a step, however many micro-batches each process has
+            # one all-reduce of gradients a step, however many micro-batches each rank has
             apart = nullcontext() if last or self.wrapped is self.trained else self.wrapped.no_sync()
             with apart:
                 with self.autocast():
                     summed = loss(self.wrapped, batch.to(self.device))
-                # the exchange averages over processes; their number makes it a mean over all targets of the step
-                (summed * ((self.count if number < share else 0) / targets)).backward()
-            if number < share:
+                # the all-reduce averages over ranks; times their number, it is a mean over all targets of the step
+                (summed * ((self.count if number < counted else 0) / targets)).backward()
+            if number < counted:
                 total += summed.detach()
         norm = torch.nn.utils.clip_grad_norm_(self.named.values(), self.args.max_grad_norm)
         self.optimizer.step()
@@ -121,8 +126,7 @@ class Engine:
 
     @staticmethod
     def read(seen: torch.Tensor) -> tuple[float, bool]:
-        """The mean loss a target over all processes, not finite where the gradient is not; and whether one of them
-        gave a signal."""
+        """The mean loss a target, not finite where the gradient is not; and whether any rank gave a signal."""
         value, signals, norm = seen.tolist()
         return (value if math.isfinite(norm) else norm), signals > 0
 
@@ -132,11 +136,12 @@ class Engine:
             group["lr"] = rate
 
     def weights(self) -> Tensors:
-        """The trained weights, whole and on the CPU, on the first process; all must call this."""
+        """Copies of the trained weights as full CPU tensors on rank 0, nothing on others; all ranks must call this."""
         return dict(self._whole((name, p.detach()) for name, p in self.named.items()))
 
     def moments(self) -> Tensors:
-        """The optimiser's state as `<weight>/<part>`, as `weights`; weights that never had a gradient have none."""
+        """The optimizer's state as `<weight>/exp_avg` and so on, as `weights`; nothing of weights that never had a
+        gradient."""
         parts = (
             (f"{name}/{part}", value)
             for name, p in self.named.items()
@@ -151,7 +156,7 @@ class Engine:
                 yield name, found.to("cpu", copy=True).contiguous()
 
     def set_weights(self, weights: Tensors) -> None:
-        """Give every process the first one's `weights`; all must call this."""
+        """Broadcast rank 0's `weights`; all ranks must call this."""
         import torch
 
         with torch.no_grad():
@@ -159,8 +164,8 @@ class Engine:
                 p.copy_(self._placed(weights.get(name), p, p))
 
     def set_moments(self, moments: Tensors) -> None:
-        """Give every process the first one's optimiser state; all must call this."""
-        known = self.agree(sorted(moments))
+        """Broadcast rank 0's optimizer state; all ranks must call this."""
+        known = self.broadcast(sorted(moments))
         self.optimizer.state.clear()
         for key in known:
             name, _, part = key.rpartition("/")
@@ -169,7 +174,7 @@ class Engine:
             self.optimizer.state[like][part] = self._placed(moments.get(key), like, None if scalar else like)
 
     def _placed(self, tensor: torch.Tensor | None, like: torch.Tensor, shape: torch.Tensor | None) -> torch.Tensor:
-        """A whole tensor of the first process on each one's device, cut as `shape` is (None: a float32 scalar)."""
+        """Rank 0's full tensor on each rank's device, sharded as `shape` is (None: a float32 scalar)."""
         import torch
 
         if tensor is None:
@@ -185,8 +190,8 @@ class Engine:
 
         return distribute_tensor(tensor, shape.device_mesh, shape.placements, src_data_rank=None)
 
-    def agree(self, value: Any) -> Any:
-        """What the first process says; all must call this."""
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value; all ranks must call this."""
         if self.count == 1:
             return value
         from accelerate.utils import broadcast_object_list
@@ -194,7 +199,7 @@ class Engine:
         return broadcast_object_list([value])[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """What every process says, in their order; all must call this."""
+        """The value of every rank, in order; all ranks must call this."""
         if self.count == 1:
             return [value]
         from accelerate.utils import gather_object
@@ -202,7 +207,7 @@ class Engine:
         return gather_object([value])
 
     def finish(self) -> None:
-        """Leave the trained weights in `model`, whole, in evaluation mode; all must call this."""
+        """Leave the trained weights in `model`, in full and in evaluation mode; all ranks must call this."""
         if self.sharded:
             import torch
 
@@ -217,37 +222,37 @@ class Engine:
 
 
 def _replicate(model: PreTrainedModel, device: torch.device) -> torch.nn.Module:
-    """The model with its gradients averaged over the processes."""
+    """The model in DDP: gradients are averaged over the ranks."""
     from torch.nn.parallel import DistributedDataParallel
 
-    # the only buffers are tables of positions, the same everywhere; the setting has two names, one for each library age
+    # the only buffers are tables of positions, the same everywhere; newer torch has another name for the setting
     known = inspect.signature(DistributedDataParallel).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     places = None if device.type == "cpu" else [device]
     return DistributedDataParallel(model, device_ids=places, gradient_as_bucket_view=True, **{buffers: False})
 
 
-def _share_out(model: PreTrainedModel, device: torch.device, count: int) -> PreTrainedModel:
-    """A copy of the model whose weights are cut over the processes, a layer at a time; the model waits on the CPU."""
+def _shard(model: PreTrainedModel, device: torch.device, count: int) -> PreTrainedModel:
+    """A copy of the model whose weights are sharded, a layer at a time; the model itself stays on the CPU."""
     if any(not p.is_floating_point() for p in model.parameters()):
         raise ValueError("train.shard: weights in 4 bits cannot be cut; train.shard=none gives each process all")
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    shared = copy.deepcopy(model.to("cpu"))
+    sharded = copy.deepcopy(model.to("cpu"))
     mesh = init_device_mesh(device.type, (count,))
-    inner = shared.get_base_model() if hasattr(shared, "get_base_model") else shared
+    inner = sharded.get_base_model() if hasattr(sharded, "get_base_model") else sharded
     layers = set(inner._no_split_modules or ())
-    for module in shared.modules():
+    for module in sharded.modules():
         if type(module).__name__ in layers:
             fully_shard(module, mesh=mesh)
-    fully_shard(shared, mesh=mesh)
-    return shared.to(device)
+    fully_shard(sharded, mesh=mesh)
+    return sharded.to(device)
 
 
 @contextmanager
 def noticing(count: int) -> Iterator[None]:
-    """Turn what the library raises where another process has gone into one line.
+    """Turn the library's error where another rank has gone into one line.
 
     Raises:
         ProcessError: another of the `count` processes has ended.

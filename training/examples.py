@@ -1,4 +1,8 @@
-"""Examples as tensors: a padded batch, the reference, and what packed ones have besides (`training/packing.py`)."""
+"""Examples as tensors: the padded batch, which is the reference, and the fields of packed ones.
+
+An example of ids [5 6 7 8] with targets at positions 1 and 3 is, alone in a padded batch, `ids` [[5 6 7 8]], `rows`
+[0 0] and `positions` [1 3]. Left out: packing (`training/packing.py`, `training/prefix_sharing.py`).
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,8 @@ from training.attention.packed import Packing
 if TYPE_CHECKING:
     import torch
 
-    from training.attention.last_layer import Ends
-    from training.attention.shared import Branches
+    from training.attention.last_layer import TargetTokens
+    from training.attention.shared import PrefixPacking
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +24,8 @@ class Example:
     """Token ids, and a target for some of them: `targets[i]` belongs to position `positions[i]`.
 
     For a policy the target of position t is the id of token t + 1; for a reward model it is the label, in [0, 1],
-    of the step that ends at position t. The first `prompt` ids are what examples of one problem have in common; it
-    says which ones to put side by side, and nothing else depends on it.
+    of the step that ends at position t. The first `prompt` ids are the prompt: examples that have the same one come
+    into one step, and nothing else depends on it.
     """
 
     ids: list[int]
@@ -35,9 +39,9 @@ class Batch:
     """Tensors of one batch: `ids` (batch, length), and `rows`, `positions`, `targets` (targets,): each target's place.
 
     A padded batch has a `mask` (batch, length), one example a row. A packed one has `position_ids` (batch, length)
-    instead, which start at 0 with every example of a row, and `packing`: where the examples are. Where examples share
-    their beginning, one goes on from the tokens of another (`training/prefix_sharing.py`). With `ends` logits are right
-    at targets only.
+    instead, which start at 0 with every example of a row, and `packing`: where the examples are. With shared prefixes
+    it is one row, in which an example may begin with tokens of another (`training/prefix_sharing.py`). With
+    `target_tokens` logits are right at targets only.
     """
 
     ids: torch.Tensor
@@ -46,8 +50,8 @@ class Batch:
     positions: torch.Tensor
     targets: torch.Tensor
     position_ids: torch.Tensor | None = None
-    packing: Packing | Branches | None = None
-    ends: Ends | None = None
+    packing: Packing | PrefixPacking | None = None
+    target_tokens: TargetTokens | None = None
 
     def to(self, device: torch.device) -> Batch:
         moved = (getattr(self, field.name) for field in fields(self))
@@ -62,8 +66,8 @@ class Batch:
         if self.position_ids is None:
             return {"input_ids": self.ids, "attention_mask": self.mask, "use_cache": False}
         inputs = {"input_ids": self.ids, "position_ids": self.position_ids, "use_cache": False}
-        if self.ends is not None:
-            inputs["ends"] = self.ends
+        if self.target_tokens is not None:
+            inputs["target_tokens"] = self.target_tokens
         if not isinstance(self.packing, Packing):
             return inputs | {"packing": self.packing}
         bounds, longest = self.packing.bounds, self.packing.longest

@@ -23,7 +23,7 @@ from training.checkpoints import FIGURES, Checkpoint, Checkpoints, Wanted
 from training.distributed import Engine, Loss, Tensors, noticing
 from training.examples import Example
 from training.identity import identity
-from training.loader import Feed, Step
+from training.loader import Step, StepLoader
 from training.plan import learning_rate_share, step_seed
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ class _Run:
         self.loss, self.args, self.work, self.evaluate = loss, args, work, evaluate
         self.belongs = identity(model, tokenizer, examples, args, work.processes.count)
         self.engine = Engine(model, args, work.processes)
-        self.feed = Feed(examples, args, tokenizer.pad_token_id, self.engine)
-        self.steps = len(self.feed.plan)
+        self.loader = StepLoader(examples, args, tokenizer.pad_token_id, self.engine)
+        self.steps = len(self.loader.plan)
         self.last = self.steps if args.stop_after is None else min(self.steps, args.stop_after)
         every = range(1, args.evaluations + 1) if evaluate is not None else ()
         self.evaluate_at = {round(i * self.last / args.evaluations) for i in every}
@@ -127,15 +127,15 @@ class _Run:
         import torch
 
         self.engine.wrapped.train()
-        step = None if self.finished else self.feed.prepare(self.done)
+        step = None if self.finished else self.loader.prepare(self.done)
         while step is not None:
             number, schedule = self.done, (self.steps, self.args.warmup, self.args.final_share)
             rate = self.args.learning_rate * learning_rate_share(number, *schedule)
             self.engine.set_rate(rate)
             torch.manual_seed(step_seed(self.args.seed, number, self.engine.rank))
-            seen = self.engine.step(step.batches, step.share, step.targets, self.loss, self.is_due(number + 1))
+            seen = self.engine.step(step.batches, step.counted, step.targets, self.loss, self.is_due(number + 1))
             # while the device is at work
-            following = self.feed.prepare(number + 1) if number + 1 < self.last else None
+            following = self.loader.prepare(number + 1) if number + 1 < self.last else None
             value, due = self.engine.read(seen)
             if not math.isfinite(value):
                 self.fail(value, step)
@@ -172,7 +172,7 @@ class _Run:
         with self.engine.autocast():
             own = self.evaluate(self.engine.trained)
         # a GPU need not add up in the same order twice, and all must decide the same
-        self.evaluation = self.engine.agree({name: float(value) for name, value in own.items()})
+        self.evaluation = self.engine.broadcast({name: float(value) for name, value in own.items()})
         self.engine.wrapped.train()
         for name, value in self.evaluation.items():
             if not math.isfinite(value):
@@ -200,7 +200,7 @@ class _Run:
             write_json(
                 file, {"step": self.done + 1, "value": str(value), "examples": list(map(self.shown, step.chosen))}
             )
-        self.engine.agree(None)  # it is there before any process ends
+        self.engine.broadcast(None)  # it is there before any process ends
         names = [str(i) if self.names is None else f"{i} ({self.names[i]})" for i in step.chosen[:20]]
         more = len(step.chosen) - len(names)
         raise TrainingError(
@@ -250,7 +250,7 @@ class _Run:
         """Go on from the newest good checkpoint, where there is one."""
         shapes = {name: (tuple(weight.shape), weight.dtype) for name, weight in self.engine.named.items()}
         found = self.checkpoints.newest(Wanted(self.belongs, shapes, self.last)) if self.engine.rank == 0 else None
-        state = self.engine.agree(found and found.state)
+        state = self.engine.broadcast(found and found.state)
         if state is None:
             return
         self.engine.set_weights(found.weights if found else {})
@@ -268,7 +268,7 @@ class _Run:
             self.engine.set_weights(self.best_weights or {})
             self.evaluation = self.best["evaluation"]
         self.engine.finish()
-        found = {"steps": self.done, "examples": len(self.feed.kept), "trained_tokens": self.figures["tokens"]}
+        found = {"steps": self.done, "examples": len(self.loader.kept), "trained_tokens": self.figures["tokens"]}
         if self.best is not None:
             found["best_step"] = self.best["step"]
         found["useful_tokens"] = self.figures["useful"] / max(1, self.figures["computed"])

@@ -1,6 +1,7 @@
-"""Examples into rows without padding: best-fit packs of whole examples, in an order that depends on (seed, epoch).
+"""Packs: rows of several whole examples instead of padding, in an order that depends on (seed, epoch).
 
-Each pack is one row of a batch. Positions start anew with every example, and none sees another.
+Lengths [5, 3, 2, 4] in packs of at most 7 tokens are [[0, 2], [3, 1]]. Positions start at 0 with every example, and
+none sees another.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from training.attention.packed import find_packing
 from training.examples import Batch, Example, place_targets
 
-_PACKED_TOGETHER = 8192  # examples that fill packs together: enough to fill them, and packs still mixed
+_PACKED_TOGETHER = 8192  # examples that are fitted at a time: enough for full packs, and the order stays random
 
 
 def plan_packs(
@@ -20,8 +21,8 @@ def plan_packs(
 ) -> list[list[int]]:
     """Indices of every example, once, in packs of at most `pack_tokens` tokens (or one longer example).
 
-    Best-fit decreasing: the longest that is left goes where it leaves least room. Takes n log n time. Examples of one
-    of the `families` (a number for each example) stay together; those that fill more than a pack are cut.
+    Best-fit decreasing: the longest example left goes where it leaves least room; n log n time. Examples of one family
+    (`families` has a number for each example) stay together; a family of more than a pack is cut.
 
     Raises:
         ValueError: a length or `pack_tokens` is under 1.
@@ -36,27 +37,29 @@ def plan_packs(
         for start in range(0, len(order), _PACKED_TOGETHER):
             packs += _best_fit(order[start : start + _PACKED_TOGETHER], lengths, pack_tokens)
     else:
-        units = _units(order, lengths, pack_tokens, families)
-        sizes = [sum(lengths[i] for i in unit) for unit in units]
-        for start in range(0, len(units), _PACKED_TOGETHER):
-            found = _best_fit(list(range(len(units)))[start : start + _PACKED_TOGETHER], sizes, pack_tokens)
-            packs += [[i for at in pack for i in units[at]] for pack in found]
+        parts = _cut_families(order, lengths, pack_tokens, families)
+        sizes = [sum(lengths[i] for i in part) for part in parts]
+        for start in range(0, len(parts), _PACKED_TOGETHER):
+            found = _best_fit(list(range(len(parts)))[start : start + _PACKED_TOGETHER], sizes, pack_tokens)
+            packs += [[i for at in pack for i in parts[at]] for pack in found]
     rng.shuffle(packs)
     return packs
 
 
-def _units(order: Sequence[int], lengths: Sequence[int], pack_tokens: int, families: Sequence[int]) -> list[list[int]]:
-    """The examples of each family, cut where they fill a pack."""
-    units: list[list[int]] = []
-    newest: dict[int, tuple[list[int], int]] = {}  # of each family: the unit that is being filled, its tokens
+def _cut_families(
+    order: Sequence[int], lengths: Sequence[int], pack_tokens: int, families: Sequence[int]
+) -> list[list[int]]:
+    """The examples of each family, cut into parts of at most a pack."""
+    parts: list[list[int]] = []
+    newest: dict[int, tuple[list[int], int]] = {}  # of each family: the part that is being filled, its tokens
     for i in order:
-        unit, size = newest.get(families[i], ([], 0))
-        if not unit or size + lengths[i] > pack_tokens:
-            unit, size = [], 0
-            units.append(unit)
-        unit.append(i)
-        newest[families[i]] = (unit, size + lengths[i])
-    return units
+        part, size = newest.get(families[i], ([], 0))
+        if not part or size + lengths[i] > pack_tokens:
+            part, size = [], 0
+            parts.append(part)
+        part.append(i)
+        newest[families[i]] = (part, size + lengths[i])
+    return parts
 
 
 def _best_fit(chosen: list[int], lengths: Sequence[int], pack_tokens: int) -> list[list[int]]:
@@ -88,7 +91,7 @@ def pack_batch(packs: Sequence[Sequence[Example]], pad_id: int) -> Batch:
         raise ValueError(f"{len(rows)} packs, of {[len(row) for row in rows]} tokens: there is nothing to read")
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), pad_id)
-    # what is padded has position 0 everywhere: each such token is a sequence of its own
+    # padding has position 0 everywhere: each such token is a sequence of its own
     positions = torch.zeros(len(rows), longest, dtype=torch.long)
     examples, owners, starts = [], [], []
     for number, (row, pack) in enumerate(zip(rows, packs, strict=True)):

@@ -1,7 +1,6 @@
-"""The plan of a run: the packs of every optimiser step, each process's share of them, and how memory cuts a share.
+"""The plan of a run: the packs of every optimizer step, how they are split over ranks, and the micro-batches of a rank.
 
-All of it is a function of lengths, arguments, step and process, so that a run that is resumed goes on with what it
-would have had.
+All of it is a function of lengths, arguments, step and rank, so that a run that is resumed goes on as it would have.
 """
 
 from __future__ import annotations
@@ -21,17 +20,21 @@ Pack = list[int]  # indices of the examples that share a row
 
 
 def pack_size(args: TrainArgs) -> int:
-    """Tokens of a pack: as given, else the parts of at most `tokens_per_batch` that make up a step."""
+    """Tokens of a pack: `pack_tokens`, else a step cut into equal parts of at most `tokens_per_batch`.
+
+    A step of 4,096 tokens in batches of at most 1,500 has packs of 1,365.
+    """
     if args.pack_tokens is not None:
         return min(args.pack_tokens, args.tokens_per_step)
     return args.tokens_per_step // math.ceil(args.tokens_per_step / args.tokens_per_batch)
 
 
 def plan_steps(lengths: Sequence[int], args: TrainArgs, families: Sequence[int] | None = None) -> list[list[Pack]]:
-    """The packs of every optimiser step of the whole run; the last epoch may be a part of one.
+    """The packs of every optimizer step of the whole run; the last epoch may be a part of one.
 
-    A step takes packs while they fit in `tokens_per_step`; one that is longer by itself is a step. What examples of
-    one of the `families` share counts for each of them, so that a step holds as many examples as without.
+    A step takes packs while they fit in `tokens_per_step`; a longer pack is a step of its own. With `families` (a
+    number for each example) those of one family come into the same pack where they fit; a prefix that they share counts
+    for each of them, so that a step holds as many examples as without sharing.
     """
     steps: list[list[Pack]] = []
     most = math.inf if args.max_steps is None else args.max_steps
@@ -40,8 +43,8 @@ def plan_steps(lengths: Sequence[int], args: TrainArgs, families: Sequence[int] 
             break
         packs = plan_packs(lengths, pack_size(args), args.seed, epoch, families)
         own = _cut([(sum(lengths[i] for i in pack), pack) for pack in packs], args.tokens_per_step)
-        share = min(1.0, args.epochs - epoch)
-        steps.extend(own[: max(1, round(share * len(own)))])
+        fraction = min(1.0, args.epochs - epoch)
+        steps.extend(own[: max(1, round(fraction * len(own)))])
     return steps[: args.max_steps]
 
 
@@ -57,41 +60,41 @@ def _cut(packs: Sequence[tuple[int, Pack]], tokens: int) -> list[list[Pack]]:
     return steps
 
 
-def deal(
+def split_over_ranks(
     step: Sequence[Pack], lengths: Sequence[int], count: int, size: int, families: Families | None = None
 ) -> list[list[Pack]]:
-    """The packs of one step for each of `count` processes, with about equally many tokens each.
+    """The packs of one step for each of `count` ranks, with about equally many tokens each.
 
-    Whole packs where there is the same number for everybody; else their examples are dealt one by one, and packed
-    anew, in packs of at most `size` tokens. A process may get nothing. Families that share what they read are dealt
-    whole or in parts, whichever is done first.
+    4 packs on 2 ranks are 2 each. 3 packs on 2 ranks are taken apart: the examples are split one by one, and packed
+    anew in packs of at most `size` tokens. A rank may get nothing. Families with shared prefixes stay whole, or are
+    cut into parts or examples, whichever gives the slowest rank least to compute.
     """
     if families is not None:
-        return _deal_families([i for pack in step for i in pack], count, families)
+        return _split_families([i for pack in step for i in pack], count, families)
     whole = len(step) % count == 0
-    units = list(step) if whole else [[i] for pack in step for i in pack]
-    shares = _spread(units, [sum(lengths[i] for i in unit) for unit in units], count)
-    return shares if whole else [repack(share, lengths, size) for share in shares]
+    packs = list(step) if whole else [[i] for pack in step for i in pack]
+    ranks = _balance(packs, [sum(lengths[i] for i in pack) for pack in packs], count)
+    return ranks if whole else [repack(own, lengths, size) for own in ranks]
 
 
-def _deal_families(chosen: list[int], count: int, families: Families) -> list[list[Pack]]:
-    units = families.units(chosen)
+def _split_families(chosen: list[int], count: int, families: Families) -> list[list[Pack]]:
+    whole = families.by_family(chosen)
     if count == 1:
-        return [units]
-    half = math.ceil(families.read(chosen) / (2 * count))
-    ways = (units, families.parts(chosen, half), [[i] for i in chosen])
-    dealt = [_spread(way, [families.read(unit) for unit in way], count) for way in ways]
-    return min(dealt, key=lambda shares: max(families.read([i for unit in share for i in unit]) for share in shares))
+        return [whole]
+    half = math.ceil(families.tokens_read(chosen) / (2 * count))
+    ways = (whole, families.parts(chosen, half), [[i] for i in chosen])
+    found = [_balance(way, [families.tokens_read(part) for part in way], count) for way in ways]
+    return min(found, key=lambda ranks: max(families.tokens_read([i for part in own for i in part]) for own in ranks))
 
 
-def _spread(units: Sequence[Pack], sizes: Sequence[int], count: int) -> list[list[Pack]]:
-    shares: list[list[Pack]] = [[] for _ in range(count)]
+def _balance(packs: Sequence[Pack], sizes: Sequence[int], count: int) -> list[list[Pack]]:
+    ranks: list[list[Pack]] = [[] for _ in range(count)]
     loads = [0] * count
-    for at in sorted(range(len(units)), key=lambda at: -sizes[at]):
+    for at in sorted(range(len(packs)), key=lambda at: -sizes[at]):
         to = loads.index(min(loads))
-        shares[to].append(units[at])
+        ranks[to].append(packs[at])
         loads[to] += sizes[at]
-    return shares
+    return ranks
 
 
 def repack(packs: Sequence[Pack], lengths: Sequence[int], size: int) -> list[Pack]:
@@ -103,10 +106,10 @@ def repack(packs: Sequence[Pack], lengths: Sequence[int], size: int) -> list[Pac
 def micro_batches(
     packs: Sequence[Pack], lengths: Sequence[int], args: TrainArgs, families: Families | None = None
 ) -> list[list[Pack]]:
-    """One process's packs in batches of at most `tokens_per_batch` tokens, padding counted (or one longer example).
+    """One rank's packs in batches of at most `tokens_per_batch` tokens, padding counted (or one longer example).
 
-    With `layout` padded every example is a row of its own. With `families` a batch is one row, and what its examples
-    share counts once.
+    With `layout` padded every example is a row of its own. With `families` a batch is one row, and shared prefixes
+    count once.
     """
     if families is not None:
         return [[row] for row in families.rows((i for pack in packs for i in pack), args.tokens_per_batch)]
@@ -119,7 +122,7 @@ def micro_batches(
         else:
             rows.append(pack)
     batches: list[list[Pack]] = []
-    # rows of like length side by side, so that little is padded
+    # rows of similar length come together, so that little is padded
     for size, row in sorted(((sum(lengths[i] for i in row), row) for row in rows), key=lambda one: one[0]):
         if not batches or size * (len(batches[-1]) + 1) > args.tokens_per_batch:
             batches.append([])

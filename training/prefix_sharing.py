@@ -1,6 +1,7 @@
-"""Examples that begin with the same tokens, such as solutions of one problem: what they share is read once.
+"""Prefix sharing: tokens with which several examples begin, such as a problem's text, are computed once.
 
-Losses and gradients are those of examples read one by one, since no token of a causal model sees what comes after it.
+Three solutions of 50 tokens after one prompt of 100 are a row of 250 tokens instead of 450. Losses and gradients are
+the same, since no token of a causal model sees what comes after it.
 """
 
 from __future__ import annotations
@@ -11,25 +12,25 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from training.attention.install import reads_packs
-from training.attention.last_layer import find_ends
-from training.attention.shared import Reader, find_branches
+from training.attention.last_layer import find_target_tokens
+from training.attention.shared import Branch, find_prefix_packing
 from training.examples import Batch, Example
 from training.packing import pack_batch, plan_packs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_LEAST = 8  # a shorter beginning is read again: it costs less than a lookup of its keys
+_LEAST = 8  # a shorter prefix is not shared: computing it again costs less than gathering its keys
 
 
 def can_share(model: PreTrainedModel, training: bool) -> bool:
-    """Whether a model gives the same with shared beginnings: its attention must be ours (`packed_attention`), and in
-    training it must drop nothing, or examples would share what is dropped."""
+    """Whether a model gives the same results with shared prefixes: its attention must be ours (`packed_attention`), and
+    in training it must have no dropout, or examples would share what is dropped."""
     return reads_packs(model) and not (training and drops(model))
 
 
 def drops(model: PreTrainedModel) -> bool:
-    """Whether a model in training, or an adapter of it, drops anything at random."""
+    """Whether a model, or an adapter of it, has dropout."""
     import torch
 
     return any(
@@ -39,9 +40,9 @@ def drops(model: PreTrainedModel) -> bool:
 
 
 class Families:
-    """Which of some examples have the same prompt, and what it costs to read them together.
+    """A family is the examples with the same prompt. `of[i]` is the number of example i's family.
 
-    `of` has a number for each example; one without a prompt is a family of its own.
+    Prompts A, B, A and none give `of` = [0, 1, 0, 2]: an example without a prompt is a family of its own.
     """
 
     def __init__(self, examples: Sequence[Example]) -> None:
@@ -50,45 +51,48 @@ class Families:
         keys = (tuple(e.ids[: e.prompt]) if e.prompt else i for i, e in enumerate(examples))
         self.of = [known.setdefault(key, len(known)) for key in keys]
 
-    def units(self, chosen: Iterable[int]) -> list[list[int]]:
-        """Chosen examples by family."""
+    def by_family(self, chosen: Iterable[int]) -> list[list[int]]:
+        """The chosen examples, a list for each family: 0, 1 and 2 of the above give [[0, 2], [1]]."""
         found: dict[int, list[int]] = {}
         for i in chosen:
             found.setdefault(self.of[i], []).append(i)
         return list(found.values())
 
-    def read(self, chosen: Sequence[int]) -> int:
-        """How many tokens are read of examples that share a row."""
+    def tokens_read(self, chosen: Sequence[int]) -> int:
+        """The length of a row that these examples share."""
         return sum(count_own([self.examples[i] for i in chosen]))
 
     def rows(self, chosen: Iterable[int], tokens: int) -> list[list[int]]:
-        """Chosen examples in rows of which at most `tokens` are read (or one longer example)."""
+        """Chosen examples in rows of at most `tokens` tokens, shared ones counted once (or one longer example)."""
         parts = self.parts(chosen, tokens)
-        packs = plan_packs([self.read(part) for part in parts], tokens, 0, 0)
+        packs = plan_packs([self.tokens_read(part) for part in parts], tokens, 0, 0)
         return [[i for at in pack for i in parts[at]] for pack in packs]
 
     def parts(self, chosen: Iterable[int], tokens: int) -> list[list[int]]:
-        """Chosen examples by family, cut where more than `tokens` would be read of one at a time."""
-        return [part for unit in self.units(chosen) for part in self._cut(unit, tokens)]
+        """Chosen examples by family, a family cut where it would make a row of more than `tokens`."""
+        return [part for family in self.by_family(chosen) for part in self._cut(family, tokens)]
 
-    def _cut(self, unit: list[int], tokens: int) -> list[list[int]]:
+    def _cut(self, family: list[int], tokens: int) -> list[list[int]]:
         parts: list[list[int]] = []
         room = 0
-        for at, same in _overlaps([self.examples[i] for i in unit]):
-            whole = len(self.examples[unit[at]].ids)
+        for at, same in _overlaps([self.examples[i] for i in family]):
+            whole = len(self.examples[family[at]].ids)
             if not parts or whole - same > room:
                 parts.append([])
                 same, room = 0, tokens
-            parts[-1].append(unit[at])
+            parts[-1].append(family[at])
             room -= whole - same
         return parts
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Examples as one row of tokens: `ids`, and for each token its `depths`, the number of those before it.
+    """Examples as one row of tokens, shared prefixes once. [7 8 9 1 2] and [7 8 9 3] would be
 
-    Example i is the tokens `paths[i]` of the row; the first `shared[i]` of them are also another's.
+    ids    = [7 8 9 1 2 3]      (row,)
+    depths = [0 1 2 3 4 3]      (row,), each token's position in its example
+    paths  = [[0 1 2 3 4], [0 1 2 5]]     the places in the row of each example's tokens
+    shared = [0, 3]             how many of them another example brought
     """
 
     ids: list[int]
@@ -97,8 +101,8 @@ class Row:
     shared: list[int]
 
 
-def share(examples: Sequence[Example]) -> Row:
-    """Read each beginning that several examples have in common once."""
+def merge_prefixes(examples: Sequence[Example]) -> Row:
+    """Put examples into one row in which a prefix of two of them stands once (if it has at least 8 tokens)."""
     ids: list[int] = []
     depths: list[int] = []
     paths: list[list[int]] = [[]] * len(examples)
@@ -114,7 +118,7 @@ def share(examples: Sequence[Example]) -> Row:
 
 
 def count_own(examples: Sequence[Example]) -> list[int]:
-    """How many tokens `share` reads of each example, beyond those that it has read already."""
+    """How many tokens each example adds to the row of `merge_prefixes`: [5, 1] in its example."""
     own = [0] * len(examples)
     for i, same in _overlaps(examples):
         own[i] = len(examples[i].ids) - same
@@ -122,7 +126,8 @@ def count_own(examples: Sequence[Example]) -> list[int]:
 
 
 def _overlaps(examples: Sequence[Example]) -> Iterator[tuple[int, int]]:
-    """Each example, and how many tokens it shares with the one before it: with no earlier one does it share more."""
+    """Each example, in the order of their ids, and how many tokens it shares with the one before it. In that order no
+    earlier one shares more."""
     before: list[int] = []
     for i in sorted(range(len(examples)), key=lambda i: examples[i].ids):
         own, same = examples[i].ids, 0
@@ -134,20 +139,20 @@ def _overlaps(examples: Sequence[Example]) -> Iterator[tuple[int, int]]:
         before = own
 
 
-def share_batch(examples: Sequence[Example], pad_id: int, ends_only: bool = False) -> Batch:
-    """Examples as one row in which beginnings are shared; targets are in the order of the examples.
+def share_batch(examples: Sequence[Example], pad_id: int, targets_only: bool = False) -> Batch:
+    """Examples as one row in which prefixes are shared; targets are in the order of the examples.
 
-    Where nothing is shared it is a plain pack. With `ends_only` the last layer is for the targets only.
+    Where nothing is shared it is a plain pack. With `targets_only` the last layer computes tokens with a target only.
 
     Raises:
         ValueError: there is no token to read.
     """
     import torch
 
-    row = share(examples)
+    row = merge_prefixes(examples)
     if any(row.shared):
         each = zip(row.paths, row.shared, strict=True)
-        readers = [Reader(path[same:], range(same, len(path)), path) for path, same in each if same < len(path)]
+        branches = [Branch(path[same:], range(same, len(path)), path) for path, same in each if same < len(path)]
         places = [path[at] for example, path in zip(examples, row.paths, strict=True) for at in example.positions]
         targets = torch.tensor([target for example in examples for target in example.targets], dtype=torch.float64)
         batch = Batch(
@@ -157,13 +162,14 @@ def share_batch(examples: Sequence[Example], pad_id: int, ends_only: bool = Fals
             positions=torch.tensor(places, dtype=torch.long),
             targets=targets,
             position_ids=torch.tensor([row.depths]),
-            packing=find_branches(readers, len(row.ids)),
+            packing=find_prefix_packing(branches, len(row.ids)),
         )
         paths: Sequence[Sequence[int]] = row.paths
     else:
         batch = pack_batch([examples], pad_id)
         ends = list(accumulate(len(example.ids) for example in examples))
         paths = [range(end - len(example.ids), end) for end, example in zip(ends, examples, strict=True)]
-    if ends_only and len(batch.positions):
-        return replace(batch, ends=find_ends(paths, [example.positions for example in examples], len(row.ids)))
+    if targets_only and len(batch.positions):
+        positions = [example.positions for example in examples]
+        return replace(batch, target_tokens=find_target_tokens(paths, positions, len(row.ids)))
     return batch

@@ -9,25 +9,19 @@ import dataclasses
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.commands.yaml_files import ConfigError, leaves, read_yaml, write_yaml
 from stages.launch import LaunchArgs
 from stages.tracking import TrackingArgs
-
-# what may differ between two runs that share a folder: where results go, not what they are
-OUTER = ("run", "tracking", "launch")
-
-
-class ConfigError(ValueError):
-    """Arguments that cannot be used. The message names the argument and its value."""
 
 
 @dataclass
@@ -35,13 +29,13 @@ class RunArgs:
     """How one run is carried out; nothing here changes its results.
 
     `name` defaults to the command's; artifacts go to `artifacts`; `threads` is for torch (None: torch decides).
-    `overwrite` lets the run take over a folder of other arguments.
+    `overwrite` lets the run take over a folder of other arguments, and a sweep run its finished arms again.
     """
 
-    name: str = "run"
-    artifacts: str = "artifacts"
-    threads: int | None = None
-    overwrite: bool = False
+    name: str = "run"  #: the run's folder is runs/NAME
+    artifacts: str = "artifacts"  #: the folder of artifacts
+    threads: int | None = None  #: threads of torch
+    overwrite: bool = False  #: take a folder over, run again what is finished
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense."""
@@ -51,46 +45,54 @@ class RunArgs:
             raise ValueError(f"run.threads must be at least 1, not {self.threads}")
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run's arguments, checked: the command's own, how it runs, its folder, and all of it as plain values."""
+@dataclass
+class CommonArgs:
+    """The settings that every command has beside its own."""
+
+    run: RunArgs = field(default_factory=RunArgs)
+    tracking: TrackingArgs = field(default_factory=TrackingArgs)
+    launch: LaunchArgs = field(default_factory=LaunchArgs)
+    objective: str | None = None  #: the number that a sweeper gets, e.g. report.accuracy.reranked.value
+    dry_run: bool = False  #: say what would be run and what is there already; run nothing
+
+
+# what may differ between two runs that share a folder: where results go, not what they are
+COMMON = tuple(one.name for one in dataclasses.fields(CommonArgs))
+
+
+@dataclass(kw_only=True)
+class Job(CommonArgs):
+    """One run's settings, checked: the command's own arguments, its folder, and all of it as plain values."""
 
     args: Any
-    run: RunArgs
-    tracking: TrackingArgs
-    launch: LaunchArgs
     folder: Path
     config: dict[str, Any]
 
 
-def register_schema(name: str, args: type) -> type:
+def register_schema(name: str, args: type) -> DictConfig:
     """Make the schema of a command and register it with Hydra as `<name>_schema`.
 
-    The schema is `args` with `run`, `tracking` and `launch` beside its fields.
+    The schema is `args` with the settings of `CommonArgs` beside its fields. Its type is `args`, no class of run time:
+    a launcher (joblib, submitit) sends it to another process, which finds `args` by name.
 
     Raises:
         TypeError: `args` has a field of one of these names.
     """
-    taken = {one.name for one in dataclasses.fields(args)} & {*OUTER, "defaults"}
+    taken = {one.name for one in dataclasses.fields(args)} & {*COMMON, "defaults"}
     if taken:
         raise TypeError(f"{args.__name__} must not have fields called {sorted(taken)}")
-    outer = [
-        ("run", RunArgs, field(default_factory=lambda: RunArgs(name=name))),
-        ("tracking", TrackingArgs, field(default_factory=TrackingArgs)),
-        ("launch", LaunchArgs, field(default_factory=LaunchArgs)),
-    ]
-    schema = dataclasses.make_dataclass(f"{args.__name__}Schema", outer, bases=(args,))
-    defaults = [("defaults", list, field(default_factory=lambda: ["base", "_self_"]))]
-    ConfigStore.instance().store(
-        name=f"{name}_schema",
-        node=dataclasses.make_dataclass(schema.__name__, defaults, bases=(schema,)),
-        provider=args.__module__,
-    )
-    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+    schema, common = OmegaConf.structured(args), OmegaConf.structured(CommonArgs(run=RunArgs(name=name)))
+    with open_dict(schema):
+        for one in COMMON:
+            schema[one] = common._get_node(one)
+    node = schema.copy()
+    with open_dict(node):
+        node.defaults = ["base", "_self_"]
+    ConfigStore.instance().store(name=f"{name}_schema", node=node, provider=args.__module__)
     return schema
 
 
-def build_job(schema: type, args: type, values: Any, folder: Path) -> Job:
+def build_job(schema: DictConfig, args: type, values: Any, folder: Path) -> Job:
     """Check composed values against the schema and convert them.
 
     Raises:
@@ -99,12 +101,12 @@ def build_job(schema: type, args: type, values: Any, folder: Path) -> Job:
     try:
         # through plain values, since Hydra's own result forgets the types of groups that were swapped
         values = OmegaConf.create(values)
-        config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.to_container(values, resolve=True))
+        config = OmegaConf.merge(schema, OmegaConf.to_container(values, resolve=True))
         # a merge keeps the default under a value that is missing, so both are asked
         if missing := sorted(OmegaConf.missing_keys(config) | OmegaConf.missing_keys(values)):
             raise ConfigError(f"no value is given for {', '.join(missing)}")
         root = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, RecursionError) as error:
         raise ConfigError(str(error)) from error
     own = args(**{one.name: getattr(root, one.name) for one in dataclasses.fields(args)})
     try:
@@ -112,7 +114,23 @@ def build_job(schema: type, args: type, values: Any, folder: Path) -> Job:
             validate(value)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return Job(own, root.run, root.tracking, root.launch, folder, OmegaConf.to_container(config, enum_to_str=True))
+    plain = OmegaConf.to_container(config, enum_to_str=True)
+    _refuse_pipes(plain)
+    return Job(args=own, folder=folder, config=plain, **{one: getattr(root, one) for one in COMMON})
+
+
+def _refuse_pipes(value: Any, name: str = "") -> None:
+    """Raise ConfigError for a value that is the path of a named pipe: reading one waits for whoever writes to it."""
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_pipes(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, str):
+        try:
+            pipe = stat.S_ISFIFO(os.stat(value).st_mode)
+        except (OSError, ValueError):  # no path at all
+            return
+        if pipe:
+            raise ConfigError(f"{name}={value}: is a pipe, not a file or folder")
 
 
 def validate(value: Any) -> None:
@@ -131,20 +149,26 @@ def validate(value: Any) -> None:
 
 
 def run_folder(overrides: Iterable[str]) -> str:
-    """The name of a run's folder below that of `run.name`: its overrides, but for those named in `OUTER`.
+    """The name of a run's folder below that of `run.name`: its overrides, but for those named in `COMMON`.
 
     Without overrides it is `.`, that folder itself. What is long, or no good as a file's name, is cut short and gets
     8 hex characters of its hash.
     """
-    kept = sorted(one for one in overrides if re.split(r"[.=@]", one.lstrip("+~"), maxsplit=1)[0] not in OUTER)
+    kept = [one for one in overrides if re.split(r"[.=@]", one.lstrip("+~"), maxsplit=1)[0] not in COMMON]
+    # quotes are for Hydra's eyes: title='007' is title=007
+    kept = sorted(re.sub(r"=(['\"])([^'\"\\]*)\1$", r"=\2", one) for one in kept)
     text = ",".join(kept)
     if not text:
         return "."
     # file systems take 255 bytes; 100 can still be read
     if len(text) <= 100 and re.fullmatch(r"\w[\w.,=+-]*", text, re.ASCII):
         return text
-    digest = hashlib.sha256("\0".join(kept).encode()).hexdigest()[:8]
+    digest = hashlib.sha256("\0".join(kept).encode(errors="surrogatepass")).hexdigest()[:8]
     return f"{re.sub(r'[^A-Za-z0-9_.,=+-]+', '-', text)[:60].lstrip('.+-')}-{digest}"
+
+
+# here and not in a command: a process of a launcher has this module, and perhaps no other of ours
+OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 
 
 def claim_folder(job: Job) -> None:
@@ -155,48 +179,22 @@ def claim_folder(job: Job) -> None:
     """
     file = job.folder / "config.yaml"
     if file.exists() and not job.run.overwrite:
-        found = _inner(read_yaml(file))
-        if found != _inner(job.config):
-            changed = sorted(_differences(found, _inner(job.config)))
+        old, new = (dict(leaves(_own(config))) for config in (read_yaml(file), job.config))
+        changed = [
+            f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name) != new.get(name)
+        ]
+        if changed:
             raise ConfigError(
                 f"{job.folder}: holds a run with other arguments ({'; '.join(changed)}): "
                 f"choose another run.name, or run.overwrite=true to take the folder over"
             )
     job.folder.mkdir(parents=True, exist_ok=True)
+    if job.run.overwrite:
+        (job.folder / "result.json").unlink(missing_ok=True)
     write_yaml(file, job.config)
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Read a YAML file of one mapping, as OmegaConf does (1e-3 is a number).
-
-    Raises:
-        ConfigError: the file is missing or malformed; the message names it and the line.
-    """
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(file))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: malformed YAML: {error}") from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"{file}: expected a mapping of arguments, not {config!r}")
-    return config
-
-
-def write_yaml(file: Path, config: dict[str, Any]) -> None:
-    """Write a YAML file whole or not at all."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    aside.write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
-    os.replace(aside, file)
-
-
-def _inner(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in OUTER}
-
-
-def _differences(old: Any, new: Any, name: str = "") -> Iterable[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in old.keys() | new.keys():
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
-    elif old != new:
-        yield f"{name} was {old!r}, now {new!r}"
+def _own(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in COMMON}

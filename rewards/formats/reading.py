@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from rewards.formats import Choices, FormatError, StepRecord, read_record
-from rewards.formats.files import read_rows
+from rewards.formats.files import read_file
 from rewards.formats.step_labels import NAME, read_step_labels
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Reading:
         self.bad: list[str] = []
 
     def __iter__(self) -> Iterator[tuple[str, StepRecord]]:
-        rows = read_step_labels(self.path) if self.source_format == NAME else read_rows(self.path)
+        rows = read_step_labels(self.path) if self.source_format == NAME else read_file(self.path)
         for where, row in rows:
             self.counts["rows"] += 1
             if isinstance(row, StepRecord):

@@ -12,6 +12,7 @@ from rewards.formats.reading import BAD_ROWS, Reading
 from rewards.formats.step_labels import LINES, one_line_steps, to_step_labels
 from rollouts.problems.args import SPLITS
 from rollouts.records import Problem, StepLabels
+from stages.checks import check_choices, check_least
 from stages.stage import MISSING, Stage, parent
 from stages.workspace import Workspace
 
@@ -24,22 +25,18 @@ class ImportArgs:
     line, as our models read them. `bad_rows` skip leaves out what cannot be used; `limit` reads so many rows only.
     """
 
-    input: str = parent(plain=True)
-    format: str = MISSING
+    input: str = parent(any_path=True)  #: a .jsonl, .json or .parquet file
+    format: str = MISSING  #: whose rows these are
     choices: Choices = field(default_factory=Choices)
-    lines: str = "error"
-    bad_rows: str = "error"
-    split: str = "train"
-    limit: int | None = None
+    lines: str = "error"  #: steps of several lines: error or join
+    bad_rows: str = "error"  #: error or skip
+    split: str = "train"  #: what the problems are for
+    limit: int | None = None  #: at most so many rows
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense."""
-        known = {"format": tuple(FORMATS), "lines": LINES, "bad_rows": BAD_ROWS, "split": SPLITS}
-        for name, values in known.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(values)}")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be at least 1, not {self.limit}")
+        check_choices(self, format=tuple(FORMATS), lines=LINES, bad_rows=BAD_ROWS, split=SPLITS)
+        check_least(self, limit=1)
 
 
 def import_labels(args: ImportArgs, work: Workspace) -> None:

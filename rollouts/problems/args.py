@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rollouts.world.args import WorldArgs
-from stages.stage import parent
+from stages.stage import only_when, parent
 
 SPLITS = ("train", "validation", "test")
 SOURCES = ("arithmetic", "gsm8k", "svamp", "asdiv", "math", "jsonl")  # `load.LOADERS` has what loads each
@@ -18,23 +18,22 @@ SOURCES = ("arithmetic", "gsm8k", "svamp", "asdiv", "math", "jsonl")  # `load.LO
 class ProblemArgs:
     """Which problems to load; `load_problems` reads it.
 
-    `path` is a file or folder, or the name of a Hugging Face data set when `hub`. Sources with a train and a test
-    file hold out `validation_share` of the train file; sources with one file are cut by `split_shares`, the shares
-    of train, validation and test. Both cuts are by a hash of the question, so they never depend on the order of the
-    rows, on a seed, or on other rows. Problems come in file order, or shuffled by `shuffle_seed`; then `offset`
-    problems are left out and at most `limit` are kept.
+    `path` is a file or folder, or a data set of the Hugging Face hub (`hub:org/name@commit`), whose folder is read.
+    Sources with a train and a test file hold out `validation_share` of the train file; sources with one file are cut
+    by `split_shares`, the shares of train, validation and test. Both cuts are by a hash of the question, so they never
+    depend on the order of the rows, on a seed, or on other rows. Problems come in file order, or shuffled by
+    `shuffle_seed`; then `offset` problems are left out and at most `limit` are kept.
     """
 
     source: str = "arithmetic"
-    split: str = "train"
-    path: str | None = parent(plain=True, unless="hub", default=None)
-    hub: bool = False
-    limit: int | None = None
-    offset: int = 0
+    split: str = "train"  #: train, validation or test
+    path: str | None = parent(any_path=True, hub="dataset", default=None)  #: the source's file or folder
+    limit: int | None = None  #: at most so many problems
+    offset: int = 0  #: so many of the first are left out
     shuffle_seed: int | None = None
-    validation_share: float = 0.1
-    split_shares: list[float] = field(default_factory=lambda: [0.7, 0.1, 0.2])
-    world: WorldArgs = field(default_factory=WorldArgs)
+    validation_share: float = only_when(0.1, "source", "gsm8k", "math")
+    split_shares: list[float] = only_when([0.7, 0.1, 0.2], "source", "svamp", "asdiv", "math", "jsonl")
+    world: WorldArgs = only_when(field(default_factory=WorldArgs), "source", "arithmetic")
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense, and its value."""
@@ -46,8 +45,6 @@ class ProblemArgs:
             raise ValueError(f"problems.path={self.path!r}: source arithmetic makes its problems and reads no file")
         if self.source != "arithmetic" and not self.path:
             raise ValueError(f"problems.path={self.path!r}: source {self.source} needs a path")
-        if self.hub and self.source != "gsm8k":
-            raise ValueError(f"problems.hub=true: only source gsm8k is read from the hub, not {self.source}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"problems.limit must be at least 1, not {self.limit}")
         if self.offset < 0:

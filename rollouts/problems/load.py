@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from rollouts.problems import asdiv, gsm8k, jsonl, svamp
 from rollouts.problems import math_dataset as math
@@ -12,6 +13,7 @@ from rollouts.problems.args import ProblemArgs
 from rollouts.problems.reading import ProblemFileError
 from rollouts.records import Problem
 from rollouts.world import generator as arithmetic
+from stages.hub import local_path
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,8 @@ def load_problems(args: ProblemArgs) -> list[Problem]:
         ProblemFileError: a file is missing or malformed, or no problems are left.
     """
     args.validate()
-    problems = LOADERS[args.source](args)
+    path = args.path and local_path(args.path, "dataset")
+    problems = LOADERS[args.source](replace(args, path=path))
     where = f"problems.source={args.source} path={args.path}"
     if not problems:
         raise ProblemFileError(

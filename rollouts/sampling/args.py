@@ -6,8 +6,12 @@ What changes speed but not texts is `runtime`, and no part of an artifact's key.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
 
-from stages.stage import parent, runtime
+from rollouts.sampling.policies import device_class, dtype_name
+from stages.hub import is_hub
+from stages.stage import only_when, parent, resolved, runtime
 
 
 @dataclass
@@ -18,7 +22,7 @@ class VLLMArgs:
     `max_model_len` bounds prompt and completion (None: the model's context).
     """
 
-    lora: str | None = parent("train_policy", plain=True, default=None)
+    lora: str | None = parent("train_policy", any_path=True, default=None)
     max_lora_rank: int = runtime(64)
     tensor_parallel_size: int = runtime(1)
     max_num_seqs: int | None = runtime(None)
@@ -38,9 +42,15 @@ class VLLMArgs:
             )
 
 
+def _model_at_hosts(args: OpenAIArgs) -> str | None:
+    return None if args.model is None else f"{args.model}@{args.hosts}"
+
+
 @dataclass
 class OpenAIArgs:
     """Servers that speak OpenAI's protocol, as one pool: `base_urls` all serve `model` (None: the policy's name).
+
+    A model that only its server knows counts by its name and the hosts of the addresses.
 
     `api` is completions (prompts go as they are) or chat (those of prompt=chat go as messages, which the server puts
     into its template; any other is the one message of a user). `vllm` says that the
@@ -50,13 +60,18 @@ class OpenAIArgs:
     """
 
     base_urls: list[str] = field(default_factory=lambda: ["http://127.0.0.1:8000/v1"], metadata={"runtime": True})
-    model: str | None = None
+    model: str | None = resolved(None, _model_at_hosts)
     api: str = "completions"
     vllm: bool = False
     api_key_env: str = runtime("OPENAI_API_KEY")
     concurrency: int = runtime(64)
     attempts: int = runtime(8)
     timeout: float = runtime(600.0)
+
+    @property
+    def hosts(self) -> str:
+        """The hosts of all addresses, in order, without their ports."""
+        return ",".join(sorted({urlsplit(url).hostname or url for url in self.base_urls}))
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense."""
@@ -116,22 +131,37 @@ BACKENDS = {
 }
 
 
+def _device(args: SamplerArgs) -> str:
+    if args.backend == "ray" and args.device == "auto":  # its actors run elsewhere, on what they are given
+        return "cuda" if args.ray.gpus > 0 else "cpu"
+    return device_class(args.device)
+
+
+def _dtype(args: SamplerArgs) -> str:
+    return args.dtype if args.dtype != "auto" else dtype_name("auto", _device(args))
+
+
 @dataclass
 class SamplerArgs:
     """How to sample. `temperature` 0 is greedy; `max_tokens` bounds a completion, in the policy's tokens; a text ends
     before the first of the `stop` strings. `batch_size` rows are decoded at once by the backend hf."""
 
-    backend: str = "hf"
-    temperature: float = 1.0
+    backend: str = "hf"  #: hf, vllm, openai, ray or scripted
+    temperature: float = 1.0  #: 0 is greedy
     top_p: float = 1.0
-    max_tokens: int = 256
+    max_tokens: int = 256  #: the longest completion
     stop: list[str] = field(default_factory=list)
-    dtype: str = "auto"
-    batch_size: int = runtime(256)
-    device: str = runtime("auto")
-    vllm: VLLMArgs = field(default_factory=VLLMArgs)
-    openai: OpenAIArgs = field(default_factory=OpenAIArgs)
-    ray: RayArgs = field(default_factory=RayArgs)
+    dtype: str = only_when(resolved("auto", _dtype), "engine", "hf", "vllm")
+    batch_size: int = runtime(256)  #: rows decoded at once (hf)
+    device: str = only_when(resolved("auto", _device), "engine", "hf", "vllm")
+    vllm: VLLMArgs = only_when(field(default_factory=VLLMArgs), "engine", "vllm")
+    openai: OpenAIArgs = only_when(field(default_factory=OpenAIArgs), "backend", "openai")
+    ray: RayArgs = only_when(field(default_factory=RayArgs), "backend", "ray")
+
+    @property
+    def engine(self) -> str:
+        """The backend that does the work: with Ray the one within its actors."""
+        return self.ray.backend if self.backend == "ray" else self.backend
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
@@ -147,3 +177,10 @@ class SamplerArgs:
             raise ValueError(f"a stop string must not be empty: {list(self.stop)}")
         for one in (self.vllm, self.openai, self.ray):
             one.validate()
+
+
+def served_model(policy: str, args: SamplerArgs) -> str | None:
+    """`MODEL@HOSTS` where `policy` is what servers call their model, and not a folder that can be read here."""
+    if args.backend != "openai" or is_hub(policy) or Path(policy).is_dir():
+        return None
+    return f"{policy}@{args.openai.hosts}"

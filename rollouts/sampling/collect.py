@@ -49,7 +49,7 @@ class RowsByRequest(Generic[T]):
         return iter(self._keys)
 
     def close(self) -> None:
-        """Close the files, where a stage collects many times; they are closed anyhow when it ends."""
+        """Free files and memory, where a stage collects many times; it happens anyhow when the stage ends."""
         self._index.close()
 
 
@@ -83,12 +83,7 @@ def collect(
     work.processes.wait()  # nobody writes while another still reads
     missing = [_missing(request, index.samples(keys[request.id])) for request in requests]
     left = sum(len(request.indices) for request in missing)
-    kept = sum(request.n for request in requests) - left
-    if kept and (left or "/" not in label):  # of many pieces only the one that is gone on with
-        logger.info("%s: %d samples are there from before, %d to go", label, kept, left)
-    if work.processes.first:
-        for fault, (count, first) in index.left_out.items():
-            logger.warning("%s: %d kept samples are not used: %s; the first: %s", label, count, fault, first)
+    _log_kept(index, label, sum(request.n for request in requests) - left, left, work)
     # by the request's place in the list, so that a shard is the same whatever is missing
     shard = missing[work.processes.rank :: work.processes.count]
     with work.progress(left, "samples", label) as bar:
@@ -132,6 +127,14 @@ def _keys(requests: Sequence[Request], cls: type) -> dict[str, str]:
 def _missing(request: Request, known: Mapping[int, str | None]) -> Request:
     """What is to be drawn: also what was refused, since settings or servers may be others now."""
     return replace(request, wanted=tuple(i for i in request.indices if known.get(i, "not there") is not None))
+
+
+def _log_kept(index: JournalIndex, label: str, kept: int, left: int, work: Workspace) -> None:
+    if kept and (left or "/" not in label):  # of many pieces only the one that is gone on with
+        logger.info("%s: %d samples are there from before, %d to go", label, kept, left)
+    if work.processes.first:
+        for fault, (count, first) in index.left_out.items():
+            logger.warning("%s: %d kept samples are not used: %s; the first: %s", label, count, fault, first)
 
 
 def _draw(

@@ -12,30 +12,32 @@ from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
 from rollouts.prompts import PromptArgs, render_prompt
 from rollouts.records import Problem, Rollout
-from rollouts.sampling.args import SamplerArgs
+from rollouts.sampling.args import SamplerArgs, served_model
 from rollouts.sampling.collect import collect
-from rollouts.sampling.protocol import REFUSED, Request, Sample, by_name, load_sampler
+from rollouts.sampling.protocol import REFUSED, Request, Sample, load_sampler
 from rollouts.solution import cut_solution
+from rollouts.steps import cut_text
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
 
 
 def grade_sample(problem: Problem, sample: Sample, index: int, last_number: bool = False) -> Rollout:
     """Turn one sample of a problem's solution into a graded rollout. A truncated text is graded like any other; one
-    that was refused is neither right nor wrong."""
-    solution = cut_solution(sample.text, last_number=last_number)
+    that was refused is neither right nor wrong. A text beyond the limits of `rollouts.steps` is truncated there."""
+    text = cut_text(sample.text)
+    solution = cut_solution(text, last_number=last_number)
     verdict = grade(solution, problem.answer)
     refused = sample.finish_reason == REFUSED
     return Rollout(
         id=f"{problem.id}#{index}",
         problem_id=problem.id,
         sample=index,
-        text=sample.text,
+        text=text,
         steps=solution.steps,
         answer=verdict.answer,
         correct=verdict.correct if verdict.graded and not refused else None,
         rule=REFUSED if refused else verdict.rule,
-        finish_reason=sample.finish_reason,
+        finish_reason="length" if len(text) < len(sample.text) else sample.finish_reason,
         prompt_tokens=sample.prompt_tokens,
         completion_tokens=sample.completion_tokens,
         seed=sample.seed,
@@ -46,19 +48,19 @@ def grade_sample(problem: Problem, sample: Sample, index: int, last_number: bool
 class SampleArgs:
     """Arguments of the stage `sample`: `n` rollouts of every problem."""
 
-    policy: str = parent("train_policy", plain=True, unless="served")
-    problems: ProblemArgs = field(default_factory=ProblemArgs)
-    sampler: SamplerArgs = field(default_factory=SamplerArgs)
+    policy: str = parent("train_policy", any_path=True, or_name="served")  #: who samples: a causal LM's folder
+    problems: ProblemArgs = field(default_factory=ProblemArgs)  #: which problems
+    sampler: SamplerArgs = field(default_factory=SamplerArgs)  #: how to sample
     prompt: PromptArgs = field(default_factory=PromptArgs)
-    n: int = 8
-    seed: int = 0
+    n: int = 8  #: samples of each problem
+    seed: int = 0  #: of the samples
     # a number that merely stands last is taken for the answer; never for rollouts that train a model
     last_number: bool = False
 
     @property
-    def served(self) -> bool:
-        """Whether the policy is the name of a model on a server rather than a folder."""
-        return by_name(self.policy, self.sampler)
+    def served(self) -> str | None:
+        """What counts for a policy that is the name of a model on servers; None for a folder."""
+        return served_model(self.policy, self.sampler)
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""

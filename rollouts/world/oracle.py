@@ -107,7 +107,7 @@ def judge_steps(problem: Problem, steps: Sequence[str]) -> list[bool]:
     return verdicts
 
 
-def first_error(problem: Problem, steps: Sequence[str]) -> int | None:
+def true_first_error(problem: Problem, steps: Sequence[str]) -> int | None:
     """The 0-based index of the first wrong step, or None where every step is right (see `judge_steps`).
 
     A solution that stops before its answer has no wrong step for that.

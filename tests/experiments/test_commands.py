@@ -6,10 +6,13 @@ import importlib.util
 import json
 import logging
 import os
+import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,13 +29,14 @@ from experiments.commands.config import (
     run_folder,
     validate,
 )
+from experiments.commands.sweeps import objective_of
 
 ROOT = Path(__file__).parents[2]
 MODULE = """
 import logging, os, signal
 from dataclasses import dataclass, field
-from rollouts.artifacts import Stage, parent
-from experiments.stage import stage_command
+from stages.stage import Stage, parent
+from experiments.commands.command import stage_command
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +47,7 @@ class Size:
 
 @dataclass
 class CookArgs:
-    food: str | None = parent(plain=True, default=None)
+    food: str | None = parent(any_path=True, default=None)
     size: Size = field(default_factory=Size)
     names: list[str] = field(default_factory=lambda: ["a"])
     then: str = ""
@@ -54,6 +58,7 @@ class CookArgs:
 def cook(args, space):
     print("cooking")
     space.track.log(1, eggs=args.size.eggs)
+    space.count(eggs=args.size.eggs)
     logger.info("news of cooking")
     (space.folder / "half").write_text("")
     match args.then:
@@ -61,6 +66,8 @@ def cook(args, space):
         case "end": os.kill(os.getpid(), signal.SIGTERM)
         case "value": int("x")
         case "bug": 1 / 0
+        case "exit": raise SystemExit(3)
+        case "killed": os.kill(os.getpid(), signal.SIGKILL)
         case "threads": space.count(threads=int(os.environ["OMP_NUM_THREADS"]))
 
 main = stage_command(Stage("cook", 1, CookArgs, cook))
@@ -125,7 +132,8 @@ def cook_here(
 
 
 def made(kitchen: Path) -> list[Path]:
-    return [path for path in kitchen.glob("artifacts/cook/*") if path.suffix != ".lock"]
+    """All but what stays of attempts: locks, metrics."""
+    return [path for path in kitchen.glob("artifacts/cook/*") if path.suffix not in (".lock", ".unfinished")]
 
 
 def test_run_then_reuse(kitchen: Path) -> None:
@@ -176,6 +184,16 @@ def test_resolved_file_gives_the_same_artifact(kitchen: Path) -> None:
         (["size.eggs=-1"], "error: size.eggs must not be negative, but is -1\n"),
         (["size.eggs=???"], "error: no value is given for size.eggs\n"),
         (["run.threads=0"], "error: run.threads must be at least 1, not 0\n"),
+        (["size.egs=2"], "size.egs=2: Key 'egs' not in 'Size' (did you mean size.eggs?"),
+        (["experiment=none_such"], "Available options in 'experiment': big\n"),
+        (["size.eggs=${oc.env:NOPE}"], "Environment variable 'NOPE' not found"),
+        (["size.eggs=1", "size.eggs=2"], "error: size.eggs is given twice: size.eggs=1 and size.eggs=2\n"),
+        (["size.eggs=a=b"], """error: 'size.eggs=a=b' cannot be read; a text with such characters is written so: """),
+        (["group=x"], "error: group=x: "),
+        (["+size.more=1"], "error: Key 'more' not in 'Size'"),
+        (["--fast"], "error: unrecognized arguments: --fast ("),
+        (["names=" + "[" * 300 + "]" * 300], "is nested more than 50 deep\n"),
+        (["food=" + "x" * 600], "File name too long"),
         (["run.name=a b"], "error: run.name='a b' must be 1 to 100"),
         (["food=nowhere"], "error: food: nowhere: there is no such file or folder\n"),
         (["tracking.project="], "error: tracking.project='' must not be empty"),
@@ -191,8 +209,10 @@ def test_user_errors(
 ) -> None:
     done = cook_here(kitchen, monkeypatch, capsys, *argv)
     assert message in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == (2 if argv == ["then=value"] else 1)
     assert done.returncode == 2 and made(kitchen) == []
-    assert [path for path in kitchen.glob("runs/**/*") if path.is_file()] == []
+    kept = {"config.yaml", "error.log"} if argv == ["then=value"] else set()  # the work had begun
+    assert {path.name for path in kitchen.glob("runs/**/*") if path.is_file()} == kept
 
 
 def test_mistake_leaves_other_runs_alone(kitchen: Path) -> None:
@@ -208,6 +228,28 @@ def test_mistake_leaves_other_runs_alone(kitchen: Path) -> None:
 def test_traceback_on_request(kitchen: Path) -> None:
     done = cook(kitchen, "then=value", STEPWISE_TRACEBACK="1")
     assert done.returncode == 2 and "Traceback" in done.stderr and 'case "value": int("x")' in done.stderr
+
+
+@pytest.mark.parametrize(("then", "error"), [("value", "ValueError: invalid literal"), ("bug", "ZeroDivisionError")])
+def test_a_run_that_fails_leaves_its_evidence(
+    kitchen: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], then: str, error: str
+) -> None:
+    with suppress(ZeroDivisionError):
+        cook_here(kitchen, monkeypatch, capsys, f"then={then}")
+    folder = kitchen / "runs" / "cook" / f"then={then}"
+    log = (folder / "error.log").read_text()
+    assert error in log and "kitchen.py" in log and f"arguments: {folder / 'config.yaml'}" in log
+    assert "python 3." in log and "torch " in log and "program: " in log
+    (metrics,) = kitchen.glob("artifacts/cook/.*.unfinished/metrics.1.jsonl")
+    assert json.loads(metrics.read_text())["eggs"] == 1
+    # arguments in a file, beside which there may be others
+    (kitchen / "bad.yaml").write_text(f"then: {then}\n")
+    with suppress(ZeroDivisionError):
+        cook_here(kitchen, monkeypatch, capsys, "--resolved", "bad.yaml")
+    assert error in (kitchen / "bad.error.log").read_text()
+    (kitchen / "bad.yaml").write_text("then: ''\n")
+    assert cook_here(kitchen, monkeypatch, capsys, "--resolved", "bad.yaml").returncode == 0
+    assert not (kitchen / "bad.error.log").exists()
 
 
 def test_mistake_in_the_program_shows_its_trace(kitchen: Path) -> None:
@@ -229,9 +271,13 @@ def test_stopped_quietly_with_nothing_half_written(kitchen: Path, then: str, cod
     ("text", "message"),
     [
         ("size: {eggs: x}", "Value 'x' of type 'str' could not be converted to Integer; full_key: size.eggs"),
-        ("sizes: 3", "Key 'sizes' not in 'CookArgsSchema'"),
-        ("size: [", "cook.yaml: malformed YAML: .* line 1"),
+        ("sizes: 3", "Key 'sizes' not in 'CookArgs'"),
+        ("size: [", r"cook.yaml: malformed YAML: .* line \d"),
         ("[1, 2]", "cook.yaml: expected a mapping of arguments"),
+        ("size: &a [*a]", "cook.yaml: malformed YAML: \\*a holds itself"),
+        ("size: " + "[" * 5000 + "]" * 5000, "cook.yaml: malformed YAML: nested more than 50 deep"),
+        ('{"size": ' + "[" * 50000 + "]" * 50000 + "}", "cook.yaml: malformed YAML: nested more than 50 deep"),
+        ("a: 1\n" * 300_000, "cook.yaml: has more than 1,000,000 bytes"),
         (None, "cook.yaml: cannot be read: No such file"),
     ],
 )
@@ -248,6 +294,61 @@ def test_bad_resolved_file(
     assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
     assert re.search(message, done.stderr), done.stderr
     assert made(kitchen) == []
+
+
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+
+
+def test_files_that_would_never_end(
+    kitchen: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(kitchen / "pipe")
+    (kitchen / "bomb.yaml").write_text(BOMB)
+    (kitchen / "more").mkdir()
+    (kitchen / "more" / "bomb.yaml").write_text(BOMB)
+    for argv, message in {
+        ("--resolved", "pipe"): "pipe: is not a file",
+        ("--resolved", "x" * 600): "cannot be read: File name too long",
+        ("--resolved", "bomb.yaml"): "bomb.yaml: malformed YAML: more than 50,000 values",
+        ("food=pipe",): "food=pipe: is a pipe",
+        ("--config-path", str(kitchen / "more")): "bomb.yaml: malformed YAML: more than 50,000 values",
+    }.items():
+        done = cook_here(kitchen, monkeypatch, capsys, *argv)
+        assert (done.returncode, done.stdout) == (2, "") and message in done.stderr
+        assert len(done.stderr.splitlines()) == 1 and made(kitchen) == []
+
+
+def test_a_character_beyond_the_first_plane_comes_through(
+    kitchen: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (kitchen / "🍳").write_text("")
+    assert cook_here(kitchen, monkeypatch, capsys, "food=🍳", "names=[🙂]").returncode == 0
+    (folder,) = (kitchen / "runs" / "cook").iterdir()
+    assert read_yaml(folder / "config.yaml")["names"] == ["🙂"]
+    # as another program writes JSON: two escapes for one character
+    (kitchen / "cook.json").write_text(json.dumps({"food": "🍳", "names": ["🙂"]}))
+    done = cook_here(kitchen, monkeypatch, capsys, "--resolved", "cook.json")
+    assert done.returncode == 0 and json.loads(done.stdout.splitlines()[-1])["reused"], done.stderr
+
+
+@pytest.mark.parametrize("name", ["1e3", "1_1_1", "007", "true", "1.50"])
+def test_names_stay_as_typed(
+    kitchen: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    done = cook_here(kitchen, monkeypatch, capsys, f"run.name={name}", "names=[1e3,a=b]", "dry_run=false")
+    assert done.returncode == 0, done.stderr
+    (folder,) = (kitchen / "runs" / name).iterdir()
+    assert read_yaml(folder / "config.yaml")["names"] == ["1e3", "a=b"]
+
+
+@pytest.mark.parametrize("name", ["a=b", "a,b", "a b", "a#b", "a%b", "it's", 'a"b', "[a]", "a$b", "a:{b}", "a\\", "1"])
+def test_paths_need_no_quotes(
+    kitchen: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (kitchen / name).write_text("")
+    assert cook_here(kitchen, monkeypatch, capsys, f"food={name}").returncode == 0
+    (artifact,) = made(kitchen)
+    assert json.loads((artifact / "manifest.json").read_text())["args"]["food"] == name
 
 
 def test_resolved_takes_one_file_only(kitchen: Path) -> None:
@@ -267,19 +368,93 @@ def test_folder_of_other_arguments_is_refused(kitchen: Path) -> None:
     assert read_yaml(kitchen / "runs" / "cook" / "size.eggs=2" / "config.yaml")["names"] == ["changed"]
 
 
-def test_each_job_of_a_sweep_is_a_process(kitchen: Path) -> None:
-    done = cook(kitchen, "--multirun", "size.eggs=1,2,-3", "run.threads=1")
-    assert done.returncode == 2 and "size.eggs must not be negative, but is -3" in done.stderr
+def test_failing_arms_do_not_end_the_others(kitchen: Path) -> None:
+    argv = ["--multirun", "size.eggs=1,-3", "then=bug,exit,killed,threads", "run.threads=1"]
+    done = cook(kitchen, *argv)
+    assert done.returncode == 1, done.stderr
     results = sorted(kitchen.glob("runs/cook/*/result.json"))
-    assert [path.parent.name for path in results] == ["size.eggs=1", "size.eggs=2"]
-    assert done.stdout.count("cooking") == 2 and len(made(kitchen)) == 2
+    assert [path.parent.name for path in results] == ["size.eggs=1,then=threads"]
+    table = done.stderr[done.stderr.index("7 of 8 arms failed") :]
+    assert max(map(len, table.splitlines())) <= 80
+    for arm, why in {
+        "size.eggs=1 then=bug": "ZeroDivisionError: division by zero",
+        "size.eggs=1 then=exit": "exit code 3|SystemExit: 3",
+        "size.eggs=1 then=killed": "exit code -9|signal 9",
+        "size.eggs=-3 then=threads": "size.eggs must not be negative",
+    }.items():
+        assert re.search(rf"{re.escape(arm)} .*({why})", _unfolded(table)), table
+    assert not list(kitchen.glob("runs/.sweep-*"))
+
+
+def _unfolded(table: str) -> str:
+    """A table of two columns with each row in one line."""
+    rows: list[list[str]] = []
+    for line in table.splitlines():
+        if line.startswith("│"):
+            left, right = (cell.strip() for cell in line.strip("│").split("│"))
+            if left.startswith("size.eggs"):
+                rows.append(["", ""])
+            if rows:
+                rows[-1] = [rows[-1][0] + left, f"{rows[-1][1]} {right}".strip()]
+    return "\n".join("  ".join(row) for row in rows)
+
+
+def test_a_relaunched_sweep_runs_only_what_is_missing(kitchen: Path) -> None:
+    def sweep(eggs: str, *more: str) -> subprocess.CompletedProcess[str]:
+        return cook(kitchen, "--multirun", f"size.eggs={eggs}", *more)
+
+    first = sweep("1,2")
+    assert first.returncode == 0 and first.stdout.count("cooking") == 2 and len(made(kitchen)) == 2
+    (kitchen / "runs" / "cook" / "size.eggs=2" / "result.json").unlink()  # as if it had failed
+    again = sweep("1,2,3")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("cooking") == 1 and "(reused)" in again.stdout
+    assert "runs/cook/size.eggs=1 (finished before)" in again.stdout
+    gone = json.loads((kitchen / "runs" / "cook" / "size.eggs=1" / "result.json").read_text())["path"]
+    shutil.rmtree(kitchen / gone)
+    assert sweep("1,2").stdout.count("cooking") == 1
+    assert "finished before" not in sweep("1", "run.overwrite=true").stdout
+    (kitchen / "kitchen.py").write_text(MODULE.replace('Stage("cook", 1', 'Stage("cook", 2'))
+    assert sweep("1,2").stdout.count("cooking") == 2
+    assert sweep("1,2").stdout.count("finished before") == 2
+
+
+def test_a_sweep_clears_up_after_one_that_was_killed(kitchen: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    killed, running = (kitchen / "runs" / f".sweep-{platform.node()}-{pid}" for pid in (ended.pid, os.getpid()))
+    for folder in (killed, running):
+        folder.mkdir(parents=True)
+    assert cook(kitchen, "--multirun", "size.eggs=1").returncode == 0
+    assert list(kitchen.glob("runs/.sweep-*")) == [running]
+
+
+def test_objective_is_a_number_of_the_result_the_manifest_or_the_report(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"counts": {"right": 7, "of": "nine"}, "seconds": 3}')
+    (tmp_path / "report.json").write_text('{"accuracy": {"reranked": {"value": 0.5}}}')
+    result = {"path": str(tmp_path), "seconds": 2.0, "reused": True}
+    assert objective_of(result, "counts.right") == 7.0 and objective_of(result, "seconds") == 2.0
+    assert objective_of(result, "report.accuracy.reranked.value") == 0.5
+    assert objective_of({"report": str(tmp_path / "report.md")}, "report.accuracy.reranked.value") == 0.5
+    for missing in ("counts.of", "reused", "report.acuracy.reranked.value", "counts"):
+        with pytest.raises(ConfigError, match=rf"objective={missing}: the result has no such number"):
+            objective_of(result, missing)
+
+
+def test_objective_that_does_not_exist_is_one_line(
+    kitchen: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = cook_here(kitchen, monkeypatch, capsys, "objective=counts.egs")
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: objective=counts.egs: ")
+    assert "near are counts.eggs" in done.stderr
+    assert cook_here(kitchen, monkeypatch, capsys, "objective=counts.eggs").returncode == 0
 
 
 def test_threads_reach_the_process(kitchen: Path) -> None:
     done = cook(kitchen, "then=threads", "run.threads=3")
     assert done.returncode == 0, done.stderr
     (artifact,) = made(kitchen)
-    assert json.loads((artifact / "manifest.json").read_text())["counts"] == {"threads": 3}
+    assert json.loads((artifact / "manifest.json").read_text())["counts"] == {"eggs": 1, "threads": 3}
 
 
 def test_wandb_files_stay_out_of_the_artifact(kitchen: Path) -> None:
@@ -290,9 +465,45 @@ def test_wandb_files_stay_out_of_the_artifact(kitchen: Path) -> None:
     assert list((kitchen / "runs" / "cook").glob("wandb/offline-run-*/*.wandb"))
 
 
-def test_help_says_what_can_be_set(kitchen: Path) -> None:
-    done = cook(kitchen, "--help")
-    assert done.returncode == 0 and "eggs: 1" in done.stdout and "tracking: none, wandb" in done.stdout
+@pytest.mark.parametrize("argv", [["hydra.job.chdir=true"], ["hydra.job.chdir=true", "run.name=other"]])
+def test_another_working_folder_is_refused(
+    kitchen: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argv: list[str]
+) -> None:
+    done = cook_here(kitchen, monkeypatch, capsys, *argv)
+    assert done.returncode == 2 and done.stderr.startswith("error: hydra.job.chdir=true: ")
+    assert len(done.stderr.splitlines()) == 1 and not list(kitchen.glob("**/artifacts")) + list(kitchen.glob("runs"))
+
+
+def test_dry_run_says_what_is_there_and_writes_nothing(
+    kitchen: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(kitchen.rglob("*"))
+    done = cook_here(kitchen, monkeypatch, capsys, "dry_run=true", "size.eggs=2")
+    assert done.returncode == 0 and done.stdout.startswith("cook: would be made in artifacts/cook"), done.stderr
+    assert [path for path in sorted(kitchen.rglob("*")) if "__pycache__" not in path.parts] == before
+    cook_here(kitchen, monkeypatch, capsys, "size.eggs=2")
+    before = sorted(kitchen.rglob("*"))
+    done = cook_here(kitchen, monkeypatch, capsys, "dry_run=true", "size.eggs=2", f"food={made(kitchen)[0]}")
+    assert f"from food: {made(kitchen)[0].relative_to(kitchen)} (eggs 2)" in done.stdout.replace(f"{kitchen}/", "")
+    done = cook_here(kitchen, monkeypatch, capsys, "dry_run=true", "size.eggs=2")
+    assert done.stdout.startswith(f"cook: found {made(kitchen)[0].relative_to(kitchen)} (eggs 2)")
+    assert sorted(kitchen.rglob("*")) == before
+    (kitchen / "dry.yaml").write_text("dry_run: true\nsize: {eggs: 5}\n")
+    assert "would be made" in cook_here(kitchen, monkeypatch, capsys, "--resolved", "dry.yaml").stdout
+    assert len(made(kitchen)) == 1
+
+
+def test_a_closed_pipe_is_no_trace(kitchen: Path) -> None:
+    extra = {"PYTHONPATH": os.pathsep.join([str(kitchen), str(ROOT)])}
+    reader, writer = os.pipe()
+    os.close(reader)
+    for argv in (["--config-dir", "conf"], ["--help"], ["--config-dir", "conf", "--cfg", "job"]):
+        command = [sys.executable, "-m", "kitchen", *argv]
+        done = subprocess.run(
+            command, cwd=kitchen, env=os.environ | extra, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+        assert done.returncode == 141 and done.stderr in ("", "news of cooking\n")
+    os.close(writer)
 
 
 def test_failed_process_is_named(tmp_path: Path) -> None:
@@ -351,3 +562,19 @@ def test_field_names_that_are_taken() -> None:
 
     with pytest.raises(TypeError, match=r"Clash must not have fields called \['run'\]"):
         register_schema("clash", Clash)
+
+
+def test_a_command_runs_by_its_path_from_another_folder(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "script.json").write_text(json.dumps({"*": ["#### 1"]}))
+    argv = ["policy=policy", "sampler.backend=scripted", "problems.limit=1", "n=1", "-m"]  # each arm is a child
+    done = subprocess.run(
+        [sys.executable, ROOT / "experiments" / "sample.py", *argv],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("artifacts/sample/*/rows.parquet"))) == 1

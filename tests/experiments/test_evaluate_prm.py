@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import experiments.evaluate_prm as command
-from experiments.evaluate_prm import EvaluateArgs, evaluate, main, make_table
+import rewards.evaluate_prm
+from experiments.evaluate_prm import main, make_table
+from rewards.evaluate_prm import EvaluateArgs, evaluate
 from rewards.formats import Choices, FormatError, StepRecord
-from rewards.formats.files import read_rows
+from rewards.formats.files import read_file
 from rewards.prm import PRMArgs
 from tests.tiny import QUESTION, save_reward
 
@@ -33,7 +34,7 @@ class Scripted:
 
 @pytest.fixture
 def scripted(monkeypatch):
-    monkeypatch.setattr(command, "load_judge", lambda args: Scripted())
+    monkeypatch.setattr(rewards.evaluate_prm, "load_judge", lambda args: Scripted())
 
 
 def subset(folder: Path, name: str, solutions: list[tuple[int, tuple[float, ...]]]) -> str:
@@ -88,6 +89,16 @@ def test_solutions_of_a_question_are_drawn_together(scripted, tmp_path):
     assert values(result, "a") == [0.5, 0.5, 0.5]
 
 
+def test_a_solution_that_is_too_long_is_left_out_and_counted(scripted, monkeypatch, tmp_path, caplog):
+    args = EvaluateArgs([subset(tmp_path, "gsm8k", EASY)], resamples=10)
+    judge = Scripted.judge
+    monkeypatch.setattr(Scripted, "judge", lambda self, records: [None, *judge(self, records)[1:]])
+    result = evaluate(args)
+    row = result["subsets"]["gsm8k"]
+    assert result["too_long"] == 1 and sum(row[kind]["n"] for kind in ("error", "correct")) == len(EASY) - 1
+    assert "1 solutions are too long for the model and left out, such as gsm8k-0" in caplog.text
+
+
 def test_table_and_predictions(scripted, tmp_path):
     from rich.console import Console
 
@@ -97,7 +108,7 @@ def test_table_and_predictions(scripted, tmp_path):
     console.print(make_table(evaluate(args)))
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 80 and "olympiadbench" in text and "average of 1" in text
-    rows = [row for _, row in read_rows(args.predictions)]
+    rows = [row for _, row in read_file(args.predictions)]
     assert len(rows) == 8 and rows[1] == {
         "subset": "gsm8k",
         "id": "gsm8k-1",
@@ -169,3 +180,7 @@ def test_the_command_with_a_model_of_ours(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [*argv, "threshold=0.7"])
     main()
     assert "threshold 0.7, given" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*argv, "launch.num_processes=2"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "error: launch.num_processes=2 has no effect" in capsys.readouterr().err

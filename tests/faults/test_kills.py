@@ -70,6 +70,16 @@ def test_told_to_end_it_ends_soon_and_goes_on(undisturbed: Job, who: str) -> Non
     assert job.result() == undisturbed.result()
 
 
+def test_a_stopped_process_of_a_launch_is_not_left_behind(undisturbed: Job) -> None:
+    """It hears of nothing, and is in a session of its own; its launcher would wait for it for half a minute."""
+    _, process = begun(undisturbed, TWO)
+    everybody = [process.pid, *descendants(process.pid)]
+    os.kill(ranks(process.pid)[1], signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(SIGTERM_SECONDS) == 143
+    wait_until(lambda: not any(map(alive, everybody)), "a process of the launch lives on", SIGTERM_SECONDS)
+
+
 def test_who_waits_for_a_job_that_dies_takes_over(undisturbed: Job) -> None:
     job, maker = begun(undisturbed)
     os.kill(maker.pid, signal.SIGSTOP)  # so that it cannot finish before the other waits for it

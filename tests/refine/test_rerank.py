@@ -8,13 +8,14 @@ from collections import Counter
 
 import pytest
 
-from refine.rerank import RERANK, SELECTORS, RerankArgs, choose, cost, identity, select
+from refine.rerank import RERANK, SELECTORS, RerankArgs, choose, cost, select
 from refine.revise import REVISE, ReviseArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
-from rollouts.records import Candidate, Choice, Judgement
+from rollouts.records import Candidate, Choice, Judgement, Rollout, identity
 from rollouts.sampling.sample import SampleArgs
 from stages.make import make
 from stages.stage import Stage
+from stages.workspace import Quarantined
 from tests.tiny import problem, save_reward
 
 
@@ -105,21 +106,21 @@ def test_every_selector_by_hand():
     assert found.keys() == SELECTORS.keys()
     assert {name: c.kind for name, c in found.items() if name != "random"} == {
         "draft": "draft", "global": "global", "local": "local", "draft_global": "global", "draft_local": "local",
-        "reranked": "local", "best_of_3": "sample", "majority_of_3": "sample", "oracle": "global",
+        "reranked": "local", "best_of_n": "sample", "majority_of_n": "sample", "oracle": "global",
         "control": "control", "draft_control": "draft",
     }  # fmt: skip
     # the best of the first three, though the fourth scores higher; the majority of three is another answer
-    assert (found["best_of_3"].sample, found["best_of_3"].answer) == (1, "12")
-    assert (found["majority_of_3"].answer, found["majority_of_3"].correct) == ("4", False)
+    assert (found["best_of_n"].sample, found["best_of_n"].answer) == (1, "12")
+    assert (found["majority_of_n"].answer, found["majority_of_n"].correct) == ("4", False)
     assert {name for name, c in found.items() if c.scorer == "orm"} == {
-        "draft_global", "draft_local", "reranked", "best_of_3", "draft_control"
+        "draft_global", "draft_local", "reranked", "best_of_n", "draft_control"
     }  # fmt: skip
     assert all(c.where == "sorm" and c.problem_id == "p" for c in found.values())
     assert found["reranked"].correct is False  # what could not be graded is not right
     # tokens of all that had to be sampled: a refiner has read the draft
     assert {name: c.completion_tokens for name, c in found.items()} == {
-        "draft": 10, "global": 20, "local": 20, "draft_global": 20, "draft_local": 20, "reranked": 30, "best_of_3": 30,
-        "majority_of_3": 30, "random": 30, "oracle": 30, "control": 7, "draft_control": 17,
+        "draft": 10, "global": 20, "local": 20, "draft_global": 20, "draft_local": 20, "reranked": 30, "best_of_n": 30,
+        "majority_of_n": 30, "random": 30, "oracle": 30, "control": 7, "draft_control": 17,
     }  # fmt: skip
 
 
@@ -142,8 +143,13 @@ def test_the_cost_of_a_refinement_without_its_draft_on_offer():
     assert cost([CONTROL], [DRAFT]) == 7 and cost([GLOBAL], []) == 10
 
 
+LONG = {("p", "draft"), *(("q", kind) for kind in ("draft", "global", "local", "control", "sample"))}
+
+
 @pytest.fixture
-def made(tmp_path) -> dict[str, str]:
+def made(tmp_path, request) -> dict[str, str]:
+    seed = getattr(request, "param", 0)
+
     def write_candidates(_args, work) -> None:
         work.write_rows("problems", [problem("p"), problem("q")])
         rows = [
@@ -151,14 +157,19 @@ def made(tmp_path) -> dict[str, str]:
         ]
         rows.append(candidate("local", None, False, "oracle", name="p"))  # a text without a step
         rows.append(candidate("local", "12", True, "oracle", name="q"))
+        if _args.seed:  # the draft of p and every candidate of q are too long for the reward models
+            long = tuple(["<<7+5=12>>12"] * 200)
+            rows = [dataclasses.replace(c, steps=long) if (c.problem_id, c.kind) in LONG else c for c in rows]
         work.write_rows("rows", rows)
 
     (tmp_path / "x").mkdir()
     nowhere = str(tmp_path / "x")
     drafts, _ = make(
-        Stage("sample", 1, SampleArgs, lambda _args, work: work.count(rows=0)), SampleArgs(policy=nowhere), tmp_path
+        Stage("sample", 1, SampleArgs, lambda _args, work: work.write_rows("rows", [], Rollout)),
+        SampleArgs(policy=nowhere),
+        tmp_path,
     )
-    args = ReviseArgs(drafts=str(drafts.path), global_refiner=nowhere, local_refiner=nowhere, where=["none"])
+    args = ReviseArgs(drafts=str(drafts.path), global_refiner=nowhere, local_refiner=nowhere, where=["none"], seed=seed)
     found = {"candidates": str(make(dataclasses.replace(REVISE, run=write_candidates), args, tmp_path)[0].path)}
     for kind in ("orm", "sorm"):
         source = {"rollouts": str(drafts.path)} if kind == "orm" else {"labels": None}
@@ -183,12 +194,36 @@ def test_the_stage_judges_everything_and_chooses_by_every_selector(made, tmp_pat
             best = max(offered, key=lambda key: finals.get((choice.scorer, *key), LOW))
             assert best[1] == choice.kind
     assert artifact.manifest["tokens"] > 0
+    # without a number, best-of-n is the best of all four that were sampled
+    assert artifact.manifest["counts"]["samples"] == 4
+    cost = {c.selector: c.completion_tokens for c in choices if c.problem_id == "p"}
+    assert cost["best_of_n"] == cost["majority_of_n"] == 40
+    fewer, _ = make(RERANK, RerankArgs(**made, samples=2, device="cpu"), tmp_path)
+    assert fewer.manifest["counts"]["samples"] == 2
     # a text without steps is never the best
     assert not [
         c
         for c in choices
         if c.where == "oracle" and c.problem_id == "p" and c.selector == "reranked" and c.kind == "local"
     ]
+
+
+@pytest.mark.parametrize("made", [1], indirect=True)
+def test_a_candidate_that_is_too_long_is_counted_and_chosen_only_where_all_are(made, tmp_path):
+    artifact, _ = make(RERANK, RerankArgs(**made, device="cpu"), tmp_path)
+    choices = artifact.rows(Choice)
+    assert len(choices) == 2 * 2 * 3 * len(SELECTORS)
+    for choice in choices:
+        if choice.selector in ("draft_global", "draft_local", "reranked", "draft_control"):
+            sees_another = choice.problem_id == "p" and (choice.selector, choice.where) != ("draft_local", "oracle")
+            assert (choice.kind == "draft") != sees_another, choice
+    unscored = [j for j in artifact.rows(Judgement, "judgements") if not j.probabilities]
+    assert {(j.problem_id, j.kind) for j in unscored} == LONG | {("p", "local")}
+    too_long = 1 + 10  # the draft of p and all of q; the text of p without a step is not too long
+    counts = artifact.manifest["counts"]
+    assert counts["orm_too_long"] == counts["sorm_too_long"] == too_long == len(unscored) // 2 - 1
+    names = {row.id for row in artifact.rows(Quarantined, "quarantine")}
+    assert len(names) == too_long and {"p/draft/none/0", "q/local/oracle/0", "q/sample/none/3"} <= names
 
 
 def test_reward_models_in_each_others_place_are_refused(made, tmp_path):

@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 
 from refine.prompts import render_refinement
-from refine.rerank import choose, identity
+from refine.rerank import choose
 from refine.revise import REVISE, ReviseArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.prompts import render_prompt
-from rollouts.records import Candidate, Problem, Rollout
+from rollouts.records import Candidate, Problem, Rollout, identity
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SampleArgs
+from rollouts.steps import MAX_STEPS
 from stages.artifacts import Artifact, ArtifactError
 from stages.make import make
 from stages.stage import Stage
+from stages.workspace import Quarantined
 from tests.tiny import rollout, save_reward
 
 QUESTION = "Ann has 7 pens. Bob has 5 more pens than Ann. Cat has 2 fewer pens than Bob. How many pens does Cat have?"
@@ -115,6 +117,34 @@ def test_every_problem_gets_every_candidate_once(everything):
     rows = everything.rows(Candidate)
     assert everything.rows(Problem, "problems") == PROBLEMS
     assert len({(c.problem_id, c.kind, c.where, c.sample) for c in rows}) == len(rows) == 4 * (1 + 2 + 1 + 1 + 4)
+
+
+def test_a_draft_that_a_reward_model_cannot_read_stays_as_it_is(world):
+    """The ORM, which calls every step wrong, is given one draft of more than its 128 tokens."""
+    long = [FIRST] * 60
+
+    def write(_args, work) -> None:
+        work.write_rows("problems", PROBLEMS[:2])
+        work.write_rows("rows", [rollout(s, False, 0, p.id) for p, s in zip(PROBLEMS, [long, DRAFTS[2]], strict=False)])
+
+    drafts, _ = make(Stage("sample", 1, SampleArgs, write), SampleArgs(policy=world["global_refiner"]), world["root"])
+    found = revise(
+        world, drafts=str(drafts.path), where=["orm"], orm=world["orm"], global_refiner=world["local_refiner"]
+    )
+    kept, mended = by_kind(found, "local", "orm")
+    assert (kept.error_step, kept.steps, kept.completion_tokens) == (None, tuple(long), 0) and mended.error_step == 0
+    assert found.manifest["counts"]["orm_too_long"] == 1
+    (row,) = found.rows(Quarantined, "quarantine")
+    assert row.id == f"{PROBLEMS[0].id}#0" and "the orm reads 128" in row.reason
+
+
+def test_a_refinement_that_does_not_end_is_cut_and_counted(world):
+    endless = write_script(world["root"] / "endless", {"*": [f"{FIRST}\n" * 100_000]})
+    sampler = SamplerArgs(backend="scripted", temperature=0.0, max_tokens=10**6, device="cpu")
+    found = revise(world, local_refiner=endless, sampler=sampler)
+    (short,) = {len(c.steps) for c in by_kind(found, "local", "oracle") if c.error_step == 0}
+    assert short == MAX_STEPS and found.manifest["counts"]["local_oracle_cut"] == 2
+    assert "global_cut" not in found.manifest["counts"]
 
 
 def test_drafts_and_samples_stay_as_they_were_graded(everything):
@@ -225,4 +255,4 @@ def test_the_draft_is_the_first_that_was_drawn_and_refused_samples_keep_their_pl
     own = [c for c in offered if c.problem_id == PROBLEMS[0].id]
     finals = {identity(c): 0.5 if c.steps else -math.inf for c in own}
     chosen = {choice.selector: choice.sample for choice in choose(own, finals, "orm", "none", 3)}
-    assert chosen == {"best_of_3": 0, "majority_of_3": 0}
+    assert chosen == {"best_of_n": 0, "majority_of_n": 0}

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards.formats import FORMATS, Choices, FormatError, StepRecord, read_record, write_record
-from rewards.formats.files import read_rows
+from rewards.formats.files import read_file
 from rewards.formats.step_labels import from_step_labels, one_line_steps, to_step_labels
 from rollouts.records import Problem, StepLabels
 from tests.format_rows import ROWS
@@ -212,7 +212,7 @@ def test_steps_of_several_lines():
 
 @pytest.mark.skipif(not (DATA / "mr_gsm8k" / "dev.jsonl").is_file(), reason="MR-GSM8K is not here")
 def test_the_real_mr_gsm8k():
-    rows = [row for _, row in read_rows(DATA / "mr_gsm8k" / "dev.jsonl")]
+    rows = [row for _, row in read_file(DATA / "mr_gsm8k" / "dev.jsonl")]
     assert len(rows) == 136
     choices, errors = Choices(after_error="negative"), Counter()
     for row in rows:

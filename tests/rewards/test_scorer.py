@@ -10,15 +10,17 @@ import torch
 from transformers import GPT2Config, GPT2ForTokenClassification
 
 from rewards.losses import reward_loss, step_logits
+from rewards.metrics import first_error
 from rewards.reward_model import make_reward_model
-from rewards.scorer import ScoreError, Scorer, first_error, load_scorer, score_all
+from rewards.scorer import ScoreError, Scorer, TooLong, load_scorer, score_all
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
 from rollouts.prompts import render_prompt
 from rollouts.records import Problem
 from rollouts.steps import encode_steps, split_steps
 from stages.processes import Processes
-from stages.workspace import Untracked, Workspace
+from stages.rows import read_rows
+from stages.workspace import Quarantined, Untracked, Workspace
 from tests.tiny import problem, save_policy, save_reward, tokenizer
 from training.examples import Example, pad_batch
 
@@ -69,10 +71,16 @@ def test_steps_may_be_given_as_a_list_and_tokens_are_counted(scorer):
     assert (scorer.kind, scorer.threshold) == ("sorm", 0.25)
 
 
-def test_what_does_not_fit_is_named(scorer):
-    long = problem("long one", question="Ann has 7 pens. " * 30)
-    with pytest.raises(ValueError, match=r"long one has \d+ tokens, the model reads 128"):
-        scorer.score([PROBLEMS[0], long], SOLUTIONS[:2])
+LONG = problem("long one", question="Ann has 7 pens. " * 40)
+
+
+def test_what_does_not_fit_has_no_score_and_the_others_have(scorer):
+    found = scorer.score([LONG, PROBLEMS[0], LONG, PROBLEMS[1]], [SOLUTIONS[0], *SOLUTIONS[:2], ""])
+    alone = scorer.score(PROBLEMS[:1], SOLUTIONS[:1])
+    assert found == [None, pytest.approx(alone[0], abs=1e-6), None, []]
+    assert scorer.score(PROBLEMS[:1], ["<<7+5=12>>12\n" * 10_000]) == [None]
+    with pytest.raises(TooLong, match=r"long one has \d+ tokens, the sorm reads 128"):
+        scorer.encode(LONG, SOLUTIONS[1])
     with pytest.raises(ValueError, match="1 problems but 2 solutions"):
         scorer.score(PROBLEMS[:1], SOLUTIONS[:2])
 
@@ -177,7 +185,7 @@ def test_what_cannot_be_kept_is_refused(scorer, tmp_path):
     with pytest.raises(ValueError, match="2 solutions have 1 different names"):
         score_all(scorer, ["a", "a"], PROBLEMS[:2], [["#### 1"]] * 2, workspace(tmp_path), "x")
     broken = problem("odd", question="Ann\ud800")
-    with pytest.raises(ValueError, match="solution a cannot be scored: the prompt holds the lone surrogate"):
+    with pytest.raises(ValueError, match=r"x: none .*; a: the prompt holds the lone surrogate"):
         score_all(scorer, ["a"], [broken], [["#### 1"]], workspace(tmp_path), "x")
 
 
@@ -219,4 +227,17 @@ def test_no_number_is_no_error():
         first_error([0.9, math.nan], 0.5)
     assert first_error([0.1, math.nan], 0.5) == 0
     with pytest.raises(ValueError, match="threshold"):
-        first_error([], math.nan)
+        first_error([0.5], math.nan)
+
+
+def test_a_stage_counts_and_names_what_it_cannot_score(scorer, tmp_path):
+    work = Workspace(tmp_path, {}, Untracked())
+    asked, steps = [LONG, PROBLEMS[0], PROBLEMS[1]], [["#### 12"], ["#### 12"], []]
+    scores = score_all(scorer, ["long", "short", "empty"], asked, steps, work, "score")
+    assert scores == [None, pytest.approx(scorer.score(PROBLEMS[:1], ["#### 12"])[0], abs=1e-6), []]
+    assert work.counts["sorm_too_long"] == 1
+    work.finish()
+    (left_out,) = read_rows(tmp_path / "quarantine.parquet", Quarantined)
+    assert left_out.id == "long" and "the sorm reads 128" in left_out.reason
+    with pytest.raises(ValueError, match=r"the sorm reads 128"):
+        score_all(scorer, ["long"], [LONG], [["#### 12"]], Workspace(tmp_path / "none", {}, Untracked()), "score")

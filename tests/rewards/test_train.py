@@ -31,7 +31,7 @@ from stages.artifacts import ArtifactError, open_artifact
 from stages.make import make
 from stages.stage import Stage
 from stages.tracking import Tracker, TrackingArgs
-from stages.workspace import Untracked, Workspace
+from stages.workspace import Quarantined, Untracked, Workspace
 from tests.tiny import problem, rollout, save_policy
 from tests.training.runs import close, on_two
 from training.args import EarlyStoppingArgs, TrainArgs
@@ -277,6 +277,28 @@ def test_labels_beyond_max_length_are_counted(made, tmp_path):
     args = args_of(made, "orm", max_length=24, train=dataclasses.replace(FAST, max_steps=2))
     counts = make(TRAIN_REWARD, args, tmp_path)[0].manifest["counts"]
     assert counts["labels_lost"] > 0 and counts["labels"] + counts["labels_lost"] == 24 * 6 * 3
+
+
+@pytest.mark.parametrize("many", [1, 30])
+def test_what_is_held_out_and_too_long_is_left_out_and_counted(made, tmp_path, many):
+    """One problem of those held out, or all of them: their solutions do not fit the model's context of 128 tokens."""
+    args = args_of(made, "orm", train=dataclasses.replace(FAST, max_steps=2))
+    held = sorted(split_problems([p.id for p in PROBLEMS], args.validation_share, args.train.seed))[:many]
+
+    def write(_args, work) -> None:
+        work.write_rows("problems", PROBLEMS)
+        rows = [row for i in range(len(PROBLEMS)) for row in rollouts_of(i)]
+        longer = [("<<9-1=8>>8",) * 30 if row.problem_id in held else row.steps for row in rows]
+        work.write_rows("rows", [dataclasses.replace(r, steps=s) for r, s in zip(rows, longer, strict=True)])
+
+    drafts, _ = make(Stage("sample", 1, SampleArgs, write), SampleArgs(policy=made["policy"], seed=many), tmp_path)
+    found, _ = make(TRAIN_REWARD, dataclasses.replace(args, rollouts=str(drafts.path)), tmp_path, tracked)
+    counts = found.manifest["counts"]
+    assert (counts["validation_too_long"], counts["validation_labels_lost"]) == (len(held) * 6, len(held) * 6 * 30)
+    assert counts["labels"] == 24 * 6 * 3 and counts["labels_lost"] == 0
+    assert ("validation_brier" in counts) == (many == 1)  # with none left there is nothing to measure
+    rows = found.rows(Quarantined, "quarantine")
+    assert {row.id for row in rows} == set(held) and all("the orm reads 128" in row.reason for row in rows)
 
 
 def test_nothing_to_train_on(made, tmp_path):

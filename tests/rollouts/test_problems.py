@@ -7,12 +7,12 @@ import json
 import logging
 import operator
 import os
-import sys
-import types
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,9 +22,10 @@ from rollouts.problems.args import SOURCES, ProblemArgs
 from rollouts.problems.asdiv import parse_answer
 from rollouts.problems.load import LOADERS, load_problems
 from rollouts.problems.math_dataset import last_boxed
-from rollouts.problems.reading import ProblemFileError, Row, number_text, plain_number
+from rollouts.problems.reading import ProblemFileError, SourceRow, number_text, plain_number
 from rollouts.problems.splits import question_key, split_point
 from rollouts.problems.svamp import join_question, parse_arithmetic, solution_from_equations
+from tests.hub_cache import put, use_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("STEPWISE_DATA", ROOT.parent / "shared" / "data"))
@@ -209,24 +210,27 @@ def test_gsm8k_reads_a_folder(tmp_path):
     assert (two.id, two.question, two.answer) == ("gsm8k/test/1", "Two?", "-1234.5")
 
 
-def test_gsm8k_from_the_hub(monkeypatch):
-    calls = []
-    files = {"train": [GSM8K_ROW | {"question": f"Q{i}?"} for i in range(40)], "test": [GSM8K_ROW]}
-
-    def load_dataset(name, config, split):
-        calls.append((name, config, split))
-        if name != "openai/gsm8k":
-            raise FileNotFoundError(f"{name} does not exist")
-        return files[split]
-
-    errors = types.SimpleNamespace(DatasetsError=RuntimeError)
-    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset, exceptions=errors))
-    splits = every_split("gsm8k", "openai/gsm8k", hub=True, validation_share=0.5)
-    assert [len(splits["train"]) + len(splits["validation"]), len(splits["test"])] == [40, 1]
+def test_gsm8k_from_the_hub(tmp_path, monkeypatch):
+    cache, source = use_cache(tmp_path / "cache", monkeypatch), tmp_path / "source"
+    (source / "main").mkdir(parents=True)
+    train = [GSM8K_ROW | {"question": f"Q{i}?"} for i in range(40)]
+    for part, rows in (
+        ("train-00000-of-00002", train[:30]),
+        ("train-00001-of-00002", train[30:]),
+        ("test-0", train[:1]),
+    ):
+        pq.write_table(pa.Table.from_pylist(rows), source / "main" / f"{part}.parquet")
+    put(cache, "openai/gsm8k", source, kind="dataset")
+    splits = every_split("gsm8k", "hub:openai/gsm8k", validation_share=0.5)
+    assert [len(splits["train"]) + len(splits["validation"]), len(splits["test"])] == [39, 1]
     assert_disjoint(splits)
-    assert set(calls) == {("openai/gsm8k", "main", "train"), ("openai/gsm8k", "main", "test")}
-    with pytest.raises(ProblemFileError, match=r"openai/none, split test: cannot be loaded from the hub: .*not exist"):
-        load("gsm8k", "openai/none", hub=True)
+    assert max(int(p.id.rpartition("/")[2]) for split in ("train", "validation") for p in splits[split]) == 39
+    assert load("gsm8k", source, "test") == splits["test"]  # fetched in another way
+    with pytest.raises(ValueError, match=r"hub:openai/none \(dataset of the Hugging Face hub\)"):
+        load("gsm8k", "hub:openai/none")
+    (source / "main" / "test-0.parquet").write_text("PAR1")
+    with pytest.raises(ProblemFileError, match=r"test-0.parquet: cut short, damaged, or not a Parquet file"):
+        load("gsm8k", source, "test")
 
 
 def test_svamp_file_or_folder(tmp_path):
@@ -485,7 +489,6 @@ def test_nothing_left(tmp_path):
         ({"source": "svamp"}, "problems.path=None: source svamp needs a path"),
         ({"source": "svamp", "path": ""}, "problems.path='': source svamp needs a path"),
         ({"path": "x"}, "problems.path='x': source arithmetic makes its problems"),
-        ({"source": "math", "path": "x", "hub": True}, "only source gsm8k is read from the hub, not math"),
         ({"limit": 0}, "problems.limit must be at least 1, not 0"),
         ({"limit": -3}, "not -3"),
         ({"offset": -1}, "problems.offset must not be negative, but is -1"),
@@ -665,8 +668,8 @@ def test_damaged_files_raise_only_our_error(tmp_path_factory, source, data):
 
 def test_row_messages_are_short():
     with pytest.raises(ProblemFileError) as caught:
-        Row("f, line 1", 0, {"question": ["x" * 10**6]}).text("question")
-    assert len(str(caught.value)) < 250 and "1000004 characters" in str(caught.value)
+        SourceRow("f, line 1", 0, {"question": ["x" * 10**6]}).text("question")
+    assert len(str(caught.value)) < 250 and "1,000,004 characters" in str(caught.value)
 
 
 def test_every_named_source_has_a_loader() -> None:

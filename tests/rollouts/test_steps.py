@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollouts.prompts import render_prompt
-from rollouts.steps import Encoded, encode_prompt, encode_steps, encode_text, join_steps, split_steps
+from rollouts.steps import (
+    MAX_CHARACTERS,
+    MAX_STEPS,
+    Encoded,
+    cut_text,
+    encode_prompt,
+    encode_steps,
+    encode_text,
+    join_steps,
+    split_steps,
+)
 from rollouts.world.args import WorldArgs
 from rollouts.world.tokenizer import make_tokenizer
 from tests.worlds import some_problems
@@ -47,6 +57,23 @@ PROMPT = "Q: How many pens?\n"
 )
 def test_text_is_cut_into_lines_up_to_the_answer(text, steps):
     assert split_steps(text) == steps
+
+
+def test_a_text_is_kept_up_to_the_limits():
+    line = "<<7+5=12>>12\n\n"
+    kept = cut_text(line * MAX_STEPS + "#### 12\n")
+    assert kept == (line * MAX_STEPS)[:-1] and len(split_steps(kept)) == MAX_STEPS
+    whole = line * (MAX_STEPS - 1) + "#### 12"
+    assert cut_text(whole) == whole
+    # never within a line, where a number may stand, but for a line that is too long by itself
+    assert cut_text("a\n" + "1" * MAX_CHARACTERS) == "a\n"
+    assert cut_text("1" * (MAX_CHARACTERS + 1)) == "1" * MAX_CHARACTERS
+    assert cut_text(" \n" * 100_000) == " \n" * (MAX_CHARACTERS // 2)
+
+
+@given(st.text())
+def test_a_text_within_the_limits_is_kept_whole(text):
+    assert cut_text(text) == text
 
 
 def test_steps_are_put_together():

@@ -14,12 +14,11 @@ import pytest
 
 from rollouts.problems.args import ProblemArgs
 from rollouts.records import Problem
-from stages import artifacts
 from stages.artifacts import Artifact, ArtifactError, find, open_artifact
 from stages.files import hash_contents
 from stages.make import look_up, make
 from stages.stage import Stage, artifact_key, parent, runtime
-from stages.workspace import Workspace
+from stages.workspace import Untracked, Workspace
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,9 +30,13 @@ class Colour(enum.Enum):
 
 @dataclass
 class SourceArgs:
-    path: str | None = parent(plain=True, unless="hub", default=None)
-    hub: bool = False
+    path: str | None = parent(any_path=True, or_name="served", default=None)
+    host: str | None = None
     limit: int | None = None
+
+    @property
+    def served(self) -> str | None:
+        return None if self.host is None else f"{self.path}@{self.host}"
 
 
 @dataclass
@@ -49,7 +52,7 @@ class CookArgs:
 @dataclass
 class EatArgs:
     food: str = parent("cook")
-    salt: str | None = parent("cook", plain=True, default=None)
+    salt: str | None = parent("cook", any_path=True, default=None)
     extras: list[str] = parent("cook", "eat", default=[])
 
 
@@ -67,12 +70,12 @@ def cook(args: CookArgs, space: Workspace) -> None:
         raise KeyboardInterrupt
 
 
-def eat(args: EatArgs, space: Workspace) -> None:
-    (space.folder / "note.txt").write_text("eaten")
+def note(args: object, space: Workspace) -> None:
+    (space.folder / "note.txt").write_text("done")
 
 
 COOK = Stage("cook", 1, CookArgs, cook)
-EAT = Stage("eat", 1, EatArgs, eat)
+EAT = Stage("eat", 1, EatArgs, note)
 
 
 def key(args: CookArgs, stage: Stage = COOK, path: str | None = None) -> str:
@@ -81,7 +84,7 @@ def key(args: CookArgs, stage: Stage = COOK, path: str | None = None) -> str:
 
 def test_key_is_stable_and_depends_on_everything_but_runtime() -> None:
     base = key(CookArgs())
-    assert base == "ec59dab0183bbbc8"  # changes only with a reason: every artifact on disk is lost
+    assert base == "4a932da69ebb1b3c"  # changes only with a reason: every artifact on disk is lost
     assert len(base) == 16 and set(base) <= set("0123456789abcdef")
     assert key(CookArgs(threads=8)) == base
     others = [
@@ -207,10 +210,10 @@ def test_plain_parents_count_by_content(tmp_path: Path) -> None:
 
 
 def test_a_name_counts_as_it_stands(tmp_path: Path) -> None:
-    one, _ = make(COOK, CookArgs(problems=SourceArgs(path="openai/gsm8k", hub=True)), tmp_path)
-    two, _ = make(COOK, CookArgs(problems=SourceArgs(path="openai/other", hub=True)), tmp_path)
+    one, _ = make(COOK, CookArgs(problems=SourceArgs(path="a-model", host="here")), tmp_path)
+    two, _ = make(COOK, CookArgs(problems=SourceArgs(path="other", host="here")), tmp_path)
     assert one.key != two.key
-    assert one.manifest["parents"]["problems.path"]["key"] == "name:openai/gsm8k"
+    assert one.manifest["parents"]["problems.path"]["key"] == "name:a-model@here"
 
 
 def test_parents_inside_lists_of_dataclasses(tmp_path: Path) -> None:
@@ -218,7 +221,7 @@ def test_parents_inside_lists_of_dataclasses(tmp_path: Path) -> None:
     class MixArgs:
         sources: list[SourceArgs] = field(default_factory=list)
 
-    stage = Stage("mix", 1, MixArgs, lambda args, space: None)
+    stage = Stage("mix", 1, MixArgs, note)
     data = tmp_path / "a.txt"
     data.write_text("one")
     one, _ = make(stage, MixArgs([SourceArgs(str(data))]), tmp_path)
@@ -238,11 +241,11 @@ def test_plain_parent_without_stages_may_be_any_artifact(tmp_path: Path) -> None
 
     @dataclass
     class ListArgs:
-        anything: list[str] = parent(plain=True, default=[])
+        anything: list[str] = parent(any_path=True, default=[])
 
     made, _ = make(COOK, CookArgs(), tmp_path)
     (tmp_path / "note.txt").write_text("plain")
-    stage = Stage("list", 1, ListArgs, lambda args, space: None)
+    stage = Stage("list", 1, ListArgs, note)
     listed, _ = make(stage, ListArgs([str(made.path), str(tmp_path / "note.txt")]), tmp_path)
     one, two = listed.manifest["parents"]["anything"]
     assert (one["stage"], one["key"]) == ("cook", made.key)
@@ -334,7 +337,7 @@ def test_a_folder_with_the_name_of_another_is_refused(tmp_path: Path) -> None:
 
 
 def test_counts_must_be_finite_and_stay(tmp_path: Path) -> None:
-    space = Workspace(tmp_path, {}, artifacts.Untracked())
+    space = Workspace(tmp_path, {}, Untracked())
     with pytest.raises(ValueError, match="count loss must be a finite number, not nan"):
         space.count(loss=float("nan"))
     with pytest.raises(ValueError, match="not 'many'"):
@@ -379,13 +382,11 @@ def test_stage_may_not_write_a_manifest(tmp_path: Path) -> None:
 
 
 def test_problem_files_count_by_content(tmp_path: Path) -> None:
-    stage = Stage("load", 1, ProblemArgs, lambda args, space: None)
+    stage = Stage("load", 1, ProblemArgs, note)
     file = tmp_path / "problems.jsonl"
     keys = []
     for text in ("one", "two", "one"):
         file.write_text(text)
         keys.append(make(stage, ProblemArgs(source="jsonl", path=str(file)), tmp_path)[0].key)
     assert keys[0] == keys[2] != keys[1]
-    named, _ = make(stage, ProblemArgs(source="gsm8k", path="openai/gsm8k", hub=True), tmp_path)
-    assert named.manifest["parents"]["path"]["key"] == "name:openai/gsm8k"
     assert make(stage, ProblemArgs(), tmp_path)[0].manifest["parents"]["path"] is None

@@ -238,9 +238,10 @@ def test_a_line_that_changes_after_it_was_indexed_is_never_taken_for_another(tmp
     index = index_of(tmp_path)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([lines[1], lines[0], *lines[2:]]))
-    with closing(index), pytest.raises(StoreError, match=r"0.jsonl: the line at byte 0 has changed on disk"):
-        list(index.rows("key0"))
-    assert [row["text"][:2] for row in index.rows("key1")] == ["1/"] * 3
+    with closing(index):
+        with pytest.raises(StoreError, match=r"0.jsonl: the line at byte 0 has changed on disk"):
+            list(index.rows("key0"))
+        assert [row["text"][:2] for row in index.rows("key1")] == ["1/"] * 3
 
 
 @pytest.mark.parametrize("data", [b"", b"no journal at all" * 300, b"\0" * 4096, b"SQLite format 3\0\n" + b"\n" * 90])

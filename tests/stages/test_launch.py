@@ -1,18 +1,16 @@
-"""Several processes for one stage: how they are started, that they are as many as asked for, and how they end."""
+"""Several processes for one stage: how they are started, and that they are as many as asked for."""
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from stages.launch import LAUNCHED, LaunchArgs, child, launch_command, must_launch
+from stages.launch import LAUNCHED, LaunchArgs, launch_command, must_launch
 from stages.processes import ProcessError, Processes
-from tests.faults.killing import alive, wait_until
 
 ROOT = Path(__file__).parents[2]
 TINY = "model={hidden_size: 32, layers: 1, heads: 2, feed_forward: 64}"
@@ -29,7 +27,7 @@ def test_settings_that_make_no_sense():
 
 def test_the_command_line_of_a_launch(tmp_path):
     module = launch_command(LaunchArgs(num_processes=3), [sys.executable, "-m", "experiments.sample"])
-    assert module[:3] == [sys.executable, "-m", "stages.launcher"]
+    assert module[:3] == [sys.executable, "-m", "stages.launch"]
     assert module[-4:] == ["--num_processes", "3", "-m", "experiments.sample"] and "--multi_gpu" in module
     (tmp_path / "own.yaml").touch()
     for name, path in [(f"{tmp_path}/own.yaml", f"{tmp_path}/own.yaml"), ("cpu", f"{ROOT}/conf/accelerate/cpu.yaml")]:
@@ -58,69 +56,6 @@ def test_fewer_processes_than_asked_for_is_an_error(monkeypatch):
     assert not must_launch(LaunchArgs(num_processes=2), Processes(1, 2))
     with pytest.raises(ProcessError, match="num_processes=2, but 1 processes were started"):
         must_launch(LaunchArgs(num_processes=2), Processes())
-
-
-def test_a_child_that_is_left_is_ended_with_its_own_children():
-    program = (
-        "import subprocess, sys\n"
-        "other = subprocess.Popen([sys.executable, '-c', 'import sys; sys.stdin.read()'], stdin=subprocess.PIPE)\n"
-        "print(other.pid, flush=True)\n"
-        "other.wait()\n"
-    )
-    with (
-        pytest.raises(KeyboardInterrupt),
-        child([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process,
-    ):
-        other = int(process.stdout.readline())
-        assert alive(other)
-        raise KeyboardInterrupt
-    assert process.returncode == -signal.SIGTERM
-    wait_until(lambda: not alive(other), "the child's child lives on", 60)
-    process.stdout.close()
-
-
-def test_what_was_started_ends_when_who_started_it_is_killed():
-    """Also with a launcher between the two."""
-    last = (
-        "import signal\n"
-        "from stages.launch import end_with_parent\n"
-        "end_with_parent()\n"
-        "print('there', flush=True)\n"
-        "while True: signal.pause()\n"
-    )
-    between = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {last!r}])"
-    first = (
-        "import subprocess, sys\n"
-        "from stages.launch import child_environment\n"
-        f"other = subprocess.Popen([sys.executable, '-c', {between!r}], env=child_environment())\n"
-        "other.wait()\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", first], env=environment, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "there\n"
-    process.kill()
-    process.wait()
-    # the last of them held this open
-    assert process.stdout.read() == ""
-    process.stdout.close()
-
-
-def test_told_to_end_amid_work_that_is_no_python_it_ends():
-    """A process that waits for one that has died would not hear of it."""
-    program = (
-        "import hashlib, stages.launch as launch\n"
-        "launch.GRACE = 0.1\n"
-        "launch.end_with_parent()\n"
-        "print('there', flush=True)\n"
-        "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"  # a quarter of an hour
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT), LAUNCHED: "2"}
-    handled = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
-    options = {"env": environment, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", handled + program], **options) as process:
-        assert process.stdout.readline() == "there\n"
-        process.terminate()
-        assert process.wait(60) == 143
 
 
 def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:

@@ -33,7 +33,7 @@ def launched(program: str, count: int = 2) -> list[subprocess.Popen]:
 def test_a_process_alone_waits_for_nobody():
     alone = Processes()
     alone.wait()
-    assert alone.share([1]) == [1] and alone.first
+    assert alone.broadcast([1]) == [1] and alone.first
     alone.leave()
 
 
@@ -55,7 +55,7 @@ def test_all_get_what_the_first_gave():
         "from stages.processes import current\n"
         "me = current()\n"
         "for number in range(20): me.wait()\n"
-        "print(me.share({'from': me.rank}), me.share(me.rank + 7))\n"
+        "print(me.broadcast({'from': me.rank}), me.broadcast(me.rank + 7))\n"
         "me.leave()\n"
     )
     for process in launched(program):

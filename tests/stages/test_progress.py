@@ -1,14 +1,15 @@
-"""Progress: single lines for a parent process, plain text in a log, a bar in a terminal."""
+"""Progress: reports for a parent process, plain text in a log, a bar in a terminal."""
 
 from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 import pytest
 
 from stages import progress as module
-from stages.progress import parse_line, progress
+from stages.progress import Report, progress, read_report
 
 
 class Clock:
@@ -17,29 +18,35 @@ class Clock:
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
 
 
-def test_lines_for_a_parent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("STEPWISE_PROGRESS", "lines")
-    clock = Clock(monkeypatch)
+def test_reports_to_a_parent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("STEPWISE_PROGRESS", str(file := tmp_path / "progress"))
+    clock, seen = Clock(monkeypatch), []
     with progress(100, "problems", "sampling") as bar:
+        assert read_report(file) is None
         for _ in range(100):
             clock.now += 1 / 64
             bar.advance()
-    captured = capsys.readouterr()
-    reports = [parse_line(line) for line in captured.err.splitlines()]
-    assert captured.out == ""
-    assert [report["done"] for report in reports] == [16, 32, 48, 64, 80, 96, 100]
-    assert reports[-1] == {"label": "sampling", "done": 100, "total": 100, "unit": "problems"}
+            seen.append(read_report(file))
+    done = [report.done if report else None for report in seen]
+    assert done == [None] * 15 + [16] * 16 + [32] * 16 + [48] * 16 + [64] * 16 + [80] * 16 + [96] * 5
+    assert read_report(file) == Report("sampling", 100, 100, "problems")
+    assert [path.name for path in tmp_path.iterdir()] == ["progress"] and capsys.readouterr() == ("", "")
 
 
-def test_last_line_comes_also_after_an_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("STEPWISE_PROGRESS", "lines")
+def test_the_last_report_comes_also_after_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STEPWISE_PROGRESS", str(tmp_path / "progress"))
     with pytest.raises(ValueError, match="no"), progress(None, "tokens", "training") as bar:
         bar.advance(5)
         raise ValueError("no")
-    report = parse_line(capsys.readouterr().err)
-    assert report == {"label": "training", "done": 5, "total": None, "unit": "tokens"}
+    assert read_report(tmp_path / "progress") == Report("training", 5, None, "tokens")
+
+
+def test_a_parent_that_has_gone_does_not_end_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STEPWISE_PROGRESS", str(tmp_path / "gone" / "progress"))
+    with progress(1, "tokens", "training") as bar:
+        bar.advance()
 
 
 def test_plain_text_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,8 +57,8 @@ def test_plain_text_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
             clock.now += 0.4
             bar.advance(2)
     assert capsys.readouterr().err.splitlines() == [
-        "sampling: 150/300 problems, 5.0 a second, 0:30 left, 0:30 so far",
-        "sampling: 200/300 problems, 5.0 a second, 0:20 left, 0:40 so far",
+        "sampling: 150/300 problems, 5.0 a second, 0:00:30 left, 0:00:30 so far",
+        "sampling: 200/300 problems, 5.0 a second, 0:00:20 left, 0:00:40 so far",
     ]
 
 
@@ -81,6 +88,7 @@ def test_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "iterating [x]" in text and "3/3" in text and "1/2" in text and "problems" in text
 
 
-@pytest.mark.parametrize("line", ["", "hello", "@progress {torn", "@progress 3", " @progress {}"])
-def test_other_lines_are_no_reports(line: str) -> None:
-    assert parse_line(line) is None
+@pytest.mark.parametrize("text", ["", "{torn", "3", "{}", '{"label": "x"}', "\udcff"])
+def test_a_file_of_something_else_is_no_report(text: str, tmp_path: Path) -> None:
+    (tmp_path / "progress").write_bytes(text.encode(errors="surrogateescape"))
+    assert read_report(tmp_path / "progress") is None

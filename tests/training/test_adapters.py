@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,20 @@ def test_a_damaged_adapter_is_refused_by_name(policy, tmp_path, name, value, mes
     assert str(tmp_path / "bad") in str(caught.value)
     with pytest.raises(ValueError, match="policy is no adapter"):
         load_adapter(make_reward_model(policy, "cpu")[0], Path(policy))
+
+
+def test_an_adapter_is_read_from_safetensors_only(policy, tmp_path):
+    adapted = add_adapter(make_reward_model(policy, "cpu")[0], LoraArgs(rank=4))
+    save_adapter(adapted, tmp_path / "bad")
+    file = tmp_path / "bad" / "adapter_model.safetensors"
+    weights = load_file(file)
+    torch.save(weights, tmp_path / "bad" / "adapter_model.bin")
+    save_file(weights | {min(weights): weights[min(weights)].to(torch.int8)}, file)
+    with pytest.raises(ValueError, match=rf"weight {re.escape(min(weights))} is stored as I8, not"):
+        load_adapter(make_reward_model(policy, "cpu")[0], tmp_path / "bad")
+    file.unlink()
+    with pytest.raises(ValueError, match=r"bad is no adapter: it has no adapter_model\.safetensors"):
+        load_adapter(make_reward_model(policy, "cpu")[0], tmp_path / "bad")
 
 
 def test_a_policy_with_an_adapter_learns_packed_and_is_merged(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.runs import args_of
-from training.plan import deal, learning_rate_share, micro_batches, pack_size, plan_steps, step_seed
+from training.plan import learning_rate_share, micro_batches, pack_size, plan_steps, split_over_ranks, step_seed
 
 lengths_of = st.lists(st.integers(1, 50), min_size=1, max_size=80)
 
@@ -63,7 +63,7 @@ def test_steps_are_planned_by_seed_and_epoch():
 @given(lengths_of, st.integers(1, 5), st.integers(1, 200))
 def test_every_process_gets_a_fair_share(lengths, count, size):
     packs = plan_steps(lengths, args_of(tokens_per_step=10_000, tokens_per_batch=size))[0]
-    shares = deal(packs, lengths, count, size)
+    shares = split_over_ranks(packs, lengths, count, size)
     assert len(shares) == count and sorted(flat(shares)) == list(range(len(lengths)))
     largest = max(tokens([pack], lengths) for pack in packs)
     loads = [tokens(share, lengths) for share in shares]
@@ -75,7 +75,7 @@ def test_every_process_gets_a_fair_share(lengths, count, size):
 
 def test_one_pack_for_two_processes_is_halved():
     lengths = [random.Random(0).randrange(10, 20) for _ in range(60)]
-    loads = [tokens(share, lengths) for share in deal([list(range(60))], lengths, 2, 2000)]
+    loads = [tokens(share, lengths) for share in split_over_ranks([list(range(60))], lengths, 2, 2000)]
     assert abs(loads[0] - loads[1]) <= 20
 
 

@@ -23,10 +23,10 @@ from training.attention.install import packed_attention
 from training.completions import completion_loss, target_logits
 from training.distributed import Engine
 from training.examples import Batch, Example, pad_batch
-from training.loader import Feed
+from training.loader import StepLoader
 from training.packing import plan_packs
-from training.plan import deal, plan_steps
-from training.prefix_sharing import Families, can_share, count_own, share, share_batch
+from training.plan import plan_steps, split_over_ranks
+from training.prefix_sharing import Families, can_share, count_own, merge_prefixes, share_batch
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -78,11 +78,11 @@ def families_of(count: int, each: int, seed: int = 0) -> list[Example]:
     return found
 
 
-@pytest.mark.parametrize("ends_only", [False, True])
+@pytest.mark.parametrize("targets_only", [False, True])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_sharing_gives_what_padding_gives(name, ends_only):
+def test_sharing_gives_what_padding_gives(name, targets_only):
     reference, ours = make(CONFIGS[name], "eager"), make(CONFIGS[name], "sdpa")
-    batch, padded = share_batch(FOREST, 0, ends_only), pad_batch(FOREST, 0)
+    batch, padded = share_batch(FOREST, 0, targets_only), pad_batch(FOREST, 0)
     assert batch.ids.numel() < 0.6 * sum(len(e.ids) for e in FOREST)
     with packed_attention(ours):
         torch.testing.assert_close(target_logits(ours, batch), target_logits(reference, padded), rtol=1e-5, atol=2e-5)
@@ -91,15 +91,15 @@ def test_sharing_gives_what_padding_gives(name, ends_only):
         assert_same(run(ours, batch), run(reference, padded))
 
 
-@pytest.mark.parametrize("ends_only", [False, True])
+@pytest.mark.parametrize("targets_only", [False, True])
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma"])
-def test_a_reward_model_too(name, ends_only):
+def test_a_reward_model_too(name, targets_only):
     config = type(CONFIGS[name])(**CONFIGS[name].to_dict() | {"num_labels": 1, "classifier_dropout": 0.0})
     examples = [replace(e, targets=[t / 97 for t in e.targets]) for e in FOREST]
     model = make(config, "sdpa", AutoModelForTokenClassification)
     wanted, logits = run(model, pad_batch(examples, 0), reward_loss), step_logits(model, pad_batch(examples, 0))
     with packed_attention(model):
-        batch = share_batch(examples, 0, ends_only)
+        batch = share_batch(examples, 0, targets_only)
         torch.testing.assert_close(step_logits(model, batch), logits, rtol=1e-5, atol=2e-5)
         assert_same(run(model, batch, reward_loss), wanted)
 
@@ -116,9 +116,9 @@ def test_two_of_the_same_with_different_labels():
         assert_same(run(model, batch, reward_loss), run(model, pad_batch(examples, 0), reward_loss))
 
 
-@pytest.mark.parametrize("ends_only", [False, True])
+@pytest.mark.parametrize("targets_only", [False, True])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_branch_sees_nothing_of_the_others(name, ends_only):
+def test_a_branch_sees_nothing_of_the_others(name, targets_only):
     model = make(CONFIGS[name], "sdpa").eval()
     number = next(i for i, own in enumerate(count_own(FOREST)) if FOREST[i].prompt == 12 and own > 8)
     changed = list(FOREST)
@@ -128,7 +128,7 @@ def test_a_branch_sees_nothing_of_the_others(name, ends_only):
     def logits(examples: list[Example]) -> list[torch.Tensor]:
         counts = [len(e.positions) for e in examples]
         with torch.no_grad(), packed_attention(model):
-            return list(target_logits(model, share_batch(examples, 0, ends_only)).split(counts))
+            return list(target_logits(model, share_batch(examples, 0, targets_only)).split(counts))
 
     gaps = [float((a - b).abs().max()) for a, b in zip(logits(FOREST), logits(changed), strict=True)]
     assert gaps[number] > 0.1 and max(gap for i, gap in enumerate(gaps) if i != number) < 1e-5
@@ -150,7 +150,7 @@ def test_the_last_layer_works_for_targets_only():
 def test_a_row_by_hand():
     one, two = list(range(10, 22)), [*range(10, 19), 7]
     examples = [Example(ids, [len(ids) - 1], [float(i)]) for i, ids in enumerate([one, two, one[:9], one, [10, 11]])]
-    row = share(examples)
+    row = merge_prefixes(examples)
     # sorted: [10, 11], then the nine tokens, then the two that go on from them; two tokens are too few to share
     assert row.ids == [10, 11, *range(10, 19), 7, 19, 20, 21]
     assert row.depths == [0, 1, *range(9), 9, 9, 10, 11] and row.shared == [9, 9, 0, 12, 0]
@@ -178,8 +178,8 @@ def test_rows_read_no_more_than_they_may(spec, budget):
     rows = families.rows(range(len(examples)), budget)
     assert sorted(itertools.chain(*rows)) == list(range(len(examples)))
     for row in rows:
-        assert families.read(row) == len(share([examples[i] for i in row]).ids)
-        assert families.read(row) <= budget or len({tuple(examples[i].ids) for i in row}) == 1
+        assert families.tokens_read(row) == len(merge_prefixes([examples[i] for i in row]).ids)
+        assert families.tokens_read(row) <= budget or len({tuple(examples[i].ids) for i in row}) == 1
     assert families.rows(range(len(examples)), budget) == rows
 
 
@@ -222,14 +222,14 @@ def test_processes_read_about_equally_much(count, each):
     examples = families_of(count, each)
     families, lengths = Families(examples), [len(e.ids) for e in examples]
     chosen = list(range(len(examples)))
-    assert deal([chosen], lengths, 1, 0, families) == [families.units(chosen)]
+    assert split_over_ranks([chosen], lengths, 1, 0, families) == [families.by_family(chosen)]
     for processes in (2, 4):
-        shares = [[*itertools.chain(*share)] for share in deal([chosen], lengths, processes, 0, families)]
+        shares = [[*itertools.chain(*share)] for share in split_over_ranks([chosen], lengths, processes, 0, families)]
         assert sorted(itertools.chain(*shares)) == chosen
-        reads = [families.read(share) for share in shares]
-        assert max(reads) <= 1.6 * families.read(chosen) / processes
+        reads = [families.tokens_read(share) for share in shares]
+        assert max(reads) <= 1.6 * families.tokens_read(chosen) / processes
         if count == 40:
-            assert sum(reads) == families.read(chosen)
+            assert sum(reads) == families.tokens_read(chosen)
 
 
 EXAMPLES = families_of(12, 5)
@@ -280,11 +280,11 @@ def test_a_model_with_dropout_shares_nothing(tmp_path):
     args = args_of(**STEPS)
     engine = Engine(model, args, current())
     with packed_attention(model):
-        assert Feed(EXAMPLES, args, 0, engine).shared is None
+        assert StepLoader(EXAMPLES, args, 0, engine).shared is None
         assert can_share(model, training=False)
         for layer in model.model.layers:
             layer.self_attn.attention_dropout = 0.0
-        feed = Feed(EXAMPLES, args, 0, engine)
+        feed = StepLoader(EXAMPLES, args, 0, engine)
         assert feed.shared is not None
         model.model.layers[0].mlp.down_proj = torch.nn.Sequential(
             model.model.layers[0].mlp.down_proj, torch.nn.Dropout(0.1)
@@ -309,9 +309,9 @@ def test_half_precision_too():
             return completion_loss(model, batch)
 
     wanted = run(model, pad_batch(FOREST, 0))
-    for ends_only in (False, True):
+    for targets_only in (False, True):
         with packed_attention(model):
-            value, gradients = run(model, share_batch(FOREST, 0, ends_only), lowered)
+            value, gradients = run(model, share_batch(FOREST, 0, targets_only), lowered)
         assert float(value) == pytest.approx(float(wanted[0]), rel=0.02)
         gap = sum(float((gradients[name] - g).square().sum()) for name, g in wanted[1].items())
         assert gap < 0.01 * sum(float(g.square().sum()) for g in wanted[1].values())
@@ -337,4 +337,4 @@ def test_scores_are_the_same_for_fewer_tokens(tmp_path):
     assert [*itertools.chain(*found)] == pytest.approx([*itertools.chain(*wanted)], abs=1e-6)
     whole = [scorer.encode(p, text) for p, text in zip(problems, texts, strict=True)]
     assert plain.tokens == sum(len(e.ids) for e in whole)
-    assert scorer.tokens == len(share(whole).ids) < 0.6 * plain.tokens
+    assert scorer.tokens == len(merge_prefixes(whole).ids) < 0.6 * plain.tokens

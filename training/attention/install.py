@@ -13,14 +13,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from training.attention.attend import Attend, regroup
-from training.attention.last_layer import only_ends
+from training.attention.last_layer import only_target_tokens
 from training.attention.packed import Packing
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from training.attention.shared import Branches
+    from training.attention.shared import PrefixPacking
 
 PACKED = "stepwise_packed"
 # these hand window and soft cap to the attention function, and use no mask that it is not told of; all are tested
@@ -46,7 +46,7 @@ def packed_attention(model: PreTrainedModel) -> Iterator[None]:
     _register()
     model.set_attn_implementation(PACKED)
     try:
-        with only_ends(model):
+        with only_target_tokens(model):
             yield
     finally:
         model.set_attn_implementation(before)
@@ -82,7 +82,7 @@ def attend_packed(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    packing: Packing | Branches | None = None,
+    packing: Packing | PrefixPacking | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each example, as the library calls it: query, key, value (batch, heads, length, size).

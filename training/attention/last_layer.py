@@ -1,7 +1,7 @@
-"""The last layer where it matters: nothing reads what it makes of a token without a target.
+"""The last layer computes only the tokens that have a target: nothing reads its output for the others.
 
-All tokens still give it their keys and values; but its attention, its projection and its feed-forward part are left out
-where there is no target. Logits are right at targets only.
+Its keys and values are still those of all tokens; its queries, its projection and its feed-forward part are not. Logits
+are right at targets only. Of a row of 200 tokens with 5 step ends, that part of the layer does 5 instead of 200.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from training.attention.shared import Branches, Reader, find_branches
+from training.attention.shared import Branch, PrefixPacking, find_prefix_packing
 
 if TYPE_CHECKING:
     import torch
@@ -19,34 +19,37 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Ends:
-    """The `tokens` of a row that have a target, each once, and attention with queries there only."""
+class TargetTokens:
+    """The `tokens` of a row that have a target, each once (targets,), and the attention that has queries only there."""
 
     tokens: torch.Tensor
-    branches: Branches
+    packing: PrefixPacking
 
-    def to(self, device: torch.device) -> Ends:
-        return Ends(self.tokens.to(device), self.branches.to(device))
+    def to(self, device: torch.device) -> TargetTokens:
+        return TargetTokens(self.tokens.to(device), self.packing.to(device))
 
 
-def find_ends(paths: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], tokens: int) -> Ends:
-    """The ends of a row of `tokens` tokens, given the tokens of each example in it, and where its targets are."""
+def find_target_tokens(paths: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], tokens: int) -> TargetTokens:
+    """The tokens with a target of a row of `tokens` tokens.
+
+    `paths[i]` are the places in the row of example i's tokens, `positions[i]` the tokens of it, from 0, that have a
+    target. A place that two examples share is computed once: it has the same tokens before it in both.
+    """
     import torch
 
-    readers, taken = [], set()
+    branches, taken = [], set()
     for path, own in zip(paths, positions, strict=True):
-        # one answer does for all examples that share a token with a target
         depths = sorted({position for position in own if path[position] not in taken})
         if depths:
             queries = [path[depth] for depth in depths]
             taken.update(queries)
-            readers.append(Reader(queries, depths, path[: depths[-1] + 1]))
-    return Ends(torch.tensor(sorted(taken), dtype=torch.long), find_branches(readers, tokens))
+            branches.append(Branch(queries, depths, path[: depths[-1] + 1]))
+    return TargetTokens(torch.tensor(sorted(taken), dtype=torch.long), find_prefix_packing(branches, tokens))
 
 
 @contextmanager
-def only_ends(model: PreTrainedModel) -> Iterator[None]:
-    """Let the last layer of a model of `attention.FAMILIES` read batches by their `ends` while the block lasts."""
+def only_target_tokens(model: PreTrainedModel) -> Iterator[None]:
+    """While the block lasts, the last layer of a model of `attention.FAMILIES` computes `Batch.target_tokens` only."""
     layers = [module for module in model.modules() if hasattr(module, "input_layernorm")]
     if len(layers) != model.config.num_hidden_layers:  # the last one that is used may be another
         yield
@@ -66,28 +69,32 @@ def only_ends(model: PreTrainedModel) -> Iterator[None]:
 
 
 class _Cut:
-    """Between entering and leaving the layer: all of its input, and where it is wanted."""
+    """The hooks of one layer, in the order in which they run; `whole` is its input (1, tokens, size)."""
 
     def __init__(self) -> None:
         self.whole: torch.Tensor | None = None
-        self.ends: Ends | None = None
+        self.target_tokens: TargetTokens | None = None
 
     def enter(self, layer: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        self.ends, self.whole = kwargs.get("ends"), args[0]
-        if self.ends is None:
+        self.target_tokens, self.whole = kwargs.get("target_tokens"), args[0]
+        if self.target_tokens is None:
             return args, kwargs
-        return (self.chosen(args[0]), *args[1:]), kwargs | {"packing": self.ends.branches}
+        return (self.chosen(args[0]), *args[1:]), kwargs | {"packing": self.target_tokens.packing}
 
     def chosen(self, states: torch.Tensor) -> torch.Tensor:
-        return states.index_select(1, self.ends.tokens)
+        return states.index_select(1, self.target_tokens.tokens)
 
     def widen(self, norm: torch.nn.Module, args: tuple) -> tuple:
         # attention needs the keys and values of all
-        return args if self.ends is None else (self.whole,)
+        return args if self.target_tokens is None else (self.whole,)
 
     def narrow(self, projection: torch.nn.Module, args: tuple) -> tuple:
-        return args if self.ends is None else (self.chosen(args[0]),)
+        return args if self.target_tokens is None else (self.chosen(args[0]),)
 
     def leave(self, layer: torch.nn.Module, args: tuple, made: torch.Tensor) -> torch.Tensor:
         whole, self.whole = self.whole, None
-        return made if self.ends is None else whole.new_zeros(whole.shape).index_copy(1, self.ends.tokens, made)
+        return (
+            made
+            if self.target_tokens is None
+            else whole.new_zeros(whole.shape).index_copy(1, self.target_tokens.tokens, made)
+        )

@@ -1,8 +1,11 @@
-"""Attention where examples of a row go on from tokens that they share: each example has a query for every token of its
-own, and the keys of all that it consists of.
+"""Attention where examples of one row share their first tokens (`training/prefix_sharing.py`).
 
-Examples with about as many queries and keys are put side by side as a small padded batch, as plain packs are
-(`training/attention/install.py`). Variable-length flash attention takes all at once, with copies of what is shared.
+Say the row is `P P P a a b b b`: a prompt of 3 tokens, then what two answers add to it. The first example is whole: its
+5 queries see 5 keys, places 0 to 4. The second is a branch: its 3 queries, places 5 to 7, see the keys 0 1 2 5 6 7.
+
+Examples with about as many queries and keys make a group, which is computed as a small padded batch
+(groups, 1 of 5 x 5 and 1 of 3 x 6 here). Variable-length flash attention takes all of them at once instead, with copies
+of the shared tokens.
 """
 
 from __future__ import annotations
@@ -19,13 +22,16 @@ from training.attention.attend import Attend, alike, regroup
 if TYPE_CHECKING:
     import torch
 
-# pairs of a query and a key that cost as much as one call of attention more (measured on a CPU, 4 heads of 32)
+# one more call of attention costs as much as this many pairs of query and key (measured on a CPU, 4 heads of 32)
 _CALL = 4000
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
-    """One example in its row: the tokens that ask, the depth of each (how many stand before it), and all its tokens."""
+class Branch:
+    """One example in its row: the places of its queries, the position of each in the example, and of all its keys.
+
+    The second example above is `Branch(queries=[5, 6, 7], depths=[3, 4, 5], keys=[0, 1, 2, 5, 6, 7])`.
+    """
 
     queries: Sequence[int]
     depths: Sequence[int]
@@ -33,19 +39,25 @@ class Reader:
 
     @property
     def whole(self) -> bool:
+        """Whether it shares no token that another example computes."""
         return len(self.queries) == len(self.keys)
 
 
 @dataclass(frozen=True, slots=True)
-class Branches:
-    """Where the queries and keys of a row of `tokens` are.
+class PrefixPacking:
+    """Index tensors from the tokens of a row to the padded groups of its examples, and back.
 
-    `groups` are (examples, queries, keys) of like size; those of the first `whole` groups have no tokens but their
-    own. `gather` is the token in each place of a query, `holes` the places without one, `scatter` (tokens,) the place
-    of each token's query and `idle` the tokens without. `depths` (places,) is how many tokens stand before a query.
-    `keys` is the token in each place of a key; `order` are those places token by token: a token's begin at `begins`
-    (tokens,). `read` are the tokens of all examples one by one, which start at `bounds`, with `longest` at most, and
-    `copies` (all tokens read,) where they are, token by token.
+    `groups` has (examples, queries, keys) of each; the first `whole` groups hold whole examples only, which need no
+    mask. A slot is a place in a padded group: there are sum(examples x queries) query slots and sum(examples x keys)
+    key slots, group after group.
+
+    - `gather` (query slots,): the token of each; `holes`: the slots that are padding; `depths` (query slots,): the
+      position of each query in its example.
+    - `scatter` (tokens,): the query slot of each token; `idle`: the tokens that have none.
+    - `keys` (key slots,): the token of each. A shared token is in several: `order` lists the key slots sorted by token,
+      and those of token t start at `begins[t]`, which is how their gradients are summed.
+    - for variable-length attention: `read`, the tokens of all examples one after the other, which start at `bounds` and
+      have at most `longest` tokens; `copies`, the places in `read` sorted by token.
     """
 
     groups: tuple[tuple[int, int, int], ...]
@@ -63,18 +75,18 @@ class Branches:
     bounds: torch.Tensor
     longest: int
 
-    def to(self, device: torch.device) -> Branches:
+    def to(self, device: torch.device) -> PrefixPacking:
         import torch
 
         values = (getattr(self, field.name) for field in fields(self))
-        return Branches(*(value.to(device) if isinstance(value, torch.Tensor) else value for value in values))
+        return PrefixPacking(*(value.to(device) if isinstance(value, torch.Tensor) else value for value in values))
 
     def attend(self, attend: Attend, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """Causal attention of all examples: (tokens, heads, size) -> the same; none for tokens without a query."""
         import torch
 
         if attend.fused(query):
-            # it wants examples whole; what a token gets is the same in all that share it
+            # it takes whole examples; the copies of a shared token give the same, so the first is taken
             copied = (_collect().apply(states, self.read, self.copies, self.begins) for states in (query, key, value))
             return attend.variable_length(*copied, self.bounds, self.longest).index_select(0, self.copies[self.begins])
         there, back = (self.gather, self.holes), (self.scatter, self.idle)
@@ -99,29 +111,29 @@ def _mask(depths: torch.Tensor, keys: int, window: int | None) -> torch.Tensor:
     return seen if window is None or window >= keys else seen & (places > depths - window)
 
 
-def find_branches(readers: Sequence[Reader], tokens: int) -> Branches:
-    """Where readers of a row of `tokens` tokens have their queries and keys; no token asks in two of them."""
+def find_prefix_packing(branches: Sequence[Branch], tokens: int) -> PrefixPacking:
+    """The index tensors for the examples of a row of `tokens` tokens; a token is a query in at most one of them."""
     import torch
 
-    number, groups = _group(readers)
+    number, groups = _group(branches)
     sizes = [(len(g), max(len(r.queries) for r in g), max(len(r.keys) for r in g)) for g in groups]
-    ordered = [reader for group in groups for reader in group]
-    asked = _numbers(reader.queries for reader in ordered)
+    ordered = [branch for group in groups for branch in group]
+    asked = _numbers(branch.queries for branch in ordered)
     there = _places([len(r.queries) for r in ordered], [most for n, most, _ in sizes for _ in range(n)])
     gather = torch.zeros(sum(n * most for n, most, _ in sizes), dtype=torch.long)
     depths, empty = torch.zeros_like(gather), torch.ones_like(gather, dtype=torch.bool)
     gather[there], empty[there] = asked, False
-    depths[there] = _numbers(reader.depths for reader in ordered)
+    depths[there] = _numbers(branch.depths for branch in ordered)
     scatter = torch.full((tokens,), -1)
     scatter[asked] = there
-    read = _numbers(reader.keys for reader in ordered)
+    read = _numbers(branch.keys for branch in ordered)
     longest = [size for n, _, size in sizes for _ in range(n)]
     those = _places([len(r.keys) for r in ordered], longest)
     # a key in a hole is one that no query sees, and of the same example
-    keys = torch.tensor([reader.keys[-1] for reader in ordered]).repeat_interleave(torch.tensor(longest))
+    keys = torch.tensor([branch.keys[-1] for branch in ordered]).repeat_interleave(torch.tensor(longest))
     keys[those] = read
     of, order = read.sort(stable=True)
-    return Branches(
+    return PrefixPacking(
         groups=tuple(sizes),
         whole=number,
         gather=gather,
@@ -134,31 +146,31 @@ def find_branches(readers: Sequence[Reader], tokens: int) -> Branches:
         begins=torch.searchsorted(of, torch.arange(tokens)),
         read=read,
         copies=order,
-        bounds=torch.tensor([0, *accumulate(len(reader.keys) for reader in ordered)], dtype=torch.int32),
+        bounds=torch.tensor([0, *accumulate(len(branch.keys) for branch in ordered)], dtype=torch.int32),
         longest=max(longest),
     )
 
 
-def _group(readers: Sequence[Reader]) -> tuple[int, list[list[Reader]]]:
-    """Readers in groups of like size, and how many groups have only such as are whole: those come first."""
-    whole = sorted((reader for reader in readers if reader.whole), key=lambda reader: -len(reader.keys))
+def _group(branches: Sequence[Branch]) -> tuple[int, list[list[Branch]]]:
+    """Examples in groups of like size, those of whole ones first; and how many groups are of whole ones."""
+    whole = sorted((branch for branch in branches if branch.whole), key=lambda branch: -len(branch.keys))
     groups, at = [], 0
-    for count, _ in alike([len(reader.keys) for reader in whole]):
+    for count, _ in alike([len(branch.keys) for branch in whole]):
         groups.append(whole[at : at + count])
         at += count
-    parts = sorted((reader for reader in readers if not reader.whole), key=lambda reader: -len(reader.queries))
+    parts = sorted((branch for branch in branches if not branch.whole), key=lambda branch: -len(branch.queries))
     return len(groups), groups + _cut(parts)
 
 
 def _numbers(parts: Iterable[Sequence[int]]) -> torch.Tensor:
     import torch
 
-    # many times as fast as a tensor of a list
+    # many times as fast as torch.tensor of a list
     return torch.frombuffer(array("q", chain.from_iterable(parts)), dtype=torch.long)
 
 
 def _places(lengths: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
-    """Where so many things of each are, if each has room for `sizes`."""
+    """The slots of rows of `lengths` in a layout that pads each to `sizes`: [2, 1] in [3, 3] are slots 0, 1 and 3."""
     import torch
 
     own, room = torch.tensor(lengths), torch.tensor(sizes)
@@ -166,20 +178,20 @@ def _places(lengths: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
     return skipped.repeat_interleave(own) + torch.arange(sum(lengths))
 
 
-def _cut(parts: Sequence[Reader]) -> list[list[Reader]]:
-    """Readers, the one with most queries first, into groups: as many as cost less than what is padded without."""
-    groups: list[list[Reader]] = []
+def _cut(parts: Sequence[Branch]) -> list[list[Branch]]:
+    """Branches, the one with most queries first, into groups: a new one where padding would cost more than a call."""
+    groups: list[list[Branch]] = []
     keys = 0
-    for reader in parts:
+    for branch in parts:
         if groups:
-            most, longest = len(groups[-1][0].queries), max(keys, len(reader.keys))
+            most, longest = len(groups[-1][0].queries), max(keys, len(branch.keys))
             more = most * (longest * (len(groups[-1]) + 1) - keys * len(groups[-1]))
-            if more - len(reader.queries) * len(reader.keys) <= _CALL:
-                groups[-1].append(reader)
+            if more - len(branch.queries) * len(branch.keys) <= _CALL:
+                groups[-1].append(branch)
                 keys = longest
                 continue
-        groups.append([reader])
-        keys = len(reader.keys)
+        groups.append([branch])
+        keys = len(branch.keys)
     return groups
 
 
@@ -188,7 +200,7 @@ def _collect() -> type[torch.autograd.Function]:
     import torch
 
     class Collect(torch.autograd.Function):
-        """Rows put into all their places. A row's gradient is the sum over them, in the same order from run to run."""
+        """`index_select` whose gradient sums the copies of a row in a fixed order, so that runs are repeatable."""
 
         @staticmethod
         def forward(ctx: Any, states: torch.Tensor, *where: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,7 @@ from ray.exceptions import RayError, RayTaskError
 from rollouts.backends.ray.cluster import check_hope, connect, count_room, disconnect
 from rollouts.backends.ray.worker import Worker, list_files
 from rollouts.sampling.protocol import Request, Sample, SamplingError
+from stages.text import one_line
 
 if TYPE_CHECKING:
     from rollouts.sampling.args import SamplerArgs
@@ -74,7 +75,9 @@ class RaySampler:
             )
         # a relative path means another folder in an actor
         self.policy, lora = os.path.abspath(policy), args.vllm.lora and os.path.abspath(args.vllm.lora)
-        self.inner = replace(args, backend=pool.backend, vllm=replace(args.vllm, lora=lora))
+        # what the key of the results says; vLLM goes by its own build
+        device = args.device if args.device != "auto" or pool.backend == "vllm" else "cuda" if pool.gpus > 0 else "cpu"
+        self.inner = replace(args, backend=pool.backend, device=device, vllm=replace(args.vllm, lora=lora))
         self.seen = {folder: list_files(folder) for folder in (self.policy, lora) if folder}
         # Ray is not to restart them: it would not open the policy, and counts for each actor by itself
         options = {"num_cpus": pool.cpus, "num_gpus": pool.gpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
@@ -203,10 +206,10 @@ class RaySampler:
         what = f"a Ray actor was lost {doing}"
         if self.lost == self.pool.restarts:
             raise SamplingError(
-                f"{what}, and sampler.ray.restarts={self.lost} are used up: {shorten(error)}"
+                f"{what}, and sampler.ray.restarts={self.lost} are used up: {in_words(error)}"
             ) from error
         self.lost += 1
-        logger.warning("%s and is replaced (%d of %d): %s", what, self.lost, self.pool.restarts, shorten(error))
+        logger.warning("%s and is replaced (%d of %d): %s", what, self.lost, self.pool.restarts, in_words(error))
         self._start_actor()
 
 
@@ -217,10 +220,10 @@ def raise_fault(error: RayError) -> None:
         raise cause from None
 
 
-def shorten(error: Exception) -> str:
+def in_words(error: Exception) -> str:
     """What went wrong, in one line."""
     cause = getattr(error, "cause", None) or error
-    return f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"
+    return one_line(f"{type(cause).__name__}: {cause}", 300)
 
 
 def load(policy: str, args: SamplerArgs) -> RaySampler:

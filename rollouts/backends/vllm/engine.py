@@ -4,7 +4,6 @@ that no process of the engine outlives ours. How the engine is sampled is in `ro
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import subprocess
@@ -13,10 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rollouts.sampling.policies import pick_dtype
+from rollouts.sampling.policies import check_adapter, pick_dtype
 from rollouts.sampling.protocol import SamplingError
 
 if TYPE_CHECKING:
@@ -50,16 +48,13 @@ def prepare() -> None:
         os.environ.setdefault(key, value)
 
 
-def check_adapter(args: VLLMArgs) -> None:
+def check_lora(args: VLLMArgs) -> None:
     """Raise ValueError where `lora` is no folder of a LoRA adapter, or its rank is too large."""
     if args.lora is None:
         return
-    path = Path(args.lora) / "adapter_config.json"
-    if not path.is_file():
-        raise ValueError(f"sampler.vllm.lora={args.lora} is no folder of an adapter: it has no adapter_config.json")
-    rank = json.loads(path.read_text()).get("r")
+    rank = check_adapter(args.lora).get("r")
     if not isinstance(rank, int) or rank > args.max_lora_rank:
-        raise ValueError(f"{path}: rank {rank!r} is more than sampler.vllm.max_lora_rank={args.max_lora_rank}")
+        raise ValueError(f"{args.lora}: rank {rank!r} is more than sampler.vllm.max_lora_rank={args.max_lora_rank}")
 
 
 def own_environment(
@@ -193,6 +188,8 @@ def engine_settings(policy: str, args: SamplerArgs, kind: str) -> dict[str, obje
     settings = {
         "model": policy,
         "tokenizer": policy,
+        "trust_remote_code": False,
+        "load_format": "safetensors",
         "runner": "generate",  # a reward model is refused, not made into an embedder
         "dtype": str(pick_dtype(args.dtype, torch.device(kind))).removeprefix("torch."),
         "tensor_parallel_size": own.tensor_parallel_size,

@@ -13,6 +13,7 @@ from rewards.labels.labeller import Labeller
 from rewards.labels.search import SearchArgs
 from rewards.labels.traces import Trace
 from rewards.labels.values import Counts, fit_model, infer, start_model
+from rollouts.steps import MAX_STEPS
 from tests.rewards.labels.simulator import SimArgs, SimulatedPolicy, first_wrong, study
 from tests.tiny import rollout
 
@@ -128,6 +129,40 @@ def test_the_cheapest_plan_is_the_cheapest():
     assert search.cheapest(0, 7, even, one, 100 * one) == 0  # where negatives are dear, forward
 
 
+@pytest.mark.parametrize(("way", "rule"), WAYS)
+def test_one_solution_of_very_many_steps_changes_nothing_for_the_others(way, rule):
+    """It is looked at apart, and labels stay in the order of the solutions."""
+
+    def labels(lengths: list[int]) -> dict[int, tuple]:
+        wrong = [solution(length, f"p{length}") for length in lengths]
+        labeller = Labeller(wrong, SearchArgs(way, rule, 8), consistency=False)
+        for _ in range(500):
+            wanted = labeller.wave()
+            if not wanted:
+                break
+            for (problem_id, steps), number in wanted.items():
+                labeller.add((problem_id, steps), [RIGHT if len(steps) < 3 else WRONG] * number)
+        rows = labeller.label()
+        assert [row.problem_id for row in rows] == [one.problem_id for one in wrong]
+        return {len(row.steps) - 1: row.labels for row in rows}
+
+    few, many = labels([4, 6]), labels([4, MAX_STEPS - 1, 6])
+    assert {length: many[length] for length in few} == few == {n: (True,) * 2 + (False,) * (n - 1) for n in (4, 6)}
+    assert many[MAX_STEPS - 1] == (True,) * 2 + (False,) * (MAX_STEPS - 2)
+
+
+def test_a_model_of_long_solutions_says_the_same_of_short_ones():
+    rng = np.random.default_rng(0)
+    trials = rng.integers(0, 5, (20, 5)).astype(float)
+    few = Counts(rng.binomial(trials.astype(int), 0.5).astype(float), trials, rng.integers(0, 5, 20))
+    wide = Counts(*(np.pad(own, ((0, 0), (0, 6))) for own in (few.successes, few.trials)), few.open)
+    model = fit_model(wide, 0.1)
+    one, other = infer(model, few), infer(model, wide)
+    np.testing.assert_allclose(one.joint, other.joint[:, :5], atol=1e-12)
+    np.testing.assert_allclose(one.value, other.value[:, :5], atol=1e-12)
+    assert not other.joint[:, 5:].any()
+
+
 def test_what_two_solutions_share_is_asked_for_once():
     other = rollout(["step 0", "elsewhere", "#### 0"], False, 1, "p")
     labeller = Labeller([solution(2), other, solution(2, "q")], SearchArgs("exhaustive", "any", 4), consistency=False)
@@ -147,7 +182,7 @@ def test_continuations_count_wherever_they_pass():
     assert found.right == Trace(("then", "#### 1"), True)
     assert labeller.wave() == {("p", ("step 0", "step 1", "step 2")): 2}
     # each counts once for the model: where it was sampled
-    counts = labeller.counts(labeller.solutions)
+    counts = labeller.counts(labeller.solutions, 4)
     assert counts.trials.tolist() == [[0, 0, 2, 0]] and counts.successes.tolist() == [[0, 0, 1, 0]]
 
 
@@ -155,7 +190,7 @@ def test_a_rollout_counts_once_at_the_last_prefix_that_it_passes():
     wrong = solution(3)
     others = [rollout(["step 0", "step 1", "else", "#### 1"], True, 1), rollout(["other", "#### 9"], False, 2)]
     labeller = Labeller([wrong], SearchArgs(), consistency=False, drawn_alike=[wrong, *others])
-    counts = labeller.counts(labeller.solutions)
+    counts = labeller.counts(labeller.solutions, 4)
     # columns from the last prefix back to the question, where the second one left the solution's way
     assert counts.trials.tolist() == [[0, 1, 0, 1]] and counts.successes.tolist() == [[0, 1, 0, 0]]
 

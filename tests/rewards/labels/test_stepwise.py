@@ -30,7 +30,8 @@ from rollouts.prompts import render_prompt
 from rollouts.records import Problem, StepLabels
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.protocol import Sample, refuse
-from rollouts.sampling.sample import SampleArgs
+from rollouts.sampling.sample import SampleArgs, grade_sample
+from rollouts.steps import MAX_STEPS
 from stages.make import make
 from stages.rows import read_rows
 from stages.stage import Stage
@@ -391,6 +392,24 @@ def test_the_stage_on_a_script(tmp_path):
     assert (counts["positive_labels"], counts["negative_labels"]) == (5, 4)
     assert counts["positive_labels"] == count_labels(rows)["positive_labels"]
     assert [p.id for p in artifact.rows(Problem, "problems")] == ["p", "q"]
+
+
+def test_a_policy_that_does_not_stop_is_labelled_within_the_limits(tmp_path):
+    """100,000 lines in the rollout, 10,000 in every continuation of it."""
+    endless = "<<7+5=12>>12\n" * 100_000
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "script.json").write_text(json.dumps({"*": [endless[: len(endless) // 10]]}))
+
+    def write(_args, work) -> None:
+        work.write_rows("problems", [problem()])
+        work.write_rows("rows", [grade_sample(problem(), Sample("p", 0, endless, "length", 5, 7, 0), 0)])
+
+    policy = str(tmp_path / "policy")
+    made, _ = make(Stage("sample", 1, SampleArgs, write), SampleArgs(policy=policy), tmp_path)
+    sampler = SamplerArgs(backend="scripted", max_tokens=10**6)
+    args = LabelArgs(rollouts=str(made.path), policy=policy, sampler=sampler, continuations=2)
+    (row,) = make(LABEL_STEPS, args, tmp_path)[0].rows(StepLabels)
+    assert len(row.steps) == MAX_STEPS and True not in row.labels
 
 
 class Refusing:

@@ -12,9 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from rollouts.backends.vllm import sampler as backend
-from rollouts.backends.vllm.engine import Watch, check_adapter, engine_settings, environment, own_environment
+from rollouts.backends.vllm.engine import Watch, check_lora, engine_settings, environment, own_environment
 from rollouts.backends.vllm.sampler import calls
 from rollouts.sampling.args import SamplerArgs, VLLMArgs
 from rollouts.sampling.protocol import Request, fill, sample_seed
@@ -105,7 +107,7 @@ def test_greedy_samples_are_a_request_each() -> None:
 
 
 def test_seeds_wrap_around_where_vllm_s_would_not(monkeypatch) -> None:
-    monkeypatch.setattr(backend, "sample_seed", lambda *_: 2**63 - 2)
+    monkeypatch.setattr("rollouts.sampling.protocol.sample_seed", lambda *_: 2**63 - 2)
     found = [(list(call.indices), call.seed) for call in calls(filled(4), [1])]
     assert found == [([0], 2**63 - 2), ([1], 2**63 - 1), ([2], 0), ([3], 1)]
     (call,) = calls(filled(2), [1])
@@ -122,6 +124,7 @@ def test_settings_in_the_engine_s_words() -> None:
         "max_num_seqs": 7,
     }.items() <= found.items()
     assert {"max_model_len": 99, "enforce_eager": True, "enable_prefix_caching": True}.items() <= found.items()
+    assert found["trust_remote_code"] is False and found["load_format"] == "safetensors"
     assert "enable_lora" not in found and "block_size" not in found
     assert engine_settings("p", SamplerArgs(), "cpu")["dtype"] == "float32"
     assert engine_settings("p", SamplerArgs(dtype="float16"), "cuda")["dtype"] == "float16"
@@ -130,13 +133,17 @@ def test_settings_in_the_engine_s_words() -> None:
 
 
 def test_an_adapter_that_cannot_be_is_named_before_the_engine_starts(tmp_path: Path) -> None:
-    check_adapter(VLLMArgs())
+    check_lora(VLLMArgs())
     with pytest.raises(ValueError, match=r"has no adapter_config\.json"):
-        check_adapter(VLLMArgs(lora=str(tmp_path)))
+        check_lora(VLLMArgs(lora=str(tmp_path)))
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 32}))
-    check_adapter(VLLMArgs(lora=str(tmp_path), max_lora_rank=32))
+    (tmp_path / "adapter_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(ValueError, match=r"has no adapter_model\.safetensors"):
+        check_lora(VLLMArgs(lora=str(tmp_path)))
+    save_file({"lora_A": torch.zeros(2)}, tmp_path / "adapter_model.safetensors")
+    check_lora(VLLMArgs(lora=str(tmp_path), max_lora_rank=32))
     with pytest.raises(ValueError, match=r"rank 32 is more than sampler\.vllm\.max_lora_rank=16"):
-        check_adapter(VLLMArgs(lora=str(tmp_path), max_lora_rank=16))
+        check_lora(VLLMArgs(lora=str(tmp_path), max_lora_rank=16))
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from rewards.reward_model import make_reward_model
 from rollouts.sampling.policies import (
     check_folder,
     context_length,
@@ -20,6 +26,7 @@ from rollouts.sampling.policies import (
     pick_dtype,
 )
 from tests.tiny import ids, make_model, save_policy, save_reward, tokenizer
+from training.models import save_model
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +138,109 @@ def test_a_reward_model_is_no_policy(tmp_path):
     reward = save_reward(tmp_path / "reward", "orm")
     with pytest.raises(ValueError, match=r"reward is a reward model"):
         load_policy(reward, device="cpu")
+
+
+def bring_code(path: Path, place: str) -> Path:
+    """Give a folder Python code, as models of others bring it; what the code would write is the marker returned."""
+    marker = path.parent / "the-code-ran"
+    code = f"open({str(marker)!r}, 'w')\nfrom transformers import LlamaConfig as Own, LlamaForCausalLM as OwnModel\n"
+    file = path / ("custom_generate/generate.py" if place == "generate" else "own.py")
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(code + "def generate(model, *args, **kwargs): ...\n")
+    if place == "model":
+        names = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.OwnModel"}
+        edit_config(path, model_type="own", auto_map=names | {"AutoModelForTokenClassification": "own.OwnModel"})
+    if place == "tokenizer":
+        settings = json.loads((path / "tokenizer_config.json").read_text())
+        settings |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+        (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    return marker
+
+
+@pytest.mark.parametrize("answer", ["y\n", ""])
+@pytest.mark.parametrize("place", ["model", "tokenizer", "generate"])
+def test_code_in_a_folder_is_never_run_and_nobody_is_asked(folder, tmp_path, monkeypatch, capfd, place, answer):
+    shutil.copytree(folder, tmp_path / "foreign")
+    marker = bring_code(tmp_path / "foreign", place)
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    for opened in (load_policy, lambda path, device: make_reward_model(path, device)):
+        stdin = io.StringIO(answer)
+        monkeypatch.setattr(sys, "stdin", stdin)
+        if place != "generate":
+            with pytest.raises(ValueError, match=r"foreign has no .* loads: it needs Python code of its own") as caught:
+                opened(str(tmp_path / "foreign"), device="cpu")
+            assert "\n" not in str(caught.value)
+        else:
+            opened(str(tmp_path / "foreign"), device="cpu")  # its own way to sample is passed over
+        assert stdin.tell() == 0 and not marker.exists()
+    assert "[y/N]" not in "".join(capfd.readouterr())
+
+
+def test_a_command_refuses_a_folder_with_code_in_one_line(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "foreign")
+    marker = bring_code(tmp_path / "foreign", "model")
+    command = [sys.executable, "-m", "experiments.sample", "policy=foreign", "problems.limit=1", "n=1"]
+    root = str(Path(__file__).parents[3])
+    ran = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": root}, input="y\n", capture_output=True, text=True
+    )
+    (line,) = [line for line in ran.stderr.splitlines() if "foreign" in line]
+    assert ran.returncode == 2 and "it needs Python code of its own" in line
+    assert "Traceback" not in ran.stderr and "[y/N]" not in ran.stdout + ran.stderr and not marker.exists()
+
+
+def test_weights_are_read_from_safetensors_though_a_pickle_lies_beside(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "both")
+    torch.save({NORM: torch.zeros(32)}, tmp_path / "both" / "pytorch_model.bin")
+    model, _ = load_policy(str(tmp_path / "both"), device="cpu")
+    assert torch.equal(model.state_dict()[NORM], make_model().state_dict()[NORM])
+    # a name that passes for safetensors, and only a pickle that the library would read
+    (tmp_path / "both" / "model.safetensors").rename(tmp_path / "both" / "other.safetensors")
+    for opened in (load_policy, lambda path, device: make_reward_model(path, device)):
+        with pytest.raises(ValueError, match=r"both has no .* that loads: .*model\.safetensors"):
+            opened(str(tmp_path / "both"), device="cpu")
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_a_weight_that_would_be_cast_is_refused_by_name(folder, tmp_path, kind):
+    shutil.copytree(folder, tmp_path / "cast")
+    edit_weights(tmp_path / "cast", lambda w: w.update({NORM: w[NORM].to(kind)}))
+    for opened in (load_policy, lambda path, device: make_reward_model(path, device)):
+        with pytest.raises(ValueError, match=rf"cast/model\.safetensors: weight {NORM} is stored as [A-Z0-9_]+, not"):
+            opened(str(tmp_path / "cast"), device="cpu")
+
+
+def test_weights_of_any_floating_type_are_read(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "half")
+    wanted = make_model().state_dict()[NORM]
+    for kind in (torch.float64, torch.float16, torch.bfloat16):
+        edit_weights(tmp_path / "half", lambda w, kind=kind: w.update({NORM: wanted.to(kind)}))
+        model, _ = load_policy(str(tmp_path / "half"), device="cpu")
+        assert torch.equal(model.state_dict()[NORM], wanted.to(kind).float())
+
+
+def test_masks_that_old_checkpoints_hold_are_passed_over(tmp_path):
+    config = GPT2Config(vocab_size=len(tokenizer()), n_embd=32, n_layer=1, n_head=2, n_positions=64)
+    save_model(GPT2LMHeadModel(config), tokenizer(), tmp_path / "gpt2")
+    edit_weights(tmp_path / "gpt2", lambda w: w.update({"h.0.attn.bias": torch.ones(1, 1, 64, 64, dtype=torch.bool)}))
+    load_policy(str(tmp_path / "gpt2"), device="cpu")
+
+
+def test_an_adapter_beside_a_model_is_refused_by_name(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "two")
+    (tmp_path / "two" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"two has an adapter_config\.json beside its model: merge the adapter first"):
+        load_policy(str(tmp_path / "two"), device="cpu")
+
+
+def test_the_libraries_alarms_are_silent(folder, caplog, capfd):
+    from transformers.utils import logging
+
+    logging.enable_propagation()
+    level = logging.get_verbosity()
+    make_reward_model(str(folder), "cpu")  # its head is new
+    assert not caplog.records and "MISSING" not in "".join(capfd.readouterr())
+    assert logging.get_verbosity() == level
 
 
 @pytest.mark.parametrize("path", ["/no/such/folder", "./missing", "artifacts/train_policy/0123"])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rollouts.sampling.args import OpenAIArgs, RayArgs, SamplerArgs, VLLMArgs
+from rollouts.sampling.args import OpenAIArgs, RayArgs, SamplerArgs, VLLMArgs, served_model
 from rollouts.sampling.protocol import (
     Request,
-    by_name,
     fill,
     load_sampler,
     prompt_fault,
@@ -117,5 +116,7 @@ def test_what_a_prompt_may_be():
 
 
 def test_a_policy_on_a_server_goes_by_its_name(tmp_path):
-    assert by_name("some-model", SamplerArgs(backend="openai"))
-    assert not by_name(str(tmp_path), SamplerArgs(backend="openai")) and not by_name("some-model", SamplerArgs())
+    server = SamplerArgs(backend="openai", openai=OpenAIArgs(base_urls=["http://b:1/v1", "https://a.org/v1"]))
+    assert served_model("some-model", server) == "some-model@a.org,b"
+    for policy, args in ((str(tmp_path), server), ("hub:org/some-model", server), ("some-model", SamplerArgs())):
+        assert served_model(policy, args) is None

@@ -16,6 +16,7 @@ from rollouts.records import Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.protocol import Request, Sample, refuse, sample_seed
 from rollouts.sampling.sample import SAMPLE, RolloutCounts, SampleArgs, grade_sample
+from rollouts.steps import MAX_STEPS
 from stages.artifacts import ArtifactError
 from stages.make import make
 from tests.tiny import problem, rollout
@@ -45,6 +46,12 @@ def test_a_sample_becomes_a_graded_rollout():
         "p#3", "p", 3, " <<7+5=12>>12 \n\n#### 12\nmore", ("<<7+5=12>>12", "#### 12"), "12", True, "hash:number",
         "stop", 5, 7, 99,
     )  # fmt: skip
+
+
+def test_a_text_that_does_not_end_is_graded_and_kept_up_to_the_limits():
+    found = grade_sample(problem(), sample_of("<<7+5=12>>12\n" * 100_000 + "#### 12"), 0)
+    assert found.steps == ("<<7+5=12>>12",) * MAX_STEPS and found.text == "<<7+5=12>>12\n" * MAX_STEPS
+    assert (found.correct, found.answer, found.finish_reason) == (False, None, "length")
 
 
 @pytest.mark.parametrize(
@@ -164,4 +171,5 @@ def test_a_policy_that_is_a_name_needs_a_server(tmp_path):
     args = SampleArgs(policy="some-model", problems=ProblemArgs(limit=1))
     with pytest.raises(ArtifactError, match="policy: some-model: there is no such file or folder"):
         make(SAMPLE, args, tmp_path)
-    assert SampleArgs(policy="some-model", sampler=SamplerArgs(backend="openai")).served and not args.served
+    assert SampleArgs(policy="some-model", sampler=SamplerArgs(backend="openai")).served == "some-model@127.0.0.1"
+    assert args.served is None

@@ -21,7 +21,7 @@ from rollouts.steps import split_steps
 from rollouts.world.args import WorldArgs
 from rollouts.world.derivations import parse_expression
 from rollouts.world.facts import SYMBOLS, World, apply
-from rollouts.world.oracle import can_still_reach, first_error, judge_steps, parse_question
+from rollouts.world.oracle import can_still_reach, judge_steps, parse_question, true_first_error
 from tests.worlds import Step, ancestors, gold_steps, some_problems, world_args
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -78,7 +78,7 @@ def test_a_question_is_read_back():
 )
 def test_other_questions_are_refused(question, message):
     problem = Problem("x", question, "1", None, "gsm8k", "test")
-    for judge in (judge_steps, first_error, can_still_reach):
+    for judge in (judge_steps, true_first_error, can_still_reach):
         with pytest.raises(ValueError, match=message):
             judge(problem, ["#### 1"])
 
@@ -123,7 +123,7 @@ def test_other_questions_are_refused(question, message):
 )
 def test_right_lines(line):
     assert right(line)
-    assert first_error(ONE, [line]) is None and can_still_reach(ONE, [line])
+    assert true_first_error(ONE, [line]) is None and can_still_reach(ONE, [line])
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_right_lines(line):
 )
 def test_wrong_lines(line, reach):
     assert not right(line)
-    assert first_error(ONE, [line]) == 0
+    assert true_first_error(ONE, [line]) == 0
     assert can_still_reach(ONE, [line]) is reach
 
 
@@ -249,8 +249,8 @@ END = "#### 13"
     ],
 )
 def test_solutions(steps, error):
-    assert first_error(ONE, steps) == error
-    assert first_error(ONE, [f"  {step} " for step in steps]) == error
+    assert true_first_error(ONE, steps) == error
+    assert true_first_error(ONE, [f"  {step} " for step in steps]) == error
     reached = [can_still_reach(ONE, steps[:i]) for i in range(len(steps) + 1)]
     assert reached == sorted(reached, reverse=True)
     assert error is not None or all(reached)
@@ -376,8 +376,8 @@ def test_one_mistake_is_found_where_it_is(args: WorldArgs, seed: int):
     rng = random.Random(seed)
     for problem in some_problems(args, 10):
         world, gold = parse_question(problem.question), gold_steps(problem)
-        assert first_error(problem, split_steps(problem.solution)) is None
-        assert first_error(problem, [*write(gold, world, rng), f"#### {problem.answer}"]) is None
+        assert true_first_error(problem, split_steps(problem.solution)) is None
+        assert true_first_error(problem, [*write(gold, world, rng), f"#### {problem.answer}"]) is None
         place = rng.randrange(len(gold))
         start, rest = write(gold[:place], world, rng), gold[place + 1 :]
         for changed in rng.sample(list(mutations(gold[place], world, rng)), 12):
@@ -386,7 +386,7 @@ def test_one_mistake_is_found_where_it_is(args: WorldArgs, seed: int):
             later = rest if rng.random() < 0.3 else carried_on(rest, {changed.name: changed.result}, world)
             answer = (later or [changed])[-1].result
             steps = [*start, *write([changed, *later], world, rng), f"#### {answer}"]
-            assert first_error(problem, steps) == place, (problem.question, steps)
+            assert true_first_error(problem, steps) == place, (problem.question, steps)
 
 
 @settings(max_examples=40, deadline=None)
@@ -420,7 +420,7 @@ def test_one_mistake_in_the_gold_text_is_found(args: WorldArgs, seed: int):
                     and any(words == sorted(sentence(world, name).split()) for name in world.facts)
                 ):
                     continue  # as true of somebody else
-                assert first_error(problem, changed) == place, (problem.question, changed)
+                assert true_first_error(problem, changed) == place, (problem.question, changed)
 
 
 @settings(max_examples=80, deadline=None)
@@ -444,7 +444,7 @@ def test_harmless_changes_are_harmless(args: WorldArgs, seed: int):
         lines.append(f"#### {problem.answer}")
         rng.shuffle(lines)
         lines = lines[: rng.randint(1, len(lines))] + lines[:2]
-        assert first_error(problem, lines) is None, (problem.question, lines)
+        assert true_first_error(problem, lines) is None, (problem.question, lines)
         assert can_still_reach(problem, lines)
 
 
@@ -541,7 +541,7 @@ def judged(problem: Problem, lines: list[str]) -> list[bool]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         verdicts = judge_steps(problem, lines)
-        error = first_error(problem, lines)
+        error = true_first_error(problem, lines)
         reach = can_still_reach(problem, lines)
     assert len(verdicts) == len(lines) and all(isinstance(verdict, bool) for verdict in verdicts)
     assert error == (verdicts.index(False) if False in verdicts else None)
@@ -665,7 +665,7 @@ def test_what_is_right_throughout_is_graded_right(args: WorldArgs):
         assert all(can_still_reach(problem, lines[:i]) for i in range(len(lines) + 1))
         assert grade(problem.solution, problem.answer).correct
         wrong = [*lines[:-1], f"#### {int(problem.answer) + 1}"]
-        assert first_error(problem, wrong) == len(lines) - 1
+        assert true_first_error(problem, wrong) == len(lines) - 1
         assert not grade("\n".join(wrong), problem.answer).correct
 
 
@@ -673,9 +673,9 @@ def test_the_truth_is_the_same_in_every_process():
     """Python orders sets of texts anew in each."""
     program = """
 import hashlib, random
-from rollouts.problems.arithmetic import WorldArgs
-from rollouts.problems.oracle import judge_steps, parse_question
-from tests.rollouts.test_oracle import merged
+from rollouts.world.args import WorldArgs
+from rollouts.world.oracle import judge_steps, parse_question
+from tests.rollouts.world.test_oracle import merged
 from tests.worlds import some_problems
 rng, told = random.Random(0), []
 for problem in some_problems(WorldArgs(min_steps=8, max_steps=12, max_value=900, operations=["more", "sum"]), 40):

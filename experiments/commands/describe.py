@@ -1,0 +1,141 @@
+"""What the commands are and what can be set, for `--help` and `python -m experiments`.
+
+The text of a setting stands beside its field, as Sphinx reads it: `n: int = 8  #: samples of each problem`. A setting
+without one is left to `--cfg job`.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import inspect
+import io
+import itertools
+import re
+import textwrap
+import tokenize
+import typing
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.commands.catalogue import COMMANDS
+from experiments.commands.config import CommonArgs
+
+ROWS = 20  # settings and groups shown, beside those that every command has: all of it fits a screen
+WIDTH = 100
+
+
+def field_texts(kind: type) -> dict[str, str]:
+    """Field -> what its `#:` comment says, of a dataclass and those it inherits from."""
+    texts: dict[str, str] = {}
+    for one in reversed([base for base in kind.__mro__ if dataclasses.is_dataclass(base)]):
+        source = textwrap.dedent(inspect.getsource(one))
+        comments = {
+            token.start[0]: token.string[2:].strip()
+            for token in tokenize.generate_tokens(io.StringIO(source).readline)
+            if token.type == tokenize.COMMENT and token.string.startswith("#:")
+        }
+        for node in ast.parse(source).body[0].body:
+            if isinstance(node, ast.AnnAssign) and (text := comments.get(node.end_lineno)):
+                texts[node.target.id] = text
+    return texts
+
+
+def overview() -> str:
+    """Every command with a line on what it does."""
+    width = max(map(len, COMMANDS))
+    rows = [f"  {name:<{width}}  {_summary(name)}" for name in COMMANDS]
+    return "\n".join(
+        [
+            "Outcome and stepwise reward models, refiners and reranking. Each command is `python -m experiments.NAME`,",
+            "or stepwise-NAME where the package is installed; --help after one says what can be set.",
+            "",
+            *rows,
+        ]
+    )
+
+
+def _summary(name: str) -> str:
+    if header := _header(name):
+        return textwrap.shorten(re.split(r"\.(?= [A-Z]|$)|; ", header[0])[0], 80, placeholder="…")
+    origin = importlib.util.find_spec(COMMANDS[name]).origin
+    with open(origin, encoding="utf-8") as file:
+        return ast.get_docstring(ast.parse(file.read())).splitlines()[0].partition(": ")[2].rstrip(".").capitalize()
+
+
+def _header(config_name: str) -> list[str]:
+    """The lines of the comment that a primary config begins with."""
+    file = files("conf") / f"{config_name}.yaml"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return [line[1:].removeprefix(" ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
+
+
+def print_help(name: str, config_name: str, schema: DictConfig) -> None:
+    """What the command does, its examples, the settings that people change, and how to see the rest."""
+    from hydra import compose, initialize_config_module
+
+    config, groups = schema, []
+    if header := _header(config_name):
+        with initialize_config_module("conf", version_base="1.3"):
+            config = compose(config_name)
+        groups = list(_groups(config_name))
+    settings = _settings(OmegaConf.get_type(schema), config, ROWS - len(groups))
+    common = [row for row in _settings(CommonArgs, config, 99) if row[0].split(".")[0] != "tracking"]
+    print(*header, "", sep="\n")
+    _print_rows("Groups", groups)
+    _print_rows("Settings", [*settings, *common])
+    print(
+        f"\nThe rest: --cfg job (all settings), --info defaults-tree (where they come from), and the file\n"
+        f"conf/{config_name}.yaml. A sweep: -m KEY=A,B; elsewhere with hydra/launcher=joblib."
+    )
+
+
+def _print_rows(title: str, rows: list[tuple[str, str]]) -> None:
+    width = min(44, max((len(left) for left, _ in rows), default=0))
+    print(f"{title}:" if rows else "", end="\n" if rows else "")
+    for left, right in rows:
+        line = f"  {left:<{width}}  {right}"
+        print(line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…")
+
+
+def _groups(config_name: str) -> Iterator[tuple[str, str]]:
+    text = (files("conf") / f"{config_name}.yaml").read_text(encoding="utf-8")
+    for entry in OmegaConf.create(text).get("defaults", []):
+        if isinstance(entry, DictConfig):
+            ((group, chosen),) = entry.items()
+            folder = files("conf") / group
+            if folder.is_dir():
+                names = sorted(one.name[:-5] for one in folder.iterdir() if one.name.endswith(".yaml"))
+                yield f"{group}={chosen or 'null'}", " ".join(names)
+
+
+def _settings(kind: type, config: Any, room: int) -> list[tuple[str, str]]:
+    """(NAME=VALUE, text) of the settings with a text; those within a setting too, as long as there is room."""
+    hints, texts = typing.get_type_hints(kind), field_texts(kind)
+    rows: list[list[tuple[str, str]]] = []
+    inner: list[tuple[int, list[tuple[str, str]]]] = []
+    for one in dataclasses.fields(kind):
+        value = OmegaConf.select(config, one.name, throw_on_missing=False)
+        if dataclasses.is_dataclass(hints[one.name]):
+            found = _settings(hints[one.name], value, room)
+            inner.append((len(rows), [(f"{one.name}.{left}", right) for left, right in found]))
+            rows.append([(f"{one.name}.*", texts[one.name])] if one.name in texts else [])
+        elif one.name in texts:
+            rows.append([(f"{one.name}={_short(config, one.name)}", texts[one.name])])
+    for place, found in inner:
+        if sum(map(len, rows)) - len(rows[place]) + len(found) <= room and found:
+            rows[place] = found
+    return [row for block in rows for row in block]
+
+
+def _short(config: DictConfig, name: str) -> str:
+    if OmegaConf.is_missing(config, name):
+        return "???"
+    value = config[name]
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    text = text.replace("'", "").replace(", ", ",")
+    return text if len(text) <= 30 else f"{text[:29]}…"

@@ -1,0 +1,73 @@
+"""Hydra's other launchers and sweepers run our commands: joblib, submitit's local executor, Optuna."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "script.json").write_text(json.dumps({"*": ["#### 1", "#### 2", "#### 3"]}))
+    return tmp_path
+
+
+def sample(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "experiments.sample", "--multirun", "policy=policy", "sampler.backend=scripted"]
+    return subprocess.run(
+        [*command, "problems.limit=2", *argv],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def results(folder: Path) -> dict[str, dict]:
+    found = folder.glob("runs/sample/*/result.json")
+    return {path.parent.name.split(",")[0]: json.loads(path.read_text()) for path in found}
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_arms_in_processes_of_a_launcher(folder: Path, launcher: str) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher")
+    done = sample(folder, f"hydra/launcher={launcher}", "n=1,2,0")
+    assert done.returncode == 1, done.stderr
+    assert "1 of 3 arms failed" in done.stderr and "n must be at least 1, not 0" in done.stderr
+    first = results(folder)
+    assert set(first) == {"n=1", "n=2"} and all((folder / one["path"]).is_dir() for one in first.values())
+    marks = {path: path.stat().st_mtime_ns for path in folder.glob("runs/sample/*/result.json")}
+    assert sample(folder, f"hydra/launcher={launcher}", "n=1,2").returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/sample/*/result.json")} == marks
+
+
+def optuna(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    options = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", "n=2"]
+    return sample(folder, *options, "hydra.sweeper.direction=maximize", "hydra.sweeper.sampler.seed=1", *argv)
+
+
+def test_optuna_goes_by_the_objective(folder: Path) -> None:
+    storage = f"hydra.sweeper.storage=sqlite:///{folder}/study.db"
+    done = optuna(folder, "sampler.max_tokens=range(1,9)", "objective=tokens", storage)
+    assert done.returncode == 0, done.stderr
+    found = yaml.safe_load((folder / "runs" / "sample" / "optimization_results.yaml").read_text())
+    tokens = [one["tokens"] for one in results(folder).values()]
+    assert tokens and found["best_value"] == max(tokens) and (folder / "study.db").exists()
+
+
+def test_optuna_outlives_failed_trials_and_needs_an_objective(folder: Path) -> None:
+    done = optuna(folder, "sampler.top_p=interval(2.0,3.0)", "objective=tokens")
+    assert done.returncode == 1 and "3 of 3 arms failed" in done.stderr and "Traceback" not in done.stderr
+    done = optuna(folder, "sampler.top_p=interval(0.5,1.0)")
+    assert done.returncode == 1 and "this sweeper needs objective=KEY" in done.stderr and results(folder) == {}

@@ -1,7 +1,6 @@
-"""Solutions cut into steps; prompts and steps as token ids.
+"""Prompts and steps as token ids.
 
-A step is a line. The last step of a finished solution is its answer line (`#### n` in GSM8K's format). A prompt and
-what follows it are encoded apart, and all steps at once; the end of a step is found through character offsets.
+What is a step says `rollouts/solution.py`. A prompt and what follows it are encoded apart, and all steps at once; the end of a step is found through character offsets.
 """
 
 from __future__ import annotations

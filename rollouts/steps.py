@@ -1,6 +1,7 @@
 """Prompts and steps as token ids.
 
-What is a step says `rollouts/solution.py`. A prompt and what follows it are encoded apart, and all steps at once; the end of a step is found through character offsets.
+What a step is, `rollouts/solution.py` says. A prompt and what follows it are encoded apart, and all steps at once; the
+end of a step is found through character offsets.
 """
 
 from __future__ import annotations

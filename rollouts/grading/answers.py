@@ -24,10 +24,11 @@ UNGRADED = frozenset({"timeout", "crash", "undecided", "no_reference"})
 class Grade:
     """The grader's word on one text: is it right, what it answered, and the rule that said so.
 
-    `rule` is `WHERE:HOW`, or one of the words below. WHERE is the rule that found the answer: boxed, hash
-    (`####`), answer_is ("the answer is", a line `Answer: …`), answer (the tag), last_number. HOW is number (both plain: compared as fractions), text, list,
-    symbolic (math-verify), or why a found answer is wrong: unread (neither a number nor comparable as a whole,
-    such as "10 … Wait, 12"), empty, unclosed (box), too_long, retracted ("Wait, …" comes after).
+    `rule` is `WHERE:HOW`, or one of the words below. WHERE is the rule that found the answer: boxed, hash (`####`),
+    answer_is ("the answer is", a line `Answer: …`), answer (the tag), last_number. HOW is number (both plain:
+    compared as fractions), text, list, symbolic (math-verify), or why a found answer is wrong: unread (neither a
+    number nor comparable as a whole, such as "10 … Wait, 12"), empty, unclosed (box), too_long, retracted ("Wait, …"
+    comes after).
     none: nothing was found, which is wrong whatever the reference.
     timeout, crash, undecided (symbolic comparison), no_reference (it is empty): not graded, see `graded`.
     """

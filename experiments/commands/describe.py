@@ -83,7 +83,7 @@ def print_help(name: str, config_name: str, schema: DictConfig) -> None:
         with initialize_config_module("conf", version_base="1.3"):
             config = compose(config_name)
         groups = list(_groups(config_name))
-    settings = _settings(OmegaConf.get_type(schema), config, ROWS - len(groups))
+    settings = _settings(OmegaConf.get_type(schema), config, ROWS - len(groups) - max(0, len(header) - 4))
     common = [row for row in _settings(CommonArgs, config, 99) if row[0].split(".")[0] != "tracking"]
     print(*header, "", sep="\n")
     _print_rows("Groups", groups)

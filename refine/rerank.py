@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from rollouts.grading.numerals import normalise
-from rollouts.records import Candidate, Choice, Judgement, Problem
+from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem, identity
 from rollouts.sampling.policies import own_device_class
 from stages.stage import Stage, parent, resolved, runtime
 from stages.workspace import Workspace
@@ -98,11 +98,6 @@ class RerankArgs:
             raise ValueError(f"samples must be at least 1, not {self.samples}")
 
 
-def identity(item: Candidate | Judgement) -> tuple[str, str, str, int]:
-    """What names a candidate: (problem, kind, where, sample)."""
-    return item.problem_id, item.kind, item.where, item.sample
-
-
 def cost(offered: Sequence[Candidate], drafts: Sequence[Candidate]) -> int:
     """Completion tokens behind a choice: every candidate on offer, and the draft that a refiner had to read."""
     refined = any(c.kind in ("global", "local") for c in offered) and not any(c.kind == "draft" for c in offered)
@@ -111,7 +106,7 @@ def cost(offered: Sequence[Candidate], drafts: Sequence[Candidate]) -> int:
 
 def choose(
     candidates: Sequence[Candidate],
-    finals: dict[tuple[str, str, str, int], float],
+    finals: dict[CandidateKey, float],
     scorer: str,
     where: str,
     samples: int,

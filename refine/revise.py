@@ -68,7 +68,8 @@ def locate(
         return [0 if draft.steps else None for draft in drafts]
     if where == "oracle":
         return [_true_first_error(problem, draft) for problem, draft in zip(problems, drafts, strict=True)]
-    from rewards.scorer import first_error, load_scorer, score_all
+    from rewards.metrics import first_error
+    from rewards.scorer import load_scorer, score_all
 
     scorer = load_scorer(
         getattr(args, where), device=args.device, batch_tokens=args.batch_tokens, template=args.prompt.template()

@@ -150,7 +150,7 @@ class StageRunner:
         return NodeResult(artifact.path, result["reused"])
 
     def _print(self, *lines: str) -> None:
-        self.console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+        self.console.print(visible("\n".join(lines)), highlight=False, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
         """End every child, which then leaves no artifact, and start no other."""

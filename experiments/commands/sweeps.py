@@ -87,7 +87,8 @@ def _print_failed(failed: list[dict[str, Any]], arms: list[dict[str, Any]]) -> N
     table.add_column("arm", overflow="fold", max_width=34)
     table.add_column("why", overflow="fold")
     for arm in failed:
-        table.add_row(Text(" ".join(one for one in arm["overrides"] if one not in common)), Text(arm["why"]))
+        arguments = " ".join(one for one in arm["overrides"] if one not in common)
+        table.add_row(Text(one_line(arguments)), Text(one_line(arm["why"])))
     console = Console(file=sys.stderr, width=80)
     console.print(table)
     console.print("The same command again runs only what is missing.", highlight=False)

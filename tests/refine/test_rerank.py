@@ -8,10 +8,10 @@ from collections import Counter
 
 import pytest
 
-from refine.rerank import RERANK, SELECTORS, RerankArgs, choose, cost, identity, select
+from refine.rerank import RERANK, SELECTORS, RerankArgs, choose, cost, select
 from refine.revise import REVISE, ReviseArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
-from rollouts.records import Candidate, Choice, Judgement, Rollout
+from rollouts.records import Candidate, Choice, Judgement, Rollout, identity
 from rollouts.sampling.sample import SampleArgs
 from stages.make import make
 from stages.stage import Stage

@@ -83,11 +83,12 @@ def print_help(name: str, config_name: str, schema: DictConfig) -> None:
         with initialize_config_module("conf", version_base="1.3"):
             config = compose(config_name)
         groups = list(_groups(config_name))
-    settings = _settings(OmegaConf.get_type(schema), config, ROWS - len(groups) - max(0, len(header) - 4))
+    settings = _settings(OmegaConf.get_type(schema), config, ROWS - len(groups))
     common = [row for row in _settings(CommonArgs, config, 99) if row[0].split(".")[0] != "tracking"]
     print(*header, "", sep="\n")
     _print_rows("Groups", groups)
-    _print_rows("Settings", [*settings, *common])
+    chosen = [left for left, _ in groups]
+    _print_rows("Settings", [row for row in [*settings, *common] if row[0] not in chosen])
     print(
         f"\nThe rest: --cfg job (all settings), --info defaults-tree (where they come from), and the file\n"
         f"conf/{config_name}.yaml. A sweep: -m KEY=A,B; elsewhere with hydra/launcher=joblib."

@@ -8,8 +8,6 @@ nothing; the backend keeps each sample as it comes, as a stage does.
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -17,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.bench.measure import make_parser, print_header, ratios, spread
 from refine.students.shipped import find_start
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
@@ -42,14 +41,10 @@ class VLLMBench:
     hits_of_samples: float = 0.0  # where n samples share a prompt
     hits_of_continuations: float = 0.0  # where prefixes of samples are gone on from
 
-    def median(self, arm: str) -> float:
-        return statistics.median(self.rates[arm])
-
     @property
-    def ratio(self) -> float:
-        """Of the backend's rate to the engine's, the median of the rounds: other work on the machine slows both."""
-        pairs = zip(self.rates["backend"], self.rates["engine"], strict=True)
-        return statistics.median(backend / engine for backend, engine in pairs)
+    def ratios(self) -> list[float]:
+        """Of the backend's rate to the engine's, round by round."""
+        return ratios(self.rates["engine"], self.rates["backend"])
 
 
 def store_rows(folder: Path, sampler: VLLMSampler, requests: Sequence[Request]) -> list[Sample]:
@@ -154,11 +149,8 @@ def continue_prefixes(llm: LLM, sampler: VLLMSampler, requests: Sequence[Request
 
 def lines_of(found: VLLMBench) -> list[str]:
     """What was measured, in words."""
-    lines = []
-    for arm in ARMS:
-        rates = found.rates[arm]
-        lines.append(f"{arm:8} {found.median(arm):9,.0f} tokens/s (median; {min(rates):,.0f} to {max(rates):,.0f})")
-    lines.append(f"backend / engine: {found.ratio:.3f} (median of {len(found.rates['engine'])} rounds)")
+    lines = [f"{arm:8} {spread(rates, ',.0f')} tokens a second" for arm, rates in found.rates.items()]
+    lines.append(f"backend / engine: {spread(found.ratios, '.3f')} in {len(found.ratios)} rounds")
     lines.append(f"prompt tokens found in the cache: n samples {found.hits_of_samples:.1%}")
     lines.append(f"                                  continuations {found.hits_of_continuations:.1%}")
     return lines
@@ -166,7 +158,7 @@ def lines_of(found: VLLMBench) -> list[str]:
 
 def main() -> None:
     """Measure with the numbers that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--policy", default=find_start("shipped"))
     parser.add_argument("--problems", type=int, default=256)
     parser.add_argument("--samples", type=int, default=8)
@@ -177,8 +169,12 @@ def main() -> None:
     requests = [Request(problem.id, render_prompt(problem.question), n=asked.samples) for problem in problems]
     llm, sampler = open_both(asked.policy, SamplerArgs(backend="vllm", max_tokens=asked.max_tokens))
     try:
-        for line in lines_of(bench(llm, sampler, requests, asked.rounds)):
-            print(line, flush=True)
+        print_header(
+            f"{asked.policy}: {len(requests)} prompts, {asked.samples} samples each of at most {asked.max_tokens} "
+            f"tokens, {asked.rounds} rounds in turns, medians",
+            ("torch", "transformers", "vllm"),
+        )
+        print("\n".join(lines_of(bench(llm, sampler, requests, asked.rounds))), flush=True)
     finally:
         sampler.close()
 

@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 
+from experiments.bench.measure import bench_problems, demo_world
 from experiments.bench.sampling_speed import load_prompts, main, parse_arguments, plain_generate, written_tokens
 from rollouts.sampling.policies import load_policy
 from tests.tiny import save_policy
@@ -34,13 +35,21 @@ def test_plain_generate_answers_every_prompt_as_often_as_asked(tmp_path, monkeyp
 
 def test_it_prints_both_rates_and_their_ratio(tmp_path, capsys):
     policy = save_policy(tmp_path / "policy")
-    assert main(["--model", policy, *"--prompts 3 --n 2 --rows 4 --max-tokens 4 --repeats 2 --device cpu".split()]) == 0
+    assert main(["--model", policy, *"--prompts 3 --n 2 --rows 4 --max-tokens 4 --rounds 2 --device cpu".split()]) == 0
     out = capsys.readouterr().out
-    assert "3 prompts of" in out and "1 threads" in out and "torch 2" in out
+    assert "3 prompts of" in out and f"{torch.get_num_threads()} threads" in out and f"torch {torch.__version__}" in out
     ours, plain, ratio = (
         float(re.search(rf"^{name} +([\d.]+)", out, re.M)[1]) for name in ("backend hf", "model.generate", "ratio")
     )
     assert ours > 0 and plain > 0 and ratio > 0
+
+
+def test_the_world_of_the_benches_is_the_demos():
+    world = demo_world()
+    assert (world.min_steps, world.max_steps, world.max_factor, world.shortcuts) == (2, 4, 4, False)
+    easy, hard = (bench_problems("train", 30, None, max_steps=most, min_steps=most) for most in (1, 4))
+    assert {problem.solution.count("<<") for problem in easy} == {1}
+    assert {problem.solution.count("<<") for problem in hard} == {4}
 
 
 def test_rows_that_cannot_hold_a_prompt_are_refused(capsys):

@@ -44,12 +44,12 @@ class PRMError(ValueError):
 class PRMArgs:
     """A process reward model and how it is read.
 
-    `head` stepwise is a model of ours, which knows how it is read; only `lines` (`one_line_steps`) is its. Others read
-    `prompt`, then each step as `step` and `separator`, with `between` between two steps. A score is read at the last
-    token of each separator, which must be `separator_tokens` tokens. With `pieces`, these texts are tokenised one by one after a
-    start token, as TRL's trainer does; without, the whole text is. The score of token_classification is the probability
-    of its one label, or of label `positive_label` of two; that of causal_lm is the probability of the token `positive`
-    as against `negative`.
+    `head` stepwise is a model of ours: it says itself how it is read, and only `lines` is set here (`one_line_steps`).
+    Others read `prompt`, then each step as `step` and `separator`, with `between` between two steps. A score is read at
+    the last token of each separator, which must be `separator_tokens` tokens. With `pieces`, these texts are tokenised
+    one by one after a start token, as TRL's trainer does; without, the whole text is. The score of token_classification
+    is the probability of its one label, or of label `positive_label` of two; that of causal_lm is the probability of
+    the token `positive` as against `negative`.
     """
 
     model: str = MISSING  #: the reward model

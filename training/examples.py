@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from training.attention.packed import Packing
-
 if TYPE_CHECKING:
     import torch
 
     from training.attention.last_layer import TargetTokens
-    from training.attention.shared import PrefixPacking
+    from training.attention.packed import Packing
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ class Batch:
     positions: torch.Tensor
     targets: torch.Tensor
     position_ids: torch.Tensor | None = None
-    packing: Packing | PrefixPacking | None = None
+    packing: Packing | None = None
     target_tokens: TargetTokens | None = None
 
     def to(self, device: torch.device) -> Batch:
@@ -68,11 +66,10 @@ class Batch:
         inputs = {"input_ids": self.ids, "position_ids": self.position_ids, "use_cache": False}
         if self.target_tokens is not None:
             inputs["target_tokens"] = self.target_tokens
-        if not isinstance(self.packing, Packing):
-            return inputs | {"packing": self.packing}
-        bounds, longest = self.packing.bounds, self.packing.longest
-        # flash attention looks for restarted positions in batches of one row only: it is told where examples start
-        inputs |= {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
+        if self.packing.starts is not None:
+            # the library's flash attention looks for restarted positions in a batch of one row only: it is told
+            inputs |= dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), self.packing.starts)
+            inputs |= dict.fromkeys(("max_length_q", "max_length_k"), self.packing.longest)
         return inputs | {"packing": self.packing}
 
 

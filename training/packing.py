@@ -10,7 +10,7 @@ import random
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
-from training.attention.packed import find_packing
+from training.attention.packed import Branch, find_packing
 from training.examples import Batch, Example, place_targets
 
 _PACKED_TOGETHER = 8192  # examples that are fitted at a time: enough for full packs, and the order stays random
@@ -86,22 +86,27 @@ def pack_batch(packs: Sequence[Sequence[Example]], pad_id: int) -> Batch:
     """
     import torch
 
-    rows = [[token for example in pack for token in example.ids] for pack in packs]
-    if not rows or not all(rows):
-        raise ValueError(f"{len(rows)} packs, of {[len(row) for row in rows]} tokens: there is nothing to read")
-    longest = max(map(len, rows))
-    ids = torch.full((len(rows), longest), pad_id)
+    sizes = [sum(len(example.ids) for example in pack) for pack in packs]
+    if not sizes or not all(sizes):
+        raise ValueError(f"{len(sizes)} packs, of {sizes} tokens: there is nothing to read")
+    width = max(sizes)
+    ids = torch.full((len(packs), width), pad_id)
     # padding has position 0 everywhere: each such token is a sequence of its own
-    positions = torch.zeros(len(rows), longest, dtype=torch.long)
-    examples, owners, starts = [], [], []
-    for number, (row, pack) in enumerate(zip(rows, packs, strict=True)):
-        ids[number, : len(row)] = torch.tensor(row)
-        start = 0
+    positions = torch.zeros(len(packs), width, dtype=torch.long)
+    examples, rows, columns, branches = [], [], [], []
+    for row, pack in enumerate(packs):
+        column = 0
         for example in pack:
-            positions[number, start : start + len(example.ids)] = torch.arange(len(example.ids))
+            end = column + len(example.ids)
+            ids[row, column:end] = torch.tensor(example.ids)
+            positions[row, column:end] = torch.arange(len(example.ids))
+            places = range(row * width + column, row * width + end)
+            branches.append(Branch(places, range(len(places)), places))
             examples.append(example)
-            owners.append(number)
-            starts.append(start)
-            start += len(example.ids)
-    packing = find_packing([[len(example.ids) for example in pack] for pack in packs], longest)
-    return Batch(ids, None, *place_targets(examples, owners, starts), positions, packing)
+            rows.append(row)
+            columns.append(column)
+            column = end
+    starts = torch.cat([(positions.flatten() == 0).nonzero()[:, 0], torch.tensor([ids.numel()])]).int()
+    # of examples of one length the last comes first: which random numbers of a dropout each gets hangs on the order
+    packing = find_packing(branches[::-1], ids.numel(), starts)
+    return Batch(ids, None, *place_targets(examples, rows, columns), positions, packing)

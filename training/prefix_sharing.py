@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from training.attention.install import reads_packs
 from training.attention.last_layer import find_target_tokens
-from training.attention.shared import Branch, find_prefix_packing
+from training.attention.packed import Branch, find_packing
 from training.examples import Batch, Example
 from training.packing import pack_batch, plan_packs
 
@@ -162,7 +162,7 @@ def share_batch(examples: Sequence[Example], pad_id: int, targets_only: bool = F
             positions=torch.tensor(places, dtype=torch.long),
             targets=targets,
             position_ids=torch.tensor([row.depths]),
-            packing=find_prefix_packing(branches, len(row.ids)),
+            packing=find_packing(branches, len(row.ids)),
         )
         paths: Sequence[Sequence[int]] = row.paths
     else:

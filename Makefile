@@ -12,7 +12,7 @@ TRL_SFT := .venv-trl-sft
 .PHONY: help demo test faults test-vllm bench-sampling bench-training lint format clean students
 
 demo: $(VENV)/.installed  ## train and refine in the embedded world, print the table, write runs/demo/
-	$(BIN)/python -m experiments.glore run.name=demo
+	$(BIN)/python -m experiments.glore experiment=demo run.name=demo
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18

@@ -1,92 +1,21 @@
 """`python -m experiments.convert`: rows of step labels from one format to another, as a stream.
 
-Left out: what the formats are (`rewards/formats`), and labels to train on (`experiments/import_labels.py`).
+Left out: the conversion itself (`rewards/formats/convert.py`), and labels to train on (`experiments/import_labels.py`).
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from experiments.commands.command import command
 from experiments.commands.config import Job
-from rewards.formats import FORMATS, Choices, FormatError, write_record
-from rewards.formats.files import write_file
-from rewards.formats.reading import BAD_ROWS, Reading
-from rewards.formats.step_labels import NAME
-from stages.stage import MISSING
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass
-class ConvertArgs:
-    """Arguments of the command `convert`.
-
-    `input` and `output` are .jsonl, .json or .parquet files; with `source_format` step_labels the input is the folder
-    of an artifact of `label_steps`. A row that cannot be converted ends the command, or with `bad_rows` skip is left
-    out, counted and named.
-    """
-
-    input: str = MISSING  #: the file to read; .jsonl, .json or .parquet
-    output: str = MISSING  #: the file to write
-    source_format: str = MISSING  #: whose rows these are
-    target_format: str = MISSING  #: whose they become
-    bad_rows: str = "error"  #: error or skip
-    choices: Choices = field(default_factory=Choices)
-
-    def validate(self) -> None:
-        """Raise ValueError naming the first setting that makes no sense."""
-        if self.source_format not in (*FORMATS, NAME):
-            raise ValueError(f"source_format={self.source_format!r} is none of {', '.join((*FORMATS, NAME))}")
-        if self.target_format == NAME:
-            raise ValueError("python -m experiments.import_labels makes an artifact of step labels, convert does not")
-        if self.target_format not in FORMATS:
-            raise ValueError(f"target_format={self.target_format!r} is none of {', '.join(FORMATS)}")
-        if self.bad_rows not in BAD_ROWS:
-            raise ValueError(f"bad_rows={self.bad_rows!r} is none of {', '.join(BAD_ROWS)}")
-        if Path(self.input).expanduser().resolve() == Path(self.output).expanduser().resolve():
-            raise ValueError(f"input and output are the same file: {self.input}")
-
-
-def convert(args: ConvertArgs) -> dict[str, Any]:
-    """Convert a file; returns what was read, written, dropped, cut and left out.
-
-    Raises:
-        FormatError: a row cannot be converted (and is not to be skipped), or a file cannot be read or written.
-    """
-    reading = Reading(args.input, args.source_format, args.choices, args.bad_rows)
-    counts = reading.counts
-    counts.update(rows=0, bad_rows=0, dropped=0, steps=0, steps_cut=0, soft_labels=0, unlabelled_steps=0)
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for where, record in reading:
-            try:
-                row = write_record(args.target_format, record, args.choices)
-            except FormatError as error:
-                reading.refuse(where, error)
-                continue
-            if row is None:
-                counts["dropped"] += 1
-                continue
-            left = len(FORMATS[args.target_format].parse(row, args.choices).steps)
-            counts["steps"] += left
-            counts["steps_cut"] += len(record.steps) - left
-            counts["soft_labels"] += sum(label not in (None, 0, 1) for label in record.labels)
-            counts["unlabelled_steps"] += sum(label is None for label in record.labels[:left])
-            yield row
-
-    written = write_file(args.output, rows(), FORMATS[args.target_format].columns)
-    if counts["soft_labels"]:
-        logger.warning("%d soft labels were cut at %s", counts["soft_labels"], args.choices.threshold)
-    return {"output": args.output, "written": written, **counts, "bad": reading.bad}
+from experiments.commands.unused import refuse_set
+from rewards.formats.convert import ConvertArgs, convert
 
 
 def work(job: Job) -> dict[str, Any]:
     """Convert, and say what came of it."""
+    refuse_set(job, "launch", "tracking", reason="this is one process, and result.json is all that it records")
     result = convert(job.args)
     others = ("bad_rows", "dropped", "steps_cut", "soft_labels", "unlabelled_steps")
     more = "".join(f", {result[name]:,} {name.replace('_', ' ')}" for name in others if result[name])

@@ -1,201 +1,21 @@
 """`python -m experiments.evaluate_prm`: one process reward model on ProcessBench-style data, by its protocol.
 
-Left out: how a model is read (`rewards/prm.py`), and the protocol (`rewards/processbench.py`).
+Left out: the evaluation itself (`rewards/evaluate_prm.py`).
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from experiments.commands.command import command
-from experiments.commands.config import ConfigError, Job
-from rewards.formats import FORMATS, Choices, FormatError, StepRecord
-from rewards.formats.files import write_file
-from rewards.formats.reading import Reading
-from rewards.formats.record import harden, locate_error
-from rewards.formats.step_labels import NAME
-from rewards.intervals import RESAMPLES, Estimate, estimate, ratio_replicates, resample
-from rewards.metrics import harmonic_mean
-from rewards.prm import PRMArgs, load_judge
-from rewards.processbench import Judged, choose_threshold, find_hits, measure_f1
-from stages.progress import progress
+from experiments.commands.config import Job
+from experiments.commands.unused import refuse_set
+from rewards.evaluate_prm import EvaluateArgs, evaluate
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-
-logger = logging.getLogger(__name__)
-
-AT_ONCE = 256  # solutions between two reports of progress
-
-
-@dataclass
-class EvaluateArgs:
-    """Arguments of the command `evaluate_prm`.
-
-    `data` has a file (.jsonl, .json, .parquet) in `format` for each subset, which is called like it. A step whose
-    probability is below the threshold is wrong: that is `threshold`, or the best one on the subset `choose_on`, which
-    is then left out of the average; or else the one saved with a model of ours. `limit` takes so many rows of each
-    subset. `predictions` is a file for the scores of every solution.
-    """
-
-    data: list[str] = field(default_factory=list)  #: a file for each subset
-    format: str = "processbench"  #: whose rows these are
-    prm: PRMArgs = field(default_factory=PRMArgs)
-    choices: Choices = field(default_factory=Choices)
-    threshold: float | None = None  #: below it a step is wrong
-    choose_on: str | None = None  #: the subset on which the threshold is chosen
-    limit: int | None = None  #: at most so many rows of a subset
-    resamples: int = RESAMPLES
-    seed: int = 0
-    predictions: str | None = None  #: a file for all scores
-
-    def validate(self) -> None:
-        """Raise ValueError naming the first setting that makes no sense."""
-        if self.format not in (*FORMATS, NAME):
-            raise ValueError(f"format={self.format!r} is none of {', '.join((*FORMATS, NAME))}")
-        if not self.data:
-            raise ValueError("data=[FILE,…] must name at least one subset")
-        names = [Path(path).stem for path in self.data]
-        if len(set(names)) < len(names):
-            raise ValueError(f"data={self.data}: two subsets would have one name")
-        if self.threshold is not None and self.choose_on is not None:
-            raise ValueError(f"threshold={self.threshold} is given, so none is chosen on {self.choose_on!r}")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be from 0 to 1, not {self.threshold}")
-        if self.choose_on is not None and self.choose_on not in names:
-            raise ValueError(f"choose_on={self.choose_on!r} is no subset of data: {', '.join(names)}")
-        if self.choose_on is not None and len(self.data) < 2:
-            raise ValueError(f"choose_on={self.choose_on!r} leaves no subset to report: data has no other")
-        for name in ("limit", "resamples"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-
-
-def read_subset(path: str, args: EvaluateArgs) -> list[StepRecord]:
-    """The solutions of a file whose first wrong step is known, each with an id.
-
-    Raises:
-        FormatError: a row cannot be read, or the first wrong step of its solution is not known.
-    """
-    records = []
-    for where, record in Reading(path, args.format, args.choices, "error"):
-        try:
-            locate_error(harden(record.labels, args.choices.threshold))
-        except FormatError as error:
-            raise FormatError(f"{where}: {error}") from error
-        named = record.id or where
-        records.append(StepRecord(record.question, record.steps, record.labels, named, record.answer, record.correct))
-        if len(records) == args.limit:
-            break
-    return records
-
-
-def judge_subsets(args: EvaluateArgs) -> tuple[dict[str, list[Judged]], float | None, list[str]]:
-    """Every subset's solutions with the model's scores, the model's own threshold, if it has one, and the ids of the
-    solutions that are left out, since they are too long for it.
-
-    Raises:
-        ValueError: a file or the model cannot be used, or a score is not a number; the message names the solution.
-    """
-    subsets = {Path(path).stem: read_subset(path, args) for path in args.data}
-    judge = load_judge(args.prm)
-    judged: dict[str, list[Judged]] = {}
-    too_long: list[str] = []
-    with progress(sum(map(len, subsets.values())), "solutions", "score") as bar:
-        for name, records in subsets.items():
-            judged[name] = []
-            for start in range(0, len(records), AT_ONCE):
-                part = records[start : start + AT_ONCE]
-                for record, scores in zip(part, judge.judge(part), strict=True):
-                    if scores is None:
-                        too_long.append(record.id)
-                        continue
-                    truth = locate_error(harden(record.labels, args.choices.threshold))
-                    judged[name].append(Judged(record.id, record.question, truth, tuple(scores)))
-                bar.advance(len(part))
-    if too_long:
-        logger.warning("%d solutions are too long for the model and left out, such as %s", len(too_long), too_long[0])
-    return judged, judge.threshold, too_long
-
-
-def report_subset(judged: Sequence[Judged], threshold: float, resamples: int, seed: int) -> dict[str, Estimate]:
-    """Accuracy on solutions with (`error`) and without an error (`correct`) and `f1`, with 95% intervals.
-
-    All solutions of a question are drawn together.
-    """
-    value = dict(zip(("error", "correct", "f1"), measure_f1(judged, threshold), strict=True))
-    replicates, n = replicate(judged, threshold, resamples, seed), {}
-    n["error"] = sum(one.truth is not None for one in judged)
-    n["correct"], n["f1"] = len(judged) - n["error"], len(judged)
-    return {name: estimate(value[name], replicates[name], n[name]) for name in value}
-
-
-def replicate(judged: Sequence[Judged], threshold: float, resamples: int, seed: int) -> dict[str, np.ndarray]:
-    """The three measures in each resample, (resamples,); NaN where one has no solution of a kind."""
-    questions = {question: i for i, question in enumerate(dict.fromkeys(one.question for one in judged))}
-    owners = np.array([questions[one.question] for one in judged])
-    hits, wrong = np.array(find_hits(judged, threshold)), np.array([one.truth is not None for one in judged])
-    counts = resample(len(questions), resamples, seed)
-    found = {}
-    for name, kind in (("error", wrong), ("correct", ~wrong)):
-        above, below = (np.bincount(owners, weights, len(questions)) for weights in (hits & kind, kind))
-        found[name] = ratio_replicates(counts, above, below)
-    with np.errstate(invalid="ignore"):
-        found["f1"] = harmonic_mean(found["error"], found["correct"])
-    found["f1"][np.isnan(found["error"]) | np.isnan(found["correct"])] = np.nan
-    return found
-
-
-def evaluate(args: EvaluateArgs) -> dict[str, Any]:
-    """Judge every subset and measure; the result is plain JSON.
-
-    Raises:
-        ValueError: see `judge_subsets`; or a subset lacks solutions with or without an error.
-    """
-    if args.threshold is None and args.choose_on is None and args.prm.head != "stepwise":
-        raise ConfigError("a model of others has no threshold of its own: give threshold, or choose_on=SUBSET")
-    judged, own, too_long = judge_subsets(args)
-    threshold, source = args.threshold, "given"
-    if args.choose_on is not None:
-        threshold, source = choose_threshold(judged[args.choose_on]), f"chosen on {args.choose_on}"
-    elif threshold is None:
-        threshold, source = own, "the model's own"
-    if args.predictions is not None:
-        write_predictions(args.predictions, judged, threshold)
-    reported = [name for name in judged if name != args.choose_on]
-    subsets = {}
-    for number, (name, ones) in enumerate(judged.items()):
-        subsets[name] = report_subset(ones, threshold, args.resamples, args.seed + number)
-        subsets[name] |= {"reported": name in reported}
-    numbers = {name: args.seed + number for number, name in enumerate(judged)}
-    together = [replicate(judged[name], threshold, args.resamples, numbers[name])["f1"] for name in reported]
-    mean = float(np.mean([subsets[name]["f1"]["value"] for name in reported]))
-    solutions = sum(len(judged[name]) for name in reported)
-    return {
-        "model": args.prm.model,
-        "threshold": threshold,
-        "threshold_from": source,
-        "too_long": len(too_long),
-        "subsets": subsets,
-        "average": {"f1": estimate(mean, np.mean(together, axis=0), solutions), "over": reported},
-    }
-
-
-def write_predictions(path: str, judged: dict[str, list[Judged]], threshold: float) -> None:
-    """Write a row a solution: subset, id, the true first wrong step, whether it was found, and all scores."""
-    rows = (
-        {"subset": name, "id": one.id, "first_error": one.truth, "hit": hit, "scores": list(one.scores)}
-        for name, ones in judged.items()
-        for one, hit in zip(ones, find_hits(ones, threshold), strict=True)
-    )
-    write_file(path, rows)
+    from rewards.intervals import Estimate
 
 
 def make_table(result: dict[str, Any]) -> Table:
@@ -228,6 +48,7 @@ def work(job: Job) -> dict[str, Any]:
     """Evaluate, and print the table."""
     from rich.console import Console
 
+    refuse_set(job, "launch", "tracking", reason="this is one process, and result.json is all that it records")
     result = evaluate(job.args)
     Console(highlight=False, markup=False, emoji=False).print(make_table(result))
     return result

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from rollouts.grading.numerals import normalise
-from rollouts.records import Candidate, Choice, Judgement, Problem
+from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem, identity
 from rollouts.sampling.policies import own_device_class
 from stages.stage import Stage, parent, resolved, runtime
 from stages.workspace import Workspace
@@ -55,8 +55,8 @@ SELECTORS = {
     "draft_global": (("draft", "global"), "best"),
     "draft_local": (("draft", "local"), "best"),
     "reranked": (("draft", "global", "local"), "best"),
-    "best_of_3": (("sample",), "best"),
-    "majority_of_3": (("sample",), "majority"),
+    "best_of_n": (("sample",), "best"),
+    "majority_of_n": (("sample",), "majority"),
     "random": (("draft", "global", "local"), "random"),
     "oracle": (("draft", "global", "local"), "oracle"),
     "control": (("control",), "best"),
@@ -82,24 +82,20 @@ def select(candidates: Sequence[Candidate], scores: Sequence[float], rule: str) 
 
 @dataclass
 class RerankArgs:
-    """Arguments of the stage `rerank`. `samples` is how many of the sampled solutions best-of-n may choose from."""
+    """Arguments of the stage `rerank`. `samples` is the n of best-of-n and majority-of-n: they choose among the first
+    `samples` of the sampled solutions (None: among all)."""
 
     candidates: str = parent("revise")  #: an artifact of revise
     orm: str = parent("train_reward")  #: an artifact of train_reward
     sorm: str = parent("train_reward")  #: an artifact of train_reward
-    samples: int = 3  #: how many best-of-n chooses from
+    samples: int | None = None  #: how many best-of-n chooses from
     batch_tokens: int = runtime(16384)  #: tokens of a forward pass
     device: str = resolved("auto", own_device_class)
 
     def validate(self) -> None:
         """Raise ValueError where there would be no samples to choose from."""
-        if self.samples < 1:
+        if self.samples is not None and self.samples < 1:
             raise ValueError(f"samples must be at least 1, not {self.samples}")
-
-
-def identity(item: Candidate | Judgement) -> tuple[str, str, str, int]:
-    """What names a candidate: (problem, kind, where, sample)."""
-    return item.problem_id, item.kind, item.where, item.sample
 
 
 def cost(offered: Sequence[Candidate], drafts: Sequence[Candidate]) -> int:
@@ -110,7 +106,7 @@ def cost(offered: Sequence[Candidate], drafts: Sequence[Candidate]) -> int:
 
 def choose(
     candidates: Sequence[Candidate],
-    finals: dict[tuple[str, str, str, int], float],
+    finals: dict[CandidateKey, float],
     scorer: str,
     where: str,
     samples: int,
@@ -165,6 +161,8 @@ def rerank(args: RerankArgs, work: Workspace) -> None:
     groups: dict[str, list[Candidate]] = {problem_id: [] for problem_id in problems}
     for candidate in candidates:
         groups[candidate.problem_id].append(candidate)
+    drawn = max((sum(c.kind == "sample" for c in group) for group in groups.values()), default=0)
+    samples = drawn if args.samples is None else args.samples
     places = sorted({c.where for c in candidates if c.kind == "local"}) or ["none"]
     for name in ("orm", "sorm"):
         scorer = load_scorer(getattr(args, name), device=args.device, batch_tokens=args.batch_tokens)
@@ -179,9 +177,10 @@ def rerank(args: RerankArgs, work: Workspace) -> None:
         finals = {identity(j): j.probabilities[-1] if j.probabilities else -math.inf for j in own}
         for where in places:
             for group in groups.values():
-                choices.extend(choose(group, finals, name, where, args.samples))
+                choices.extend(choose(group, finals, name, where, samples))
     work.write_rows("judgements", judgements)
     work.write_rows("rows", choices, Choice)
+    work.count(samples=min(samples, drawn))  # the n of best_of_n
 
 
-RERANK = Stage("rerank", 1, RerankArgs, rerank)
+RERANK = Stage("rerank", 2, RerankArgs, rerank)

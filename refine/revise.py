@@ -19,6 +19,7 @@ from rollouts.sampling.collect import collect
 from rollouts.sampling.policies import own_device_class
 from rollouts.sampling.protocol import REFUSED, Request, Sampler, load_sampler
 from rollouts.steps import cut_text, join_steps
+from rollouts.world.args import SOURCE as WORLD
 from stages.stage import Stage, parent, resolved, runtime
 from stages.workspace import Workspace
 
@@ -67,7 +68,8 @@ def locate(
         return [0 if draft.steps else None for draft in drafts]
     if where == "oracle":
         return [_true_first_error(problem, draft) for problem, draft in zip(problems, drafts, strict=True)]
-    from rewards.scorer import first_error, load_scorer, score_all
+    from rewards.metrics import first_error
+    from rewards.scorer import load_scorer, score_all
 
     scorer = load_scorer(
         getattr(args, where), device=args.device, batch_tokens=args.batch_tokens, template=args.prompt.template()
@@ -82,7 +84,7 @@ def locate(
 def _true_first_error(problem: Problem, draft: Rollout) -> int | None:
     from rollouts.world.oracle import true_first_error
 
-    if problem.source != "arithmetic":
+    if problem.source != WORLD:
         raise ValueError(f"where=oracle: nobody knows the first error of a {problem.source} solution")
     return true_first_error(problem, draft.steps)
 

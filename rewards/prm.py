@@ -27,6 +27,7 @@ from rollouts.sampling.policies import (
 )
 from stages.hub import local_path
 from stages.stage import MISSING
+from training.examples import Example, pad_batch
 
 if TYPE_CHECKING:
     import torch
@@ -227,18 +228,11 @@ class ForeignJudge:
     def _forward(self, examples: list[tuple[list[int], list[int]]]) -> list[float]:
         import torch
 
-        longest = max(len(ids) for ids, _ in examples)
-        ids = torch.full((len(examples), longest), self.tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, (own, _) in enumerate(examples):
-            ids[row, : len(own)] = torch.tensor(own)
-            mask[row, : len(own)] = 1
-        rows = torch.tensor([row for row, (_, ends) in enumerate(examples) for _ in ends], dtype=torch.long)
-        columns = torch.tensor([end for _, ends in examples for end in ends], dtype=torch.long)
+        rows = [Example(ids, ends, [0.0] * len(ends)) for ids, ends in examples]
+        batch = pad_batch(rows, self.tokenizer.pad_token_id).to(self.model.device)
         with torch.inference_mode():
-            place = self.model.device
-            logits = self.model(input_ids=ids.to(place), attention_mask=mask.to(place)).logits
-            return self._probabilities(logits[rows.to(place), columns.to(place)].float()).tolist()
+            logits = self.model(input_ids=batch.ids, attention_mask=batch.mask).logits
+            return self._probabilities(logits[batch.rows, batch.positions].float()).tolist()
 
     def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Of logits (steps, labels or tokens) the probability of the positive one, (steps,)."""

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rewards.metrics import harmonic_mean
-from rewards.scorer import first_error
+from rewards.metrics import first_error, harmonic_mean, middles, pick_threshold
 
 
 class ProtocolError(ValueError):
@@ -73,18 +72,13 @@ def choose_threshold(judged: Sequence[Judged]) -> float:
     ranges = np.array([_hit_range(one) for one in judged])
     wrong = np.array([one.truth is not None for one in judged])
     edges = np.unique(ranges[np.isfinite(ranges)])
-    middles = (edges[:-1] + edges[1:]) / 2
-    # between two neighbouring floats the middle rounds to the lower one, which would belong to the range below
-    middles = np.where(middles > edges[:-1], middles, edges[1:])
-    thresholds = np.concatenate([edges[:1], middles, [np.nextafter(edges[-1], math.inf)]])
+    thresholds = np.concatenate([edges[:1], middles(edges), [np.nextafter(edges[-1], math.inf)]])
     shares = []
     for kind in (wrong, ~wrong):
         low, high = ranges[kind & (ranges[:, 0] < ranges[:, 1])].T
         hits = np.searchsorted(np.sort(low), thresholds) - np.searchsorted(np.sort(high), thresholds)
         shares.append(hits / kind.sum())
-    f1 = harmonic_mean(*shares)
-    best = np.flatnonzero(np.isclose(f1, f1.max(), rtol=0, atol=1e-12))
-    return float(thresholds[best[np.argmin(np.abs(thresholds[best] - 0.5))]])
+    return pick_threshold(thresholds, harmonic_mean(*shares))
 
 
 def _hit_range(one: Judged) -> tuple[float, float]:

@@ -128,7 +128,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The candidate that one selector (`draft`, `reranked`, `best_of_3`, …) chose for one problem.
+    """The candidate that one selector (`draft`, `reranked`, `best_of_n`, …) chose for one problem.
 
     `scorer` is orm, sorm, or none where the selector asks no reward model. `where` says which local refinements
     were on offer. `completion_tokens` are those of all candidates that had to be sampled to choose.
@@ -146,3 +146,8 @@ class Choice:
 
 
 CandidateKey = tuple[str, str, str, int]  # problem_id, kind, where, sample
+
+
+def identity(item: Candidate | Judgement) -> CandidateKey:
+    """What names a candidate: (problem, kind, where, sample)."""
+    return item.problem_id, item.kind, item.where, item.sample

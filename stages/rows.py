@@ -1,4 +1,4 @@
-"""Records to and from Parquet files, and JSON files written whole or not at all.
+"""Records to and from Parquet files, written whole or not at all.
 
 The columns come from the record's type hints, so a file of another record is refused by name. Left out: which
 folder a file belongs to (`stages/artifacts.py`).
@@ -6,22 +6,20 @@ folder a file belongs to (`stages/artifacts.py`).
 
 from __future__ import annotations
 
-import math
-import os
+import dataclasses
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from stages.files import StoreError, replacing
+from stages.text import shown
+
 if TYPE_CHECKING:
     import pyarrow as pa
-import dataclasses
-from collections.abc import Callable
-from functools import cache
-
-from stages.files import StoreError, aside_name
 
 T = TypeVar("T")
 ROWS_AT_ONCE = 8192  # a row group of a file
@@ -42,19 +40,19 @@ def write_rows(path: str | Path, records: Iterable[Any], cls: type | None = None
     cls = cls or (None if first is None else type(first))
     if cls is None:
         raise StoreError(f"{path}: no rows, so their class must be given")
-    schema, aside, written = schema_of(cls), aside_name(path), 0
+    schema, written = schema_of(cls), 0
     records = records if first is None else chain([first], records)
     try:
-        with pq.ParquetWriter(aside, schema, compression="zstd", write_page_checksum=True) as writer:
+        with (
+            replacing(path) as aside,
+            pq.ParquetWriter(aside, schema, compression="zstd", write_page_checksum=True) as writer,
+        ):
             # a part at a time, since a million rollouts do not fit in memory; its size decides the bytes of the file
             while part := list(islice(records, ROWS_AT_ONCE)):
                 writer.write_table(_table(path, part, cls, schema, written))
                 written += len(part)
-        os.replace(aside, path)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
     return written
 
 
@@ -65,10 +63,9 @@ def _table(path: Path, records: list[Any], cls: type, schema: pa.Schema, before:
     rows = []
     for number, record in enumerate(records, start=before):
         if type(record) is not cls:
-            raise StoreError(f"{path}, row {number}: expected {cls.__name__}, not {_shown(record)}")
-        row = to_row(record)
-        _record(cls, row, f"{path}, row {number}")
-        rows.append(row)
+            raise StoreError(f"{path}, row {number}: expected {cls.__name__}, not {shown(record)}")
+        rows.append(to_row(record))
+        _naming(path, number, _fields, cls, rows[-1])
     try:
         return pa.Table.from_pylist(rows, schema=schema)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
@@ -95,7 +92,14 @@ def read_rows(path: str | Path, cls: type[T]) -> list[T]:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: cut short, damaged, or not a Parquet file: {error}") from error
     _check_columns(path, cls, table.schema)
-    return [_record(cls, row, f"{path}, row {number}") for number, row in enumerate(rows)]
+    return [_naming(path, number, from_row, cls, row) for number, row in enumerate(rows)]
+
+
+def _naming(path: Path, number: int, work: Callable[[type, dict[str, Any]], T], cls: type, row: dict[str, Any]) -> T:
+    try:
+        return work(cls, row)
+    except ValueError as error:
+        raise StoreError(f"{path}, row {number}: {error}") from error
 
 
 def schema_of(cls: type) -> pa.Schema:
@@ -126,18 +130,6 @@ def _arrow_type(hint: Any) -> tuple[pa.DataType, bool]:
     return plain[hint], False
 
 
-def _record(cls: type[T], row: dict[str, Any], where: str) -> T:
-    try:
-        record = from_row(cls, row)
-    except ValueError as error:
-        raise StoreError(f"{where}: {_shorten(str(error))}") from error
-    for name, value in row.items():
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, float) and not math.isfinite(item):
-                raise StoreError(f"{where}: {cls.__name__}.{name} must be finite, not {_shown(value)}")
-    return record
-
-
 def _check_columns(path: Path, cls: type, found: pa.Schema) -> None:
     wanted = schema_of(cls)
     record = (found.metadata or {}).get(b"record", b"").decode(errors="replace")
@@ -149,7 +141,7 @@ def _check_columns(path: Path, cls: type, found: pa.Schema) -> None:
         changed = sorted(name for name in want.keys() & have.keys() if want[name] != have[name])
         raise StoreError(
             f"{path}: not a file of {cls.__name__} rows: missing columns {sorted(want.keys() - have.keys())}, "
-            f"unknown {_shown(sorted(have.keys() - want.keys()))}, "
+            f"unknown {shown(sorted(have.keys() - want.keys()))}, "
             f"of another type {[f'{name}: {have[name]}' for name in changed]}"
         )
 
@@ -162,16 +154,8 @@ def _first_bad_row(path: Path, rows: list[dict[str, Any]], schema: pa.Schema, be
             try:
                 pa.array([row[field.name]], type=field.type)
             except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
-                return f"{path}, row {number}: {field.name} cannot be stored: {_shown(row[field.name])}: {error}"
+                return f"{path}, row {number}: {field.name} cannot be stored: {shown(row[field.name])}: {error}"
     return None
-
-
-def _shown(value: Any) -> str:
-    return _shorten(repr(value))
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 300 else f"{text[:300]}… ({len(text)} characters)"
 
 
 def to_row(record: Any) -> dict[str, Any]:
@@ -187,47 +171,41 @@ def from_row(cls: type[T], row: dict[str, Any]) -> T:
     """Build a record from a row.
 
     Raises:
-        ValueError: a field is missing, unknown, or of the wrong type; the message names field and value.
+        ValueError: a field is missing, unknown, of the wrong type or not finite; the message names field and value.
     """
-    fields = _fields(cls)
-    if not isinstance(row, dict):
-        raise ValueError(f"a {cls.__name__} row must have fields, not be {row!r}")
-    if row.keys() != fields.keys():
-        unknown, missing = row.keys() - fields.keys(), fields.keys() - row.keys()
-        raise ValueError(f"a {cls.__name__} row has missing fields {sorted(missing)}, unknown {sorted(unknown)}")
-    values = {}
-    for name, (hint, is_tuple, fits) in fields.items():
-        value = row[name]
-        if is_tuple and isinstance(value, list):
-            value = tuple(value)
-        if not fits(value):
-            raise ValueError(f"{cls.__name__}.{name} must be {_name(hint)}, not {value!r}")
-        values[name] = value
-    return cls(**values)
+    return cls(**_fields(cls, row))
 
 
-@cache
-def _fields(cls: type) -> dict[str, tuple[Any, bool, Callable[[Any], bool]]]:
-    """Of each field its type hint, whether that is a tuple, and what says whether a value fits it."""
+def _fields(cls: type, row: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a row, checked, with tuples for lists."""
+    from pydantic import ValidationError
+
+    try:
+        return _validator(cls)(row)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
     hints = typing.get_type_hints(cls)
-    return {name: (hint, typing.get_origin(hint) is tuple, _fits(hint)) for name, hint in hints.items()}
-
-
-def _name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    if not isinstance(row, dict):
+        raise ValueError(f"a {cls.__name__} row must have fields, not be {shown(row)}")
+    if row.keys() != hints.keys():
+        missing, unknown = sorted(hints.keys() - row.keys()), shown(sorted(map(str, row.keys() - hints.keys())))
+        raise ValueError(f"a {cls.__name__} row has missing fields {missing}, unknown {unknown}")
+    name = first["loc"][0]
+    hint = hints[name].__name__ if isinstance(hints[name], type) else str(hints[name])
+    wanted = "finite" if first["type"] == "finite_number" else hint
+    raise ValueError(f"{cls.__name__}.{name} must be {wanted}, not {shown(row[name])}")
 
 
 @cache
-def _fits(hint: Any) -> Callable[[Any], bool]:
-    # made once a type: looking at the hint again for every value took most of the time of reading a million rows
-    if isinstance(hint, types.UnionType):
-        options = [_fits(option) for option in typing.get_args(hint)]
-        return lambda value: any(fits(value) for fits in options)
-    if typing.get_origin(hint) is tuple:
-        item = _fits(typing.get_args(hint)[0])
-        return lambda value: isinstance(value, tuple) and all(map(item, value))
-    if hint is types.NoneType:
-        return lambda value: value is None
-    if hint is int:
-        return lambda value: isinstance(value, int) and not isinstance(value, bool)
-    return lambda value: isinstance(value, hint)
+def _validator(cls: type) -> Callable[[Any], dict[str, Any]]:
+    """What checks the fields of a row: nothing is taken for what it is not, but a list for a tuple."""
+    from pydantic import ConfigDict, Strict, TypeAdapter
+    from typing_extensions import TypedDict
+
+    fields = {
+        name: typing.Annotated[hint, Strict(False)] if typing.get_origin(hint) is tuple else hint
+        for name, hint in typing.get_type_hints(cls).items()
+    }
+    row = TypedDict(cls.__name__, fields)
+    row.__pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    return TypeAdapter(row).validator.validate_python

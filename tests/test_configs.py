@@ -8,6 +8,7 @@ import re
 import shlex
 import typing
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.commands.catalogue import COMMANDS
 from experiments.commands.config import Job, build_job, register_schema
+from experiments.pipelines.glore import GloreArgs, StudentArgs
+from rollouts.problems.args import ProblemArgs
+from rollouts.world.args import WorldArgs
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 PRIMARY = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "base")
 FILES = sorted(CONF.rglob("*.yaml"))
+# options that do not go with the first command of their config, and what they go with
+EMBEDDED = ["experiment=demo"]
+REQUIRED = {("glore", "problems", "arithmetic"): EMBEDDED} | {
+    ("glore", "student", option): EMBEDDED for option in ("shipped", "scratch")
+}
 # an option of these belongs to one command, with which its file begins; other groups go with every command
 OF_ONE_COMMAND = ("experiment", "debug", "sweep")
 
@@ -55,7 +64,8 @@ def options(group: str) -> list[str]:
 
 
 def choices() -> Iterator[tuple[str, list[str]]]:
-    """Every command that a primary config begins with, and its first one with every option of every group."""
+    """Every command that a primary config begins with, and every option of every group with the first of them, or with
+    what `REQUIRED` says."""
     for name in PRIMARY:
         shown = [overrides for known, overrides in commands(CONF / f"{name}.yaml") if known == name] or [[]]
         yield from ((name, overrides) for overrides in shown)
@@ -63,7 +73,10 @@ def choices() -> Iterator[tuple[str, list[str]]]:
             if folder not in OF_ONE_COMMAND:
                 for option in options(folder):
                     needed = [f"{group}.{key}=placeholder" for key in asked_for(CONF / folder / f"{option}.yaml")]
-                    yield name, [*shown[0], f"{group}={option}", *needed]
+                    base = REQUIRED.get((name, group, option)) or [
+                        one for one in shown[0] if not one.startswith(f"{group}=")
+                    ]
+                    yield name, [*base, f"{group}={option}", *needed]
 
 
 def asked_for(path: Path) -> list[str]:
@@ -166,3 +179,33 @@ def test_run_folders_have_no_time_stamp() -> None:
     for name in PRIMARY:
         schemas(name)
         assert "base" in ConfigStore.instance().load(f"{name}_schema.yaml").node.defaults
+
+
+@pytest.mark.parametrize("option", [f"glore/{path.stem}" for path in sorted((CONF / "experiment/glore").glob("*"))])
+@pytest.mark.parametrize("debug", [[], ["debug=smoke"]], ids=str)
+def test_no_setting_of_the_embedded_world_is_left_in_a_real_experiment(option: str, debug: list[str]) -> None:
+    job = converted("glore", [f"experiment={option}", "problems.path=folder", "student.start=model", *debug])
+    args = job.args
+    trainings = [one.train for one in (args.student.sft, args.student.round, args.orm, args.sorm, args.refiner)]
+    samplers = [one.sampler for one in (args.rollouts, args.drafts, args.samples, args.labels, args.revise)]
+    assert job.run.threads is None and args.parallel == 1
+    assert args.problems.source != "arithmetic" and args.problems.world == WorldArgs()
+    assert "oracle" not in args.revise.where
+    for train in trainings:
+        assert train.learning_rate <= 1e-4 and train.dtype == "bfloat16" and train.gradient_checkpointing
+    assert {sampler.backend for sampler in samplers} == {"vllm"}
+    assert {sampler.dtype for sampler in samplers} == {"bfloat16"}
+    if not debug:
+        assert args.train_problems is args.test_problems is args.labels.max_problems is None
+        assert all(sampler.max_tokens >= 256 for sampler in samplers)
+        assert all(train.tokens_per_step >= 32768 and train.max_steps is None for train in trainings)
+        assert args.student.round_samples == 96 and args.labels.continuations == 8
+        assert [one.sampler.temperature for one in (args.drafts, args.revise)] == [0, 0]
+    else:
+        assert args.train_problems == 6 and all(train.max_steps <= 3 for train in trainings)
+
+
+def test_the_neutral_config_is_what_the_dataclass_says() -> None:
+    args = converted("glore", ["problems=gsm8k", "problems.path=folder", "student.start=model"]).args
+    student = replace(StudentArgs(), start="model", fine_tune=True, rounds=1)
+    assert args == replace(GloreArgs(), problems=ProblemArgs("gsm8k", path="folder"), student=student)

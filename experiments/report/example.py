@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from experiments.report.words import SCORER_NAMES
+from experiments.report.words import SCORER_NAMES, code_span, longest_run
+from stages.text import one_line, visible
 
+LONGEST, MOST_STEPS = 2000, 50  # characters of a text that are shown, steps of a solution
 KIND_NAMES = {"draft": "the draft", "global": "the global refinement", "local": "the local refinement"}
 
 
@@ -14,7 +15,7 @@ def example_lines(example: dict[str, Any] | None) -> list[str]:
     """Markdown blocks: question, draft with scores and [BAD], refinements, final scores and the choice."""
     if example is None:
         return ["Nothing was reranked, so there is no example."]
-    blocks = [example_summary(example), _fenced(f"{clean(example['question'])}\n\nanswer: {clean(example['answer'])}")]
+    blocks = [example_summary(example), _fenced(_task(example))]
     for kind, words in KIND_NAMES.items():
         solution = example["solutions"][kind]
         if solution is None:
@@ -30,7 +31,7 @@ def example_lines(example: dict[str, Any] | None) -> list[str]:
 def example_summary(example: dict[str, Any]) -> str:
     """One or two sentences: what was wrong, where it was located, what was chosen."""
     draft = example["solutions"]["draft"]
-    parts = [f"Problem `{clean(example['problem_id'])}`: the draft is {'right' if draft['correct'] else 'wrong'}."]
+    parts = [f"Problem {code_span(example['problem_id'])}: the draft is {'right' if draft['correct'] else 'wrong'}."]
     if example["located_error"] is not None:
         located = f"The first error was located at step {example['located_error'] + 1}"
         if example["oracle"]:
@@ -48,9 +49,8 @@ def example_summary(example: dict[str, Any]) -> str:
     return " ".join(parts)
 
 
-def clean(text: str) -> str:
-    """A text without characters that no page or font can show."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in str(text))
+def _task(example: dict[str, Any]) -> str:
+    return f"{visible(example['question'], LONGEST)}\n\nanswer: {visible(example['answer'], LONGEST)}"
 
 
 def _steps(example: dict[str, Any], kind: str) -> str:
@@ -58,13 +58,16 @@ def _steps(example: dict[str, Any], kind: str) -> str:
     scores = solution["sorm"] or [None] * len(solution["steps"])
     lines = ["step  SORM  "]
     for index, (step, score) in enumerate(zip(solution["steps"], scores, strict=True)):
+        if index == MOST_STEPS:
+            lines.append(f"      … {len(scores) - index:,} more steps")
+            break
         mark = "[BAD] " if kind == "draft" and index == example["located_error"] else ""
         note = "   <- first wrong step" if kind == "draft" and index == example["true_error"] else ""
-        lines.append(f"{index + 1:>4}  {'    ' if score is None else f'{score:.2f}'}  {mark}{clean(step)}{note}")
+        number = "    " if score is None else f"{score:.2f}"
+        lines.append(f"{index + 1:>4}  {number}  {mark}{one_line(step, LONGEST)}{note}")
     return "\n".join(line.rstrip() for line in lines)
 
 
 def _fenced(text: str) -> str:
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
+    fence = "`" * max(3, longest_run(text) + 1)
     return f"{fence}text\n{text}\n{fence}"

@@ -8,7 +8,8 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.report.example import clean, example_summary
+from experiments.report.example import LONGEST, example_summary
+from stages.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -153,7 +154,7 @@ def _write(axes: Axes, x: float, y: float, lines: list[str], ink: str) -> None:
 
 
 def _wrap(text: str, characters: int) -> list[str]:
-    lines = [part for line in clean(text).splitlines() for part in textwrap.wrap(line, characters) or [""]]
+    lines = [part for line in visible(text, LONGEST).split("\n") for part in textwrap.wrap(line, characters) or [""]]
     if len(lines) > MOST_LINES:
         lines = [*lines[: MOST_LINES - 1], "…"]
     return lines or [""]

@@ -21,11 +21,13 @@ from experiments.report.words import (
     opening,
     paper_percent,
     percent,
+    plain,
     selector_names,
     table,
     versus,
 )
 from stages.files import read_json
+from stages.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,7 +79,7 @@ def _write(folder: Path, report: dict[str, Any], drawn: list[str]) -> None:
 
 def render_markdown(report: dict[str, Any], figures: list[str]) -> str:
     """The whole report as Markdown; `figures` names the pictures that lie in figures/."""
-    blocks = [f"# {report['title']}", opening(report)]
+    blocks = [f"# {plain(report['title'])}", opening(report)]
     blocks += ["## Accuracy by selector", _accuracy_table(report), _accuracy_notes(report)]
     blocks += [*_figure("accuracy", figures), "## Differences on the same problems", _difference_table(report)]
     blocks += ["## What the refiners mend and break", _repair_table(report), _where_table(report)]
@@ -99,15 +101,15 @@ def print_main_table(report: dict[str, Any], console: Console | None = None) -> 
 
     console = console or Console()
     caption = f"{report['problems']:,} problems; tokens sampled, mean a problem; paper: 13B on GSM8K"
-    rich_table = Table(title=Text(report["title"]), box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    rich_table = Table(title=Text(one_line(report["title"])), box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     rich_table.title_justify, rich_table.caption = "left", caption
     for header in ("selector", "right", "95%", "tokens", "paper"):
         rich_table.add_column(header, justify="left" if header == "selector" else "right", no_wrap=header != "selector")
     for row in _accuracy_rows(report):
         rich_table.add_row(*row, style="bold" if row[0] == selector_names(report)["reranked"] else None)
     console.print(rich_table)
-    for name in ("reranked_minus_draft", "reranked_minus_best_of_3"):
-        other = {"draft": "the draft", "best_of_3": "best of 3 samples"}[name.removeprefix("reranked_minus_")]
+    for name in ("reranked_minus_draft", "reranked_minus_best_of_n"):
+        other = "the draft" if name.endswith("draft") else f"best of {report['samples']} samples"
         if report["difference"][name] is not None:
             sentence = f"reranked is {versus(report['difference'][name], other)}"
             console.print(Padding(sentence, (0, 2)), highlight=False)
@@ -233,7 +235,7 @@ def _stage_table(report: dict[str, Any]) -> str:
             f"{stage['tokens']:,}",
             {True: "reused", False: "made"}.get(stage.get("reused"), ""),
         ]
-        rows.append([name, *cells])
+        rows.append([plain(name), *cells])
     if not rows:
         return "No stages were recorded."
     seconds, tokens = (sum(stage[name] for stage in report["stages"].values()) for name in ("seconds", "tokens"))

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
-from operator import and_
 
 from experiments.commands.command import stage_command
 from refine.report.build import build_report
 from refine.report.inputs import ReportInputs
+from refine.report.truth import check_apart, judge_candidates, judge_labels
 from rewards.reward_model import read_facts
-from rollouts.problems.splits import question_key
 from rollouts.records import Candidate, Choice, Judgement, Problem, StepLabels
-from rollouts.world.oracle import can_still_reach, judge_steps
 from stages.artifacts import Artifact
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
 
-WITH_ORACLE = "arithmetic"  # the source whose problems the oracle understands
-
 
 @dataclass
 class ReportArgs:
-    """Arguments of the stage `report`. `stages` are the artifacts whose seconds and tokens are listed, `names` theirs.
+    """Arguments of the stage `report`. `stages` are the artifacts whose seconds and tokens are listed, `names` theirs;
+    `given` are those that a user put in the place of some, `given_names` the places.
 
     `trained_on` are rollouts whose problems must not be among those tested. The headline is the arm that `scorer`
     ranks and `where` locates.
@@ -37,6 +32,8 @@ class ReportArgs:
     trained_on: str | None = parent("sample", default=None)  #: rollouts that must not be of the test problems
     stages: list[str] = parent(any_path=True, default=[])
     names: list[str] = field(default_factory=list)
+    given: list[str] = parent(any_path=True, default=[])
+    given_names: list[str] = field(default_factory=list)
     title: str = "GLoRe"  #: the report's title
     model: str = ""
     scorer: str = "orm"  #: of the headline: orm or sorm
@@ -45,36 +42,9 @@ class ReportArgs:
 
     def validate(self) -> None:
         """Raise ValueError where stages and names do not match."""
-        if len(self.stages) != len(self.names):
-            raise ValueError(f"{len(self.stages)} stages with {len(self.names)} names")
-
-
-def judge_prefixes(problem: Problem, steps: Sequence[str]) -> list[bool]:
-    """Whether each prefix is free of error: what a stepwise reward model should say after each step."""
-    return list(accumulate(judge_steps(problem, steps), and_))
-
-
-def judge_labels(problems: dict[str, Problem], labels: Sequence[StepLabels]) -> tuple[int, int]:
-    """How many labels of wrong rollouts the oracle agrees with, and how many there are."""
-    right = given = 0
-    for row in labels:
-        for i, label in enumerate(row.labels):
-            if label is not None and not row.correct:
-                given += 1
-                right += label == can_still_reach(problems[row.problem_id], row.steps[: i + 1])
-    return right, given
-
-
-def check_apart(trained_on: Sequence[Problem], tested_on: Sequence[Problem]) -> None:
-    """See that no problem that was tested on was trained on, by its text.
-
-    Raises:
-        ValueError: there is one; the message names it.
-    """
-    trained = {question_key(problem.question): problem.id for problem in trained_on}
-    for problem in tested_on:
-        if other := trained.get(question_key(problem.question)):
-            raise ValueError(f"test problem {problem.id} was trained on, as {other}: the report would not be honest")
+        for paths, names in ((self.stages, self.names), (self.given, self.given_names)):
+            if len(paths) != len(names):
+                raise ValueError(f"{len(paths)} artifacts with {len(names)} names: {list(names)}")
 
 
 def write_glore_report(args: ReportArgs, work: Workspace) -> None:
@@ -85,18 +55,11 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
     candidates = work.parents["candidates"].rows(Candidate)
     if args.trained_on is not None:
         check_apart(work.parents["trained_on"].rows(Problem, "problems"), problems)
-    by_id = {problem.id: problem for problem in problems}
-    step_truth = label_truth = None
-    if all(problem.source == WITH_ORACLE for problem in problems):
-        step_truth = {
-            (c.problem_id, c.kind, c.where, c.sample): judge_prefixes(by_id[c.problem_id], c.steps)
-            for c in candidates
-            if c.kind in ("draft", "sample")
-        }
-        if args.labels is not None:
-            source = work.parents["labels"]
-            trained = {problem.id: problem for problem in source.rows(Problem, "problems")}
-            label_truth = judge_labels(trained, source.rows(StepLabels))
+    label_truth = None
+    if args.labels is not None:
+        source = work.parents["labels"]
+        labelled = {problem.id: problem for problem in source.rows(Problem, "problems")}
+        label_truth = judge_labels(labelled, source.rows(StepLabels))
     inputs = ReportInputs(
         title=args.title,
         model=args.model,
@@ -107,13 +70,20 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
         judgements=work.parents["rerank"].rows(Judgement, "judgements"),
         choices=work.parents["rerank"].rows(Choice),
         thresholds={name: _threshold(work.parents[name]) for name in ("orm", "sorm")},
-        step_truth=step_truth,
+        step_truth=judge_candidates({problem.id: problem for problem in problems}, candidates),
         label_truth=label_truth,
         stages=dict(zip(args.names, map(_cost, work.parents["stages"]), strict=True)),
+        given=dict(zip(args.given_names, map(_describe, work.parents["given"]), strict=True)),
+        samples=work.parents["rerank"].manifest["counts"]["samples"],
+        apart=args.trained_on is not None,
         scorer=args.scorer,
         where=args.where,
     )
     write_report(work.folder, build_report(inputs), inputs)
+
+
+def _describe(artifact: Artifact) -> str:
+    return f"{artifact.stage}/{artifact.key}" if artifact.stage else f"{artifact.path.name} ({artifact.key[:19]})"
 
 
 def _threshold(model: Artifact) -> float:
@@ -128,5 +98,5 @@ def _cost(artifact: Artifact) -> dict[str, float]:
     }
 
 
-REPORT = Stage("report", 3, ReportArgs, write_glore_report)
+REPORT = Stage("report", 4, ReportArgs, write_glore_report)
 main = stage_command(REPORT)

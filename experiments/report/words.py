@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+from stages.text import VALUE, one_line
 
 Estimate = dict[str, Any]
 
@@ -41,7 +44,7 @@ JUDGE_MEASURES = {
 
 def selector_names(report: dict[str, Any]) -> dict[str, str]:
     """What a reader calls each selector, in the order of the table."""
-    scorer = report["headline"]["scorer"].upper()
+    scorer, n = report["headline"]["scorer"].upper(), report["samples"] or "n"
     return {
         "draft": "draft (greedy)",
         "global": "global refinement",
@@ -49,8 +52,8 @@ def selector_names(report: dict[str, Any]) -> dict[str, str]:
         "draft_global": f"draft + global, {scorer} picks",
         "draft_local": f"draft + local, {scorer} picks",
         "reranked": f"draft + global + local, {scorer} picks",
-        "best_of_3": f"best of 3 samples, {scorer} picks",
-        "majority_of_3": "majority of 3 samples",
+        "best_of_n": f"best of {n} samples, {scorer} picks",
+        "majority_of_n": f"majority of {n} samples",
         "random": "random of the three",
         "oracle": "oracle of the three",
         "control": "control refiner (no draft)",
@@ -81,6 +84,24 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def plain(text: object) -> str:
+    """A text from outside within a sentence of a Markdown page: on one line, and nothing of it is markup."""
+    # an underscore within a word is none
+    return re.sub(r"[\\`*\[\]<>&$~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", one_line(text, VALUE))
+
+
+def code_span(text: object) -> str:
+    """The same as code, which nothing within it can end."""
+    text = one_line(text, VALUE) or " "
+    fence, space = "`" * (longest_run(text) + 1), " " if text[0] in "` " or text[-1] in "` " else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def longest_run(text: str) -> int:
+    """How many backticks stand together at most."""
+    return max(map(len, re.findall("`+", text)), default=0)
+
+
 def is_above(found: Estimate | None) -> bool:
     """Whether a difference is above zero beyond its interval, on enough problems to trust one."""
     return found is not None and found["n"] >= FEWEST and found["low"] is not None and found["low"] > 0
@@ -108,8 +129,8 @@ def versus(found: Estimate, other: str) -> str:
 def opening(report: dict[str, Any]) -> str:
     """One paragraph: what was run, and the main finding as the numbers allow it."""
     sentences = [
-        f"On {report['problems']:,} {'/'.join(report['splits'])} problems of {report['source']} "
-        f"(seed {report['seed']}) {report['model'] or 'the student'} wrote greedy drafts, "
+        f"On {report['problems']:,} {plain('/'.join(report['splits']))} problems of {plain(report['source'])} "
+        f"(seed {report['seed']}) {plain(report['model'] or 'the student')} wrote greedy drafts, "
         "a global and a local refiner rewrote them, and "
         f"{SCORER_NAMES[report['headline']['scorer']]} picked one of the three."
     ]
@@ -133,13 +154,14 @@ def _finding(report: dict[str, Any]) -> str:
 
 
 def _against_samples(report: dict[str, Any]) -> str:
-    change, samples = report["difference"]["reranked_minus_best_of_3"], report["accuracy"]["best_of_3"]
+    change, samples = report["difference"]["reranked_minus_best_of_n"], report["accuracy"]["best_of_n"]
     if change is None:
         return ""
     tokens = report["tokens"]
     return (
-        f"Best of 3 samples by the same judge reaches {percent(samples)} at {tokens['best_of_3']:,.0f} completion "
-        f"tokens a problem; reranking, at {tokens['reranked']:,.0f}, is {versus(change, 'that')}."
+        f"Best of {report['samples']} samples by the same judge reaches {percent(samples)} at "
+        f"{tokens['best_of_n']:,.0f} completion tokens a problem; reranking, at {tokens['reranked']:,.0f}, is "
+        f"{versus(change, 'that')}."
     )
 
 

@@ -1,19 +1,16 @@
-"""What `experiments.show` shows of a folder of artifacts, of unfinished work and of rows, as plain data.
-
-Nothing here changes a file. Ancestors of an artifact are in `experiments/show/tree.py`.
-"""
+"""What `experiments.show` finds at a path, as plain values. Nothing here changes a file."""
 
 from __future__ import annotations
 
 import importlib
-import re
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from experiments.commands.catalogue import COMMANDS
+from experiments.show.tree import grow, part
 from stages import journal
 from stages.artifacts import ArtifactError, open_artifact
 from stages.files import StoreError
@@ -22,174 +19,43 @@ from stages.stage import Stage, plain_args
 JOURNALS = "[0-9]*.jsonl"  # one a process; not `metrics.jsonl`
 
 
-class InspectError(ValueError):
-    """Something that cannot be looked at, or is not as it should be. The message names it."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One artifact of a folder, finished or not. `rows` of one that is not are those kept so far."""
-
-    stage: str
-    key: str
-    path: Path
-    state: str  # finished, unfinished, or what is wrong
-    rows: int | None = None
-    tokens: int | None = None
-    seconds: float | None = None
-    created: str | None = None
-
-    @property
-    def damaged(self) -> bool:
-        return self.state not in ("finished", "unfinished")
-
-    def as_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"path": str(self.path)}
-
-
-@dataclass(frozen=True)
-class Head:
-    """The first rows of a Parquet file. `record` names their class, where the file says so."""
-
-    path: Path
-    record: str | None
-    total: int
-    columns: dict[str, str]
-    rows: list[dict[str, Any]]
-
-
 @dataclass
-class JournalFacts:
-    """What is in a journal: its whole rows, the reasons for those that were refused, and the `first` rows, each with
-    its name (`REQUEST#SAMPLE`). `fault` says what is wrong with it; `written` is when it last changed."""
+class Found:
+    """What is at `path`: of which kind, what there is to say of it, and what is wrong with it."""
 
     path: Path
-    rows: int
-    tokens: int
-    refused: dict[str, str]
-    first: list[tuple[str, dict[str, Any]]]
-    written: str
-    fault: str | None
-
-    def as_json(self) -> dict[str, Any]:
-        known = {name: getattr(self, name) for name in ("rows", "tokens", "refused", "written", "fault")}
-        return {"path": str(self.path)} | known | {"first": [row for _, row in self.first]}
+    kind: str  # artifact, tree, rows, journals or folder
+    data: Any
+    faults: list[str] = field(default_factory=list)
 
 
-def part(manifest: dict[str, Any], name: str, kind: type | tuple[type, ...], default: Any) -> Any:
-    """One entry of a manifest.
+def look(path: Path, rows: int = 0, check: bool = False, tree: bool = False) -> Found:
+    """What is at a path, with its first `rows` rows; with `check`, files are compared with their hashes.
 
     Raises:
-        ArtifactError: it is of another type.
+        ValueError: nothing is there that can be shown, or it is damaged.
     """
-    value = manifest.get(name, default)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ArtifactError(f"manifest.json of {manifest['stage']} {manifest['key']}: {name} cannot be {value!r}")
-    return value
+    aside = path.with_name(f".{path.name}.unfinished") if path.name else path
+    path = aside if not path.exists() and aside.is_dir() else path
+    if not path.exists():
+        raise ValueError(f"{path}: there is no such file or folder")
+    if path.name == "manifest.json" or (path / "manifest.json").is_file():
+        artifact = open_artifact(path if path.is_dir() else path.parent, thorough=check)
+        if tree:
+            return Found(artifact.path, "tree", *grow(artifact, check))
+        return Found(artifact.path, "artifact", artifact.manifest)
+    if tree:
+        raise ValueError(f"{path}: only an artifact has a tree (its folder holds a manifest.json)")
+    if path.suffix == ".parquet":
+        return Found(path, "rows", read_head(path, rows, check))
+    if path.match(JOURNALS):
+        return Found(path, "journals", *read_journals([path], rows))
+    if path.name.endswith(".unfinished") or any(path.glob(JOURNALS)):
+        return Found(path, "journals", *read_journals(sorted(path.rglob(JOURNALS)), rows))
+    return Found(path, "folder", *list_folder(path, check))
 
 
-def stage_named(name: str) -> Stage | None:
-    """The stage that the command of this name runs; None for a stage that this version does not have."""
-    if name not in COMMANDS:
-        return None
-    known = vars(importlib.import_module(COMMANDS[name])).values()
-    return next((value for value in known if isinstance(value, Stage) and value.name == name), None)
-
-
-def shown_args(manifest: dict[str, Any], stage: Stage | None, every: bool) -> dict[str, Any]:
-    """The arguments by dotted name, without the parents: those that are not the stage's defaults, or `every` one."""
-    args = dict(_flat(part(manifest, "args", dict, {})))
-    parents = part(manifest, "parents", dict, {})
-    defaults = {} if every or stage is None else dict(_flat(plain_args(stage.args())))
-    return {
-        name: value
-        for name, value in args.items()
-        if name not in parents and (name not in defaults or defaults[name] != value)
-    }
-
-
-def _flat(value: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for name, item in value.items():
-        if isinstance(item, dict) and item:
-            yield from _flat(item, f"{before}{name}.")
-        else:
-            yield f"{before}{name}", item
-
-
-def entries(folder: Path, check: bool = False) -> list[Entry]:
-    """The artifacts of a stage's folder, or of a folder of stages, by stage and date; those that are not finished last.
-
-    Raises:
-        InspectError: there are none.
-    """
-    kinds = [("*/manifest.json", False), (".*.unfinished", True), (".*.partial", True)]
-    found = [(file, pending) for pattern, pending in kinds for up in ("", "*/") for file in folder.glob(up + pattern)]
-    listed = {}
-    for file, pending in found:
-        path = file if pending else file.parent
-        if path.name.startswith(".") and not pending:  # about to be moved to its place
-            continue
-        key = re.sub(r"^\.|\.(unfinished|partial)$", "", path.name) if pending else path.name
-        if (path.parent, key) not in listed:  # what is finished, or was kept, says more than what follows
-            listed[path.parent, key] = _unfinished(path, key) if pending else _finished(path, check)
-    if not listed:
-        raise InspectError(f"{folder}: neither an artifact (it has no manifest.json) nor a folder of artifacts")
-    return sorted(listed.values(), key=lambda one: (one.stage, one.created is None, one.created or "", one.key))
-
-
-def _finished(path: Path, check: bool) -> Entry:
-    try:
-        manifest = open_artifact(path, thorough=check).manifest
-        counted = part(manifest, "counts", dict, {}).get("rows")
-        rows = counted if isinstance(counted, int) else None
-        spent = part(manifest, "tokens", int, 0), part(manifest, "seconds", (int, float), 0)
-        created = part(manifest, "created", str, "")
-    except ArtifactError as error:
-        return Entry(path.parent.absolute().name, path.name, path, str(error))
-    return Entry(
-        manifest["stage"], manifest["key"], path, "finished", rows if type(rows) is int else None, *spent, created
-    )
-
-
-def _unfinished(path: Path, key: str) -> Entry:
-    facts = unfinished_facts(path)
-    if damaged := [f"{one.path}: {one.fault}" for one in facts if one.fault is not None]:
-        return Entry(path.parent.absolute().name, key, path, damaged[0])
-    rows, tokens = sum(one.rows for one in facts), sum(one.tokens for one in facts)
-    return Entry(path.parent.absolute().name, key, path, "unfinished", rows, tokens)
-
-
-def unfinished_facts(folder: Path, rows: int = 0) -> list[JournalFacts]:
-    """The journals of work that is not finished, in the order of their names; `rows` rows of the first."""
-    paths = sorted(folder.rglob(JOURNALS))
-    return [journal_facts(path, 0 if number else rows) for number, path in enumerate(paths)]
-
-
-def journal_facts(path: Path, rows: int = 0) -> JournalFacts:
-    """What is in one journal, with its first `rows` rows; every line's checksum is compared."""
-    written = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
-    facts, damaged = JournalFacts(path, 0, 0, {}, [], written, None), []
-    for number, (_, line) in enumerate(journal.read(path), start=1):
-        entry = journal.parse(line)
-        if entry is None:
-            damaged.append(number)
-            continue
-        name = f"{entry.request}#{entry.sample}"
-        facts.rows += 1
-        facts.tokens += entry.tokens
-        if entry.refused is not None:
-            facts.refused[name] = entry.refused
-        if len(facts.first) < rows:
-            facts.first.append((name, entry.row))
-    if damaged:
-        facts.fault = (
-            f"{len(damaged)} damaged lines, the first is line {damaged[0]}; "
-            "their samples are drawn again when its stage runs again"
-        )
-    return facts
-
-
-def read_head(path: Path, rows: int, check: bool = False) -> Head:
+def read_head(path: Path, rows: int, check: bool = False) -> dict[str, Any]:
     """The first rows of a Parquet file, whoever wrote it; with `check` all of it is read.
 
     Raises:
@@ -203,12 +69,107 @@ def read_head(path: Path, rows: int, check: bool = False) -> Head:
         with path.open("rb") as opened:
             file = pq.ParquetFile(opened, page_checksum_verification=True)
             schema, total = file.schema_arrow, file.metadata.num_rows
-            for batch in file.iter_batches(batch_size=max(rows, 1) if not check else 8192):
+            for batch in file.iter_batches(batch_size=8192 if check else max(rows, 1)):
                 first += batch.slice(0, rows - len(first)).to_pylist()
                 if len(first) >= rows and not check:
                     break
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: cut short, damaged, or not a Parquet file: {error}") from error
-    record = (schema.metadata or {}).get(b"record")
-    columns = {field.name: str(field.type) for field in schema}
-    return Head(path, None if record is None else record.decode(errors="replace"), total, columns, first)
+    record = (schema.metadata or {}).get(b"record", b"").decode(errors="replace") or None
+    columns = {column.name: str(column.type) for column in schema}
+    return {"path": str(path), "record": record, "rows": total, "columns": columns, "first": _strict(first)}
+
+
+def _strict(value: Any) -> Any:
+    """The value without numbers that JSON does not have, which a foreign file of rows may hold."""
+    if isinstance(value, dict):
+        return {str(name): _strict(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_journals(paths: list[Path], rows: int = 0) -> tuple[list[dict[str, Any]], list[str]]:
+    """What is in the journals of unfinished work: whole rows, tokens, the reasons for what was refused, the first
+    `rows` rows of each by their names; and which of them are damaged."""
+    found, faults = [], []
+    for path in paths:
+        entries = [journal.parse(line) for _, line in journal.read(path)]
+        whole = [entry for entry in entries if entry is not None]
+        names = {f"{entry.request}#{entry.sample}": entry for entry in whole}
+        found.append({
+            "path": str(path),
+            "rows": len(whole),
+            "tokens": sum(entry.tokens for entry in whole),
+            "damaged": len(entries) - len(whole),
+            "refused": {name: entry.refused for name, entry in names.items() if entry.refused is not None},
+            "first": {name: names[name].row for name in list(names)[:rows]},
+        })  # fmt: skip
+        if None in entries:
+            faults.append(
+                f"{path}: {len(entries) - len(whole)} damaged lines, the first is line {entries.index(None) + 1}; "
+                "their samples are drawn again when its stage runs again"
+            )
+    return found, faults
+
+
+def list_folder(folder: Path, check: bool = False) -> tuple[list[dict[str, Any]], list[str]]:
+    """The artifacts of a stage's folder, or of a folder of stages, by stage and date, with what is kept of those that
+    are not finished; and which are damaged.
+
+    Raises:
+        ValueError: there are none.
+    """
+    listed: dict[tuple[Path, str], dict[str, Any]] = {}
+    faults: list[str] = []
+    patterns = ("*/manifest.json", ".*.unfinished", ".*.partial")
+    for found in (found for pattern in patterns for up in ("", "*/") for found in folder.glob(up + pattern)):
+        path = found.parent if found.name == "manifest.json" else found
+        key = path.name if path != found else path.name[1:].rpartition(".")[0]
+        # what is finished, or was kept, says more than what follows; a hidden one is about to be moved to its place
+        if (path.parent, key) in listed or (path != found and key.startswith(".")):
+            continue
+        entry = {"stage": path.parent.absolute().name, "key": key, "path": str(path), "seconds": None}
+        try:
+            entry |= _finished(path, check) if path != found else _unfinished(path)
+        except ArtifactError as error:
+            faults.append(str(error))
+            entry |= {"rows": None, "tokens": None, "made": "damaged"}
+        listed[path.parent, key] = entry
+    if not listed:
+        raise ValueError(f"{folder}: neither an artifact, rows (*.parquet) or a journal, nor a folder of artifacts")
+    return sorted(listed.values(), key=lambda one: (one["stage"], one["made"], one["key"])), faults
+
+
+def _finished(path: Path, check: bool) -> dict[str, Any]:
+    manifest = open_artifact(path, thorough=check).manifest
+    entry = {name: part(manifest, name, (int, float), 0) for name in ("tokens", "seconds")}
+    made = part(manifest, "created", str, "")[:16].replace("T", " ")
+    return entry | {"rows": part(manifest, "counts", dict, {}).get("rows"), "made": made}
+
+
+def _unfinished(path: Path) -> dict[str, Any]:
+    journals, faults = read_journals(sorted(path.rglob(JOURNALS)))
+    if faults:
+        raise ArtifactError("; ".join(faults))
+    return {name: sum(one[name] for one in journals) for name in ("rows", "tokens")} | {"made": "unfinished"}
+
+
+def stage_named(name: str) -> Stage | None:
+    """The stage that the command of this name runs; None for a stage that this version does not have."""
+    if name not in COMMANDS:
+        return None
+    known = vars(importlib.import_module(COMMANDS[name])).values()
+    return next((value for value in known if isinstance(value, Stage) and value.name == name), None)
+
+
+def shown_args(manifest: dict[str, Any], stage: Stage | None, every: bool) -> dict[str, Any]:
+    """The arguments by dotted name, without the parents: those that are not the stage's defaults, or `every` one."""
+    defaults = {} if every or stage is None else dict(_flat(plain_args(stage.args())))
+    args, parents = dict(_flat(part(manifest, "args", dict, {}))), part(manifest, "parents", dict, {})
+    return {k: v for k, v in args.items() if k not in parents and (k not in defaults or defaults[k] != v)}
+
+
+def _flat(value: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, item in value.items():
+        yield from _flat(item, f"{before}{name}.") if isinstance(item, dict) and item else [(f"{before}{name}", item)]

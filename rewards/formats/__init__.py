@@ -23,9 +23,9 @@ from rewards.formats.record import (
     harden,
     locate_error,
     same,
-    shown,
 )
 from rewards.formats.trl import TRL
+from stages.text import shown
 
 __all__ = ["FORMATS", "Choices", "FormatError", "StepRecord", "read_record", "write_record"]
 

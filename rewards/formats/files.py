@@ -1,18 +1,22 @@
 """Files of rows, one at a time: JSON Lines, a JSON list, or Parquet, by the file's suffix.
 
-A file is written aside and then renamed, so it is whole or not there. Left out: what the rows mean.
+A file is written aside and then renamed, so it is whole or not there. What a killed process leaves aside, the next one
+that writes the file removes. Left out: what the rows mean.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import platform
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rewards.formats.record import CARRY, FormatError, shown
+from rewards.formats.record import CARRY, FormatError
+from stages.text import shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,7 +52,9 @@ def write_file(path: str | Path, rows: Iterable[dict[str, Any]], columns: dict[s
     _check_suffix(path)
     if path.suffix == ".parquet" and columns is None:
         raise FormatError(f"{path}: rows of this format are nested and go to .jsonl or .json, not to Parquet")
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    begin = f".{path.name}.{platform.node()}."
+    _remove_left_behind(path.parent, begin)
+    aside = path.with_name(f"{begin}{os.getpid()}.tmp")
     try:
         if path.suffix == ".parquet":
             written = _write_parquet(path, aside, iter(rows), columns)
@@ -60,6 +66,20 @@ def write_file(path: str | Path, rows: Iterable[dict[str, Any]], columns: dict[s
     finally:
         aside.unlink(missing_ok=True)
     return written
+
+
+def _remove_left_behind(folder: Path, begin: str) -> None:
+    """Remove what processes of this machine that were killed have left of the same file."""
+    for left in folder.glob(f"{glob.escape(begin)}*.tmp"):
+        number = left.name.removeprefix(begin).removesuffix(".tmp")
+        if not number.isdigit():
+            continue
+        try:
+            os.kill(int(number), 0)  # asks whether the process is there
+        except ProcessLookupError:
+            left.unlink(missing_ok=True)
+        except OSError:  # it is another user's
+            continue
 
 
 def _check_suffix(path: Path) -> None:

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rewards.formats.record import FormatError, StepRecord, harden, shown
+from rewards.formats.record import FormatError, StepRecord, harden
 from rollouts.problems.splits import question_key
 from rollouts.records import Problem, StepLabels
 from stages.rows import read_rows
+from stages.text import shown
 
 NAME = "step_labels"
 LINES = ("error", "join")

@@ -59,20 +59,15 @@ def to_solutions(
 ) -> list[LabelledSolution]:
     """Step labels as a reward model's training rows; `kept` names the (row, step) places that keep their label.
 
-    With `soft`, a target is the expected value instead of the label, where one is known: the share of continuations
-    that would be right, never rounded.
+    With `soft`, a target is not the label but the expected share of right continuations, where that is known.
     """
     solutions = []
     for row, item in enumerate(labels):
-        expected = item.values or (None,) * len(item.steps)
-        values = tuple(
-            None
-            if label is None or (kept is not None and (row, i) not in kept)
-            else expected[i]
-            if soft and expected[i] is not None
-            else float(label)
-            for i, label in enumerate(item.labels)
-        )
-        if any(value is not None for value in values):
-            solutions.append(LabelledSolution(item.problem_id, item.steps, values))
+        targets: list[float | None] = []
+        for i, label in enumerate(item.labels):
+            dropped = label is None or (kept is not None and (row, i) not in kept)
+            expected = item.values[i] if soft and item.values else None
+            targets.append(None if dropped else float(label) if expected is None else expected)
+        if any(target is not None for target in targets):
+            solutions.append(LabelledSolution(item.problem_id, item.steps, tuple(targets)))
     return solutions

@@ -16,12 +16,7 @@ def label_outcomes(rollouts: Sequence[Rollout], positions: str) -> list[Labelled
     """Label the steps of every graded rollout with its outcome: all of them, or the last only.
 
     Rollouts that the grader could not decide, and those without steps, are left out.
-
-    Raises:
-        ValueError: `positions` is neither all_steps nor last.
     """
-    if positions not in POSITIONS:
-        raise ValueError(f"positions={positions!r} is none of {', '.join(POSITIONS)}")
     labelled = []
     for rollout in rollouts:
         if rollout.correct is None or not rollout.steps:
@@ -36,14 +31,9 @@ def label_outcomes(rollouts: Sequence[Rollout], positions: str) -> list[Labelled
 def balance_outcomes(rollouts: Sequence[Rollout], balance: str, seed: int) -> list[Rollout]:
     """Drop rollouts until right and wrong ones are equally many, in total or within every problem.
 
-    Within a problem, only the solution tells right from wrong: a model trained so cannot learn which problems are
-    hard in its place. The order of the rollouts is kept; those that would get no label do not count.
-
-    Raises:
-        ValueError: `balance` is none of none, total, problem.
+    With `problem`, a model cannot learn which problems are hard instead of which solutions are right. The order of the
+    rollouts is kept; those that would get no label are left out.
     """
-    if balance not in BALANCES:
-        raise ValueError(f"balance={balance!r} is none of {', '.join(BALANCES)}")
     if balance == "none":
         return list(rollouts)
     groups: dict[str, dict[bool, list[int]]] = {}

@@ -43,6 +43,7 @@ def step_result(step: str) -> str | None:
 
 def _numbers(text: str) -> list[str]:
     """The numbers of a text as digits that can be compared: 1,080.50 is 1080.5 (no text is too long for that)."""
+    # the grader's `normalise` reads one answer as a whole, with fractions and units; here are all that stand in a text
     found = []
     for number in _NUMBER.findall(text):
         whole, _, decimals = number.replace(",", "").partition(".")

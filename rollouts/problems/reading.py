@@ -15,6 +15,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
 
+from stages.text import shown
+
 logger = logging.getLogger(__name__)
 
 NAN = "nan"  # how some exporters write a value that is missing
@@ -25,7 +27,7 @@ class ProblemFileError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SourceRow:
     """One record of a problem file: `where` a person finds it, its number `n` from 0, and its fields."""
 
     where: str
@@ -88,12 +90,6 @@ class Row:
         return text
 
 
-def shown(value: Any) -> str:
-    """A value for an error message: its repr, shortened, since a row can be megabytes long."""
-    text = str(value) if isinstance(value, Decimal) else repr(value)
-    return text if len(text) <= 120 else f"{text[:120]}… ({len(text)} characters)"
-
-
 def file_at(path: str, name: str) -> Path:
     """`path` itself, or the file `name` in it where `path` is a folder."""
     found = Path(path).expanduser()
@@ -137,7 +133,7 @@ def parse_json(text: str, path: Path, line: int = 1) -> Any:
         where = f"{path}, line {line + error.lineno - 1}"
         part = text[max(0, error.pos - 40) : error.pos + 40]
         raise ProblemFileError(
-            f"{where}: malformed JSON: {error.msg} at column {error.colno}, near {part!r}"
+            f"{where}: malformed JSON: {error.msg} at column {error.colno}, near {shown(part)}"
         ) from error
     except (ValueError, ArithmeticError, RecursionError) as error:  # the hooks; huge numbers; very deep brackets
         raise ProblemFileError(f"{path}, line {line}: malformed JSON: {error}: {shown(text)}") from error
@@ -155,20 +151,20 @@ def _to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def as_row(value: Any, where: str, n: int) -> Row:
+def as_row(value: Any, where: str, n: int) -> SourceRow:
     """A row of a parsed JSON value, which must be an object."""
     if not isinstance(value, dict):
         raise ProblemFileError(f"{where}: expected an object with fields, not {shown(value)}")
-    return Row(where, n, value)
+    return SourceRow(where, n, value)
 
 
-def read_jsonl(path: Path) -> list[Row]:
+def read_jsonl(path: Path) -> list[SourceRow]:
     """The rows of a JSON Lines file; blank lines are left out and not numbered.
 
     Raises:
         ProblemFileError: see `read_text` and `parse_json`; or a line is not an object.
     """
-    rows: list[Row] = []
+    rows: list[SourceRow] = []
     # not splitlines: it also cuts at characters such as U+2028, which JSON allows inside a text
     for line, text in enumerate(read_text(path).split("\n"), start=1):
         if text.strip():
@@ -178,6 +174,7 @@ def read_jsonl(path: Path) -> list[Row]:
 
 def plain_number(text: str) -> Fraction | None:
     """The value of `12`, `-1,080.5` or `3/4`, else None; thousands separators must stand where they belong."""
+    # stricter than the grader's `normalise`: what a data set calls a number is not `5 apples`, `50%` or `1e3`
     match = re.fullmatch(r"(-?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(\.[0-9]+)?(/[0-9]*[1-9][0-9]*)?", text.strip())
     if match is None or len(text) > 100 or (match[3] and match[4]):
         return None

@@ -14,19 +14,20 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from rollouts.grading.expressions import fold
 from rollouts.problems.reading import (
     ProblemFileError,
-    Row,
+    SourceRow,
     as_row,
     file_at,
     number_text,
     parse_json,
     plain_number,
     read_text,
-    shown,
 )
 from rollouts.problems.splits import cut
 from rollouts.records import Problem
+from stages.text import shown
 
 if TYPE_CHECKING:
     from rollouts.problems.args import ProblemArgs
@@ -49,7 +50,7 @@ def load(args: ProblemArgs) -> list[Problem]:
     return cut(problems, args)
 
 
-def _read_rows(path: Path) -> list[Row]:
+def _read_rows(path: Path) -> list[SourceRow]:
     text = read_text(path)
     values = parse_json(text, path)
     if not isinstance(values, list):
@@ -65,7 +66,7 @@ def _read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _problem(row: Row, split: str) -> Problem:
+def _problem(row: SourceRow, split: str) -> Problem:
     answer = row.number("Answer")
     question = join_question(row.text("Body"), row.text("Question"))
     solution = solution_from_equations([row.text("Equation")], answer)
@@ -111,43 +112,13 @@ class Term(NamedTuple):
 
 def parse_arithmetic(text: str) -> Term | None:
     """Parse numbers, `+ - * /` and parentheses; None for anything else, for a division by 0 and for a long text."""
-    if len(text) > 200:  # bounds the recursion and the size of the numbers
-        return None
-    tokens = re.findall(r"[0-9]+(?:\.[0-9]+)?|\S", text)[::-1]  # the next token is the last one
-    try:
-        term = _parse_sum(tokens)
-    except (ValueError, ZeroDivisionError):
-        return None
-    return None if tokens else term
+    return fold(
+        " ".join(text.split()), lambda digits: Term(Fraction(digits), number_text(Fraction(digits)), 2), _join, _negate
+    )
 
 
-def _parse_sum(tokens: list[str]) -> Term:
-    left = _parse_product(tokens)
-    while tokens and tokens[-1] in "+-":
-        left = _join(left, tokens.pop(), _parse_product(tokens))
-    return left
-
-
-def _parse_product(tokens: list[str]) -> Term:
-    left = _parse_factor(tokens)
-    while tokens and tokens[-1] in "*/":
-        left = _join(left, tokens.pop(), _parse_factor(tokens))
-    return left
-
-
-def _parse_factor(tokens: list[str]) -> Term:
-    token = tokens.pop() if tokens else ""
-    if token == "(":
-        term = _parse_sum(tokens)
-        if not tokens or tokens.pop() != ")":
-            raise ValueError("a parenthesis is not closed")
-        return term
-    if token == "-":
-        term = _parse_factor(tokens)
-        return Term(-term.value, f"-{term.text}" if term.tightness == 2 else f"-({term.text})", 0)
-    if not token[:1].isdecimal():
-        raise ValueError(f"{token!r} is no number")
-    return Term(Fraction(token), number_text(Fraction(token)), 2)
+def _negate(term: Term) -> Term:
+    return Term(-term.value, f"-{term.text}" if term.tightness == 2 else f"-({term.text})", 0)
 
 
 def _join(left: Term, operation: str, right: Term) -> Term:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from rollouts.sampling.args import BACKENDS, SamplerArgs
 from rollouts.steps import Chat, encode_prompt, encode_text, end_token
+from stages.text import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+SEEDS = 2**63  # sample seeds are smaller
 REFUSED = "refused"  # the finish reason of a sample that could not be drawn at all; its `reason` says why
 
 
@@ -104,6 +106,20 @@ def sample_seed(run_seed: int, request_id: str, index: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def split_samples(request: Request, together: bool) -> Iterator[tuple[Sequence[int], int]]:
+    """The wanted samples and the seed of the first, call by call, for an engine that seeds its sample i with seed + i.
+
+    All in one call where `together` says that the engine can and no sample is there already, else one by one: a sample
+    gets the same seed either way.
+    """
+    first, wanted = sample_seed(request.seed, request.id, 0), list(request.indices)
+    # nobody wraps the seeds around within a call
+    if together and wanted and sorted(wanted) == list(range(request.n)) and first + request.n <= SEEDS:
+        yield range(request.n), first
+    else:
+        yield from (((index,), (first + index) % SEEDS) for index in wanted)
+
+
 def fill(request: Request, args: SamplerArgs) -> Request:
     """The request with the sampler's settings where it has none of its own.
 
@@ -133,8 +149,7 @@ def request_fault(request: Request) -> str | None:
     if isinstance(prompt, str | Chat):
         text = "".join([prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt.messages]) + text
     elif not isinstance(prompt, list | tuple) or not all(type(token) is int for token in prompt):
-        shown = repr(prompt)
-        return f"the prompt must be text or token ids, not {shown if len(shown) <= 80 else f'{shown[:80]}…'}"
+        return f"the prompt must be text or token ids, not {shown(prompt, 80)}"
     try:
         text.encode()
     except UnicodeEncodeError as error:

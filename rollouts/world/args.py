@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from rollouts.world.facts import NAMES
 
+SOURCE = "arithmetic"  # the source of the world's problems: of no others does an oracle know the first wrong step
+
 
 @dataclass
 class WorldArgs:

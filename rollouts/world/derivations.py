@@ -6,12 +6,12 @@ compared as terms in which the order of sums and products does not matter.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
+from rollouts.grading.expressions import fold
 from rollouts.world.facts import Fact, World
 
 TOTAL = ""  # stands for the name where a total is meant
@@ -67,54 +67,21 @@ _Part = tuple[int, "Term"]  # 1 or -1, and what is added (multiplied) or subtrac
 _Parts = dict[_Part, int]  # with how often it is
 Term = int | tuple[str, frozenset[tuple[_Part, int]]]
 
-_BINDS = {"+": 0, "-": 0, "*": 1, "/": 1}
-
 
 def parse_expression(text: str) -> tuple[Fraction | int, Term] | None:
     """The value and the term of an expression of whole numbers, + - * / and brackets; None where it is not one."""
-    operands: list[tuple[Fraction | int, Term]] = []
-    waiting: list[str] = []  # operations and open brackets
-    starts = True  # where a number or a bracket must start
-    tokens = ["(", *re.findall(r"[0-9]+|[^ ]", text), ")"]
-    for i, token in enumerate(tokens):
-        if starts:
-            if token == "(":
-                waiting.append(token)
-            elif token[0] in "0123456789":
-                operands.append((int(token), int(token)))
-                starts = False
-            else:
-                return None
-        elif token == ")" or token in _BINDS:
-            while waiting[-1] != "(" and _BINDS[waiting[-1]] >= _BINDS.get(token, 0):
-                right, left = operands.pop(), operands.pop()
-                joined = _join(left, waiting.pop(), right)
-                if joined is None:
-                    return None
-                operands.append(joined)
-            if token in _BINDS:
-                waiting.append(token)
-                starts = True
-            else:
-                waiting.pop()
-                if not waiting:
-                    return operands[0] if i == len(tokens) - 1 else None
-        else:
-            return None
-    return None
+    return fold(text, lambda digits: (int(digits), int(digits)), _join)
 
 
 def _join(
     left: tuple[Fraction | int, Term], operation: str, right: tuple[Fraction | int, Term]
-) -> tuple[Fraction | int, Term] | None:
+) -> tuple[Fraction | int, Term]:
     if operation == "+":
         return left[0] + right[0], _combine("+", left[1], 1, right[1])
     if operation == "-":
         return left[0] - right[0], _combine("+", left[1], -1, right[1])
     if operation == "*":
         return left[0] * right[0], _combine("*", left[1], 1, right[1])
-    if right[0] == 0:
-        return None
     return Fraction(left[0]) / right[0], _combine("*", left[1], -1, right[1])
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments.convert import ConvertArgs, convert, main
+from experiments.convert import main
 from rewards.formats import FORMATS, Choices, FormatError
+from rewards.formats.convert import ConvertArgs, convert
 from rewards.formats.files import ROWS_AT_ONCE, read_file, write_file
 from rewards.labels.imports import IMPORT_LABELS, ImportArgs
 from rewards.train import build_solutions
@@ -150,6 +153,47 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     (result,) = tmp_path.glob("runs/convert/*/result.json")
     assert json.loads(result.read_text())["written"] == 1
     assert rows_of("out.jsonl")[0]["labels"] == [False, True, False]
+
+
+@pytest.mark.parametrize("override", ["launch.num_processes=2", "tracking.project=mine", "tracking=wandb"])
+def test_what_convert_cannot_do_is_refused(tmp_path, monkeypatch, capsys, override):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "in.jsonl", ROWS["trl"])
+    argv = ["convert", "input=in.jsonl", "output=out.jsonl", "source_format=trl", "target_format=trl", override]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    name = override.replace("tracking=wandb", "tracking.mode=wandb")
+    assert f"error: {name} has no effect: this is one process" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists() and not list(tmp_path.glob("runs/*/*"))
+
+
+HANGING = """
+import signal, sys
+from rewards.formats.files import write_file
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as every command does
+def rows():
+    yield {"row": 1}
+    print("ready", flush=True)
+    sys.stdin.read()
+write_file(sys.argv[1], rows())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_killed_process_leaves_aside_is_removed(tmp_path, number):
+    target = tmp_path / "out.jsonl"
+    command = [sys.executable, "-c", HANGING, str(target)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "ready\n"
+        (aside,) = tmp_path.iterdir()
+        write_file(target, [{"row": 2}])  # what another one is writing stays
+        assert aside.exists()
+        child.send_signal(number)
+        child.wait()
+    assert aside.exists() == (number == signal.SIGKILL)
+    write_file(target, [{"row": 3}])
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"] and rows_of(target) == [{"row": 3}]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ DISH = Stage("dish", 1, DishArgs, cook)
 
 
 def plan(nodes: list[Node], given: dict[str, str], root: Path) -> list[str]:
-    return list(pipeline_plan(nodes, given, SimpleNamespace(run=RunArgs(artifacts=str(root)))))
+    lines, whole = pipeline_plan(nodes, given, SimpleNamespace(run=RunArgs(artifacts=str(root))))
+    assert whole == lines[-1].startswith("dry run: 0 of ")
+    return lines
 
 
 def test_found_stages_are_named_and_the_others_wait_for_them(tmp_path: Path) -> None:
@@ -47,6 +49,9 @@ def test_found_stages_are_named_and_the_others_wait_for_them(tmp_path: Path) -> 
     assert first.split() == ["egg", "found", str(egg.path), "(eggs", "2)"]
     assert second.endswith("would be made") and third.endswith("would be made, after cake")
     assert last.startswith("dry run: 2 of 3 stages would be run")
+    cake, _ = make(DISH, DishArgs(food=str(egg.path)), tmp_path)
+    make(DISH, DishArgs(food=str(cake.path)), tmp_path)
+    assert plan(nodes, {}, tmp_path)[3].startswith("dry run: 0 of 3 stages")
 
 
 def test_glore_says_how_much_it_would_sample(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import experiments.evaluate_prm as command
-from experiments.evaluate_prm import EvaluateArgs, evaluate, main, make_table
+import rewards.evaluate_prm
+from experiments.evaluate_prm import main, make_table
+from rewards.evaluate_prm import EvaluateArgs, evaluate
 from rewards.formats import Choices, FormatError, StepRecord
 from rewards.formats.files import read_file
 from rewards.prm import PRMArgs
@@ -33,7 +34,7 @@ class Scripted:
 
 @pytest.fixture
 def scripted(monkeypatch):
-    monkeypatch.setattr(command, "load_judge", lambda args: Scripted())
+    monkeypatch.setattr(rewards.evaluate_prm, "load_judge", lambda args: Scripted())
 
 
 def subset(folder: Path, name: str, solutions: list[tuple[int, tuple[float, ...]]]) -> str:
@@ -179,3 +180,7 @@ def test_the_command_with_a_model_of_ours(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [*argv, "threshold=0.7"])
     main()
     assert "threshold 0.7, given" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*argv, "launch.num_processes=2"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "error: launch.num_processes=2 has no effect" in capsys.readouterr().err

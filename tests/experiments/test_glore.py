@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from experiments.glore import GloreArgs, StudentArgs, glore_nodes
-from experiments.report.stage import check_apart
+from experiments.commands.config import validate
+from experiments.glore import main
+from experiments.pipelines.glore import GivenArgs, GloreArgs, StudentArgs, glore_nodes
+from experiments.pipelines.graph import PIPELINE_SEED
 from refine.prompts import render_refinement
+from refine.report.truth import check_apart
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
 from rollouts.prompts import PromptArgs, render_prompt
@@ -215,10 +219,176 @@ def test_a_test_problem_that_was_trained_on_is_refused():
 
 def test_reward_models_can_start_from_another_model(policy, made):
     root = Path(made["rollouts"]).parent.parent
-    args = replace(arguments(policy), reward_start=made["control_refiner"])
+    args, other = arguments(policy), made["control_refiner"]
+    args = replace(args, orm=replace(args.orm, policy=other), sorm=replace(args.sorm, policy=other))
     again = run(*nodes_with_script(args, policy), root)
     changed = {name for name in made if again[name] != made[name]}
     assert changed == {"orm", "sorm", "revise", "rerank", "report"}
+
+
+def test_artifacts_of_ones_own_stand_in_for_stages(policy, made):
+    root = Path(made["rollouts"]).parent.parent
+    args = replace(arguments(policy), given=GivenArgs(sorm=made["sorm"], **{
+        f"{kind}_refiner": made[f"{kind}_refiner"] for kind in ("global", "local", "control")
+    }))  # fmt: skip
+    nodes, given = glore_nodes(args)
+    # nobody needs labels or pairs any more
+    assert [node.name for node in nodes] == ["rollouts", "orm", "drafts", "samples", "revise", "rerank", "report"]
+    again = run(nodes, given, root)
+    assert again["rerank"] == made["rerank"] and again["report"] != made["report"]
+    report = read_json(Path(again["report"]) / "report.json")
+    assert report["given"] == {
+        name: f"{Path(made[name]).parent.name}/{Path(made[name]).name}"
+        for name in ("sorm", "global_refiner", "local_refiner", "control_refiner")
+    }
+    text = (Path(again["report"]) / "report.md").read_text()
+    assert f"Given, not made in this run: sorm train_reward/{Path(made['sorm']).name}" in text
+    assert "sorm" not in report["stages"] and report["label_accuracy"] is None
+
+
+def test_a_parent_given_to_one_stage_is_used_by_that_stage_alone(policy, made):
+    root = Path(made["rollouts"]).parent.parent
+    args = arguments(policy)
+    half = replace(args, orm=replace(args.orm, validation_share=0.5))
+    other = run(*nodes_with_script(half, policy), root)["orm"]
+    args = replace(args, rerank=replace(args.rerank, orm=other))
+    again = run(*nodes_with_script(args, policy), root)
+    assert {name for name in made if again[name] != made[name]} == {"rerank", "report"}
+    report = read_json(Path(again["report"]) / "report.json")
+    assert report["given"] == {"rerank.orm": f"train_reward/{Path(other).name}"}
+    own, swapped = (open_artifact(paths["report"]).manifest["parents"]["orm"]["key"] for paths in (made, again))
+    assert (own, swapped) == (Path(made["orm"]).name, Path(other).name)
+
+
+def test_with_everything_given_only_the_test_problems_are_sampled(policy, made):
+    names = ("orm", "sorm", "global_refiner", "local_refiner", "control_refiner", "drafts", "samples")
+    args = replace(arguments(policy), student=StudentArgs(), given=GivenArgs(**{name: made[name] for name in names}))
+    nodes, given = glore_nodes(args)  # not even a student is needed
+    assert [node.name for node in nodes] == ["revise", "rerank", "report"] and set(given) == set(names)
+    again = run(nodes, given, Path(made["rollouts"]).parent.parent)
+    notes = read_json(Path(again["report"]) / "report.json")["notes"]
+    assert any("were not compared with those trained on" in note for note in notes)
+
+
+def contents(args: GloreArgs) -> dict[str, str]:
+    """What each node's artifact depends on: its stage, its arguments, and the same of its parents."""
+    nodes, given = glore_nodes(args)
+    found = dict(given)
+    for node in nodes:
+        found[node.name] = json.dumps([node.stage.name, dataclasses.asdict(node.build(found))])
+    return {name: found[name] for name in found if name not in given}
+
+
+def equal_nodes(args: GloreArgs) -> set[str]:
+    one, two = (contents(replace(args, seed=seed)) for seed in (0, 1))
+    assert one.keys() == two.keys()
+    return {name for name in one if one[name] == two[name]}
+
+
+def test_two_seeds_share_only_the_greedy_drafts_of_a_student_that_comes_from_outside(policy):
+    args = GloreArgs(problems=WORLD, student=StudentArgs(start=str(policy)))
+    assert equal_nodes(args) == {"drafts"}
+    sampled = replace(args, drafts=replace(args.drafts, sampler=SamplerArgs(temperature=0.7)))
+    assert equal_nodes(sampled) == set()
+    # a student that is trained here has a seed, and with it everything
+    assert equal_nodes(replace(args, student=StudentArgs(start=str(policy), fine_tune=True, rounds=2))) == set()
+    # without any difference in their parents, every stage still has a seed of its own
+    args = replace(args, given=GivenArgs(rollouts="r", labels="l", orm="o", sorm="s", pairs="p"))
+    assert equal_nodes(args) == {"drafts"}
+
+
+def test_every_stage_gets_the_seed_of_the_pipeline_or_its_own(policy):
+    args = GloreArgs(problems=WORLD, seed=3, student=StudentArgs(start=str(policy), fine_tune=True, rounds=2))
+    built = {name: json.loads(text)[1] for name, text in contents(args).items()}
+    seeds = {name: one["train"]["seed"] if "train" in one else one.get("seed") for name, one in built.items()}
+    assert seeds.pop("drafts") == seeds.pop("revise") == 0  # greedy
+    assert seeds.pop("rerank") is None
+    assert (seeds.pop("round_1_rollouts"), seeds.pop("round_2_rollouts")) == (1003, 2003)
+    assert set(seeds.values()) == {3} and str(PIPELINE_SEED) not in map(str, seeds.values())
+    own = replace(args, rollouts=replace(args.rollouts, seed=5), orm=replace(args.orm, train=TrainArgs(seed=0)))
+    built = {name: json.loads(text)[1] for name, text in contents(own).items()}
+    assert built["rollouts"]["seed"] == 5 and built["orm"]["train"]["seed"] == 0 and built["samples"]["seed"] == 3
+
+
+def changed(args: GloreArgs, dotted: str, value: object) -> GloreArgs:
+    name, _, rest = dotted.partition(".")
+    return replace(args, **{name: changed(getattr(args, name), rest, value) if rest else value})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("problems.limit", 5, "problems.limit=5 cannot be set here: set train_problems and test_problems"),
+        ("problems.offset", 5, "problems.offset=5 cannot be set here: set train_offset"),
+        ("problems.split", "test", "problems.split='test' cannot be set here: the pipeline takes the train split"),
+        ("rollouts.problems.limit", 5, "rollouts.problems.limit=5 cannot be set here: set problems, train_problems"),
+        ("drafts.problems.world.size", 9, "drafts.problems.world.size=9 cannot be set here"),
+        ("refiner.examples", ["local"], r"refiner.examples=\['local'\] cannot be set here"),
+        ("refiner.problems.limit", 1, "refiner.problems.limit=1 cannot be set here"),
+        ("orm.kind", "sorm", "kind=sorm"),
+        ("rerank.samples", 4, "rerank.samples=4 cannot be chosen from samples.n=3"),
+        ("given.pairs", "p", "given.pairs=p has no effect: no stage that is left uses it"),
+        ("student.start", None, "no student is given: set student.start"),
+        ("student.fine_tune", True, None),
+        ("problems", None, "choose what to run: experiment=demo"),
+        ("problems.source", "gsm8k", "student.start=shipped knows the words of the embedded world only, not gsm8k's"),
+        ("seed", -1, "seed must not be negative"),
+    ],
+)
+def test_what_the_pipeline_cannot_use_is_refused(setting, value, message):
+    args = GloreArgs(problems=ProblemArgs(), student=StudentArgs(start="shipped"))
+    if setting == "given.pairs":
+        args = replace(args, given=GivenArgs(global_refiner="g", local_refiner="l", control_refiner="c"))
+    args = changed(args, setting, value)
+    if setting == "problems.source":
+        args = changed(args, "problems.path", "folder")
+    if message is None:
+        return validate(args)
+    with pytest.raises(ValueError, match=message):
+        validate(args)
+
+
+def test_sft_problems_and_policy_of_a_trained_student_are_the_pipelines():
+    args = GloreArgs(problems=ProblemArgs(), student=StudentArgs(start="shipped", fine_tune=True, rounds=1))
+    for setting, value in (
+        ("student.sft.policy", "p"),
+        ("student.sft.problems.limit", 3),
+        ("student.round.policy", "p"),
+    ):
+        with pytest.raises(ValueError, match=f"{setting}={value!r} cannot be set here"):
+            validate(changed(args, setting, value))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["student.sft.train.epochs=2"], "student.sft.train.epochs=2 has no effect: student.fine_tune is false"),
+        (["student.round_samples=4"], "student.round_samples=4 has no effect: student.rounds is 0"),
+        (["given.orm=o", "orm.train.epochs=3"], "orm.train.epochs=3 has no effect: what is given stands in place"),
+        (["given.student=s", "student.rounds=2"], "student.rounds=2 has no effect: given.student=s is used"),
+        (["given.drafts=d", "given.samples=s", "test_problems=9"], "test_problems=9 has no effect"),
+        (["~problems"], "choose what to run: experiment=demo is the embedded world"),
+        (["problems=gsm8k", "problems.path=d"], "nobody knows the first error of a gsm8k solution; leave oracle out"),
+        (["given.orm=nowhere"], "nowhere: there is no such artifact folder"),
+    ],
+)
+def test_what_is_typed_without_effect_ends_with_one_line(overrides, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["glore", "experiment=demo", *overrides])
+    with pytest.raises(SystemExit) as raised:
+        main()
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert raised.value.code == 2 and message in line
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_without_arguments_the_command_says_what_to_choose(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["glore"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "experiment=demo is the embedded world" in line and not list(tmp_path.iterdir())
 
 
 def test_defaults_are_plain_values():
@@ -229,7 +399,7 @@ def test_every_stage_asks_with_the_one_prompt(policy):
     chat = PromptArgs("chat", instruction="Solve it.")
     args = replace(arguments(policy), prompt=chat)
     args = replace(args, student=replace(args.student, fine_tune=True, rounds=1))
-    args.validate()
+    validate(args)
     nodes, given = glore_nodes(args)
     paths = {node.name: f"artifact of {node.name}" for node in nodes} | given
     asked = {node.name: own.prompt for node in nodes if hasattr(own := node.build(paths), "prompt")}
@@ -238,9 +408,11 @@ def test_every_stage_asks_with_the_one_prompt(policy):
         *("global_refiner", "local_refiner", "control_refiner", "revise"),
     }
     assert all(prompt == chat for prompt in asked.values())
-    for changed in (
+    for other in (
         replace(args, rollouts=replace(args.rollouts, prompt=PromptArgs("chat"))),
         replace(args, student=replace(args.student, sft=replace(args.student.sft, prompt=PromptArgs("chat")))),
     ):
-        with pytest.raises(ValueError, match=r"^(rollouts|student\.sft)\.prompt must not differ from prompt"):
-            changed.validate()
+        with pytest.raises(
+            ValueError, match=r"^(rollouts|student\.sft)\.prompt\.kind='chat' cannot be set here: set prompt, which"
+        ):
+            other.validate()

@@ -7,11 +7,13 @@ import io
 import itertools
 import json
 import random
+import re
 
 import pytest
 
+from experiments.report.figures import draw_figures
 from experiments.report.markdown import copy_report, print_main_table, render_markdown, write_report
-from experiments.report.words import opening, versus
+from experiments.report.words import code_span, opening, plain, versus
 from refine.report.build import DIFFERENCES, SELECTORS, build_report
 from refine.report.inputs import ReportInputs
 from rollouts.records import Candidate, Choice, Judgement, Problem
@@ -136,10 +138,10 @@ def _choose(problem: Problem, offers: dict, rng: random.Random) -> list[Choice]:
     samples = [("sample", "none", sample) for sample in range(3)]
     for selector, keys in (("draft", [draft]), ("global", [whole]), ("control", [control])):
         add(selector, "none", "none", keys)
-    add("majority_of_3", "none", "none", samples)
+    add("majority_of_n", "none", "none", samples)
     for scorer in ("orm", "sorm"):
         add("draft_global", scorer, "none", [draft, whole])
-        add("best_of_3", scorer, "none", samples)
+        add("best_of_n", scorer, "none", samples)
         add("draft_control", scorer, "none", [draft, control])
     for where in ("none", "orm", "sorm", "oracle"):
         local = ("local", where, 0)
@@ -281,6 +283,24 @@ def test_a_run_of_drafts_alone_is_reported(inputs):
     print_main_table(poor, _console(io.StringIO()))
 
 
+def test_words_and_the_papers_column_follow_n(inputs):
+    five = build_report(dataclasses.replace(inputs, samples=5))
+    stream = io.StringIO()
+    print_main_table(five, _console(stream))
+    shown = render_markdown(five, []) + stream.getvalue()
+    assert "best of 5 samples, ORM picks" in shown and "majority of 5 samples" in shown
+    assert "of 3 samples" not in shown and "58% (2nd)" not in shown
+    assert "Best of 5 samples by the same judge" in shown and "from best of 5 samples" in shown
+
+
+def test_what_was_given_is_named(inputs):
+    report = build_report(dataclasses.replace(inputs, given={"orm": "train_reward/0123"}, apart=False))
+    text = render_markdown(report, [])
+    assert "- Given, not made in this run: orm train_reward/0123." in text
+    assert report["given"] == {"orm": "train_reward/0123"}
+    assert "not compared with those trained on" in text
+
+
 def test_words_follow_the_interval():
     def words(value, low, high, n=100):
         return versus({"value": value, "low": low, "high": high, "n": n}, "it")
@@ -326,19 +346,45 @@ def test_the_example_is_a_mended_wrong_draft(report):
     assert example["solutions"]["global"]["correct"] and example["solutions"]["local"]["correct"]
 
 
+HOSTILE = "costs $5 | $x_{1}^ ``` ~~~ \x00\x1b[31m\u202e\u2028 <b> 😀 *漢字* \\frac{ ` _x_ [a](b) &lt; \ud83d"
+
+
 def test_hostile_texts_break_neither_page_nor_picture(tmp_path, inputs, report):
-    nasty = "costs $5 | $x_{1}^ ``` ~~~ \x00\x1b[31m <b> " + "w" * 400 + " 漢字 \\frac{"
-    steps = [nasty, *(f"step {i} is $\\frac$" for i in range(40))]
-    solution = {"steps": steps, "answer": None, "correct": False, "sorm": [0.5] * 41, "score": None}
+    steps = [HOSTILE + "w" * 400, "x" * 10**6, *(f"step {i} is $\\frac$" for i in range(100))]
+    solution = {"steps": steps, "answer": None, "correct": False, "sorm": [0.5] * 102, "score": None}
     example = report["example"] | {
-        "question": nasty + "\n\n" + nasty,
+        "problem_id": f"`{HOSTILE}`",
+        "question": HOSTILE + "\n\n" + HOSTILE,
         "solutions": {"draft": solution, "global": solution | {"sorm": None, "steps": []}, "local": None},
         "located_error": 0,
         "true_error": 3,
         "chosen": "draft",
         "correct": False,
     }
-    write_report(tmp_path, report | {"example": example}, inputs)
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "````text" in text and "\x1b" not in text and "\x00" not in text
-    assert (tmp_path / "figures" / "example.png").stat().st_size > 10_000
+    named = {"title": HOSTILE, "model": HOSTILE, "source": HOSTILE}
+    page = render_markdown(report | named | {"example": example}, ["example"])
+    page.encode()  # no lone surrogate is left
+    assert all(line.isprintable() for line in page.split("\n")) and len(page) < 30_000
+    assert "````text" in page and "… 52 more steps" in page and "(1,000,000 characters)" in page and "😀" in page
+    title, _, opened = page.partition("\n\n")
+    assert title.startswith(r"# costs \$5 | \$x\_{1}^ \`\`\` \~\~\~ \\x00\\x1b\[31m\\u202e\\u2028 \<b\> 😀 \*漢字\*")
+    assert r" \_x\_ \[a\](b) \&lt; \\ud83d" in title and opened.count(title[2:]) == 2
+    (mentioned,) = re.findall("Problem (````? .*? ````?):", page)
+    assert mentioned.startswith("```` `costs") and mentioned.endswith("` ````")
+    draw_figures(tmp_path, report | named | {"example": example})
+    assert (tmp_path / "example.png").stat().st_size > 10_000
+    stream = io.StringIO()
+    print_main_table(report | named, _console(stream))
+    assert all(line.isprintable() for line in stream.getvalue().split("\n")) and "😀" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "span"),
+    [("p1", "`p1`"), ("a`b", "``a`b``"), ("`a", "`` `a ``"), ("a``", "``` a`` ```"), ("", "`   `"), (" a ", "`a`")],
+)
+def test_any_text_is_a_code_span(text, span):
+    assert code_span(text) == span
+
+
+def test_names_within_a_sentence_stay_readable():
+    assert plain("Qwen/Qwen2.5_0.5B-x") == "Qwen/Qwen2.5_0.5B-x" and plain("_a_b_") == r"\_a_b\_"

@@ -152,7 +152,8 @@ class FaultServer:
         """Status, headers and body."""
         fault = seen.fault or ""
         if fault[:3].isdigit():
-            said = f"status {fault}, you sent {seen.headers.get('authorization')}"  # some servers repeat a wrong key
+            # some servers repeat a wrong key
+            said = f"status {fault}\x1b[31m, you sent {seen.headers.get('authorization')}"
             date = formatdate(time.time() + 3600, usegmt=True)
             wait = {"429 for 30 s": str(AFTER), "429 until a date": date}.get(fault)
             return int(fault[:3]), {} if wait is None else {"Retry-After": wait}, error(said)
@@ -166,7 +167,9 @@ class FaultServer:
         spoil(answer, fault, is_chat)
         page = json.dumps(answer).encode()
         if fault == "html":
-            return 200, {"Content-Type": "text/html"}, b"<html><body>We are back soon.</body></html>"
+            # what is shown of it ends within the key
+            said = f"<html>\x1b[31mWe are back soon.{'.' * 30}{seen.headers.get('authorization')}</html>"
+            return 200, {"Content-Type": "text/html"}, said.encode()
         spoilt = {"half": page[: len(page) // 2], "not utf-8": page[:-1] + b"\xff}", "null": b"null"}
         return 200, {}, spoilt.get(fault, page)
 

@@ -8,10 +8,10 @@ from collections import Counter
 
 import pytest
 
-from refine.rerank import RERANK, SELECTORS, RerankArgs, choose, cost, identity, select
+from refine.rerank import RERANK, SELECTORS, RerankArgs, choose, cost, select
 from refine.revise import REVISE, ReviseArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
-from rollouts.records import Candidate, Choice, Judgement
+from rollouts.records import Candidate, Choice, Judgement, Rollout, identity
 from rollouts.sampling.sample import SampleArgs
 from stages.make import make
 from stages.stage import Stage
@@ -106,21 +106,21 @@ def test_every_selector_by_hand():
     assert found.keys() == SELECTORS.keys()
     assert {name: c.kind for name, c in found.items() if name != "random"} == {
         "draft": "draft", "global": "global", "local": "local", "draft_global": "global", "draft_local": "local",
-        "reranked": "local", "best_of_3": "sample", "majority_of_3": "sample", "oracle": "global",
+        "reranked": "local", "best_of_n": "sample", "majority_of_n": "sample", "oracle": "global",
         "control": "control", "draft_control": "draft",
     }  # fmt: skip
     # the best of the first three, though the fourth scores higher; the majority of three is another answer
-    assert (found["best_of_3"].sample, found["best_of_3"].answer) == (1, "12")
-    assert (found["majority_of_3"].answer, found["majority_of_3"].correct) == ("4", False)
+    assert (found["best_of_n"].sample, found["best_of_n"].answer) == (1, "12")
+    assert (found["majority_of_n"].answer, found["majority_of_n"].correct) == ("4", False)
     assert {name for name, c in found.items() if c.scorer == "orm"} == {
-        "draft_global", "draft_local", "reranked", "best_of_3", "draft_control"
+        "draft_global", "draft_local", "reranked", "best_of_n", "draft_control"
     }  # fmt: skip
     assert all(c.where == "sorm" and c.problem_id == "p" for c in found.values())
     assert found["reranked"].correct is False  # what could not be graded is not right
     # tokens of all that had to be sampled: a refiner has read the draft
     assert {name: c.completion_tokens for name, c in found.items()} == {
-        "draft": 10, "global": 20, "local": 20, "draft_global": 20, "draft_local": 20, "reranked": 30, "best_of_3": 30,
-        "majority_of_3": 30, "random": 30, "oracle": 30, "control": 7, "draft_control": 17,
+        "draft": 10, "global": 20, "local": 20, "draft_global": 20, "draft_local": 20, "reranked": 30, "best_of_n": 30,
+        "majority_of_n": 30, "random": 30, "oracle": 30, "control": 7, "draft_control": 17,
     }  # fmt: skip
 
 
@@ -165,7 +165,9 @@ def made(tmp_path, request) -> dict[str, str]:
     (tmp_path / "x").mkdir()
     nowhere = str(tmp_path / "x")
     drafts, _ = make(
-        Stage("sample", 1, SampleArgs, lambda _args, work: work.count(rows=0)), SampleArgs(policy=nowhere), tmp_path
+        Stage("sample", 1, SampleArgs, lambda _args, work: work.write_rows("rows", [], Rollout)),
+        SampleArgs(policy=nowhere),
+        tmp_path,
     )
     args = ReviseArgs(drafts=str(drafts.path), global_refiner=nowhere, local_refiner=nowhere, where=["none"], seed=seed)
     found = {"candidates": str(make(dataclasses.replace(REVISE, run=write_candidates), args, tmp_path)[0].path)}
@@ -192,6 +194,12 @@ def test_the_stage_judges_everything_and_chooses_by_every_selector(made, tmp_pat
             best = max(offered, key=lambda key: finals.get((choice.scorer, *key), LOW))
             assert best[1] == choice.kind
     assert artifact.manifest["tokens"] > 0
+    # without a number, best-of-n is the best of all four that were sampled
+    assert artifact.manifest["counts"]["samples"] == 4
+    cost = {c.selector: c.completion_tokens for c in choices if c.problem_id == "p"}
+    assert cost["best_of_n"] == cost["majority_of_n"] == 40
+    fewer, _ = make(RERANK, RerankArgs(**made, samples=2, device="cpu"), tmp_path)
+    assert fewer.manifest["counts"]["samples"] == 2
     # a text without steps is never the best
     assert not [
         c

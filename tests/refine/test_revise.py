@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from refine.prompts import render_refinement
-from refine.rerank import choose, identity
+from refine.rerank import choose
 from refine.revise import REVISE, ReviseArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.prompts import render_prompt
-from rollouts.records import Candidate, Problem, Rollout
+from rollouts.records import Candidate, Problem, Rollout, identity
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SampleArgs
 from rollouts.steps import MAX_STEPS
@@ -255,4 +255,4 @@ def test_the_draft_is_the_first_that_was_drawn_and_refused_samples_keep_their_pl
     own = [c for c in offered if c.problem_id == PROBLEMS[0].id]
     finals = {identity(c): 0.5 if c.steps else -math.inf for c in own}
     chosen = {choice.selector: choice.sample for choice in choose(own, finals, "orm", "none", 3)}
-    assert chosen == {"best_of_3": 0, "majority_of_3": 0}
+    assert chosen == {"best_of_n": 0, "majority_of_n": 0}

@@ -21,6 +21,7 @@ from ray.exceptions import RayError, RayTaskError
 from rollouts.backends.ray.cluster import check_hope, connect, count_room, disconnect
 from rollouts.backends.ray.worker import Worker, list_files
 from rollouts.sampling.protocol import Request, Sample, SamplingError
+from stages.text import one_line
 
 if TYPE_CHECKING:
     from rollouts.sampling.args import SamplerArgs
@@ -205,10 +206,10 @@ class RaySampler:
         what = f"a Ray actor was lost {doing}"
         if self.lost == self.pool.restarts:
             raise SamplingError(
-                f"{what}, and sampler.ray.restarts={self.lost} are used up: {shorten(error)}"
+                f"{what}, and sampler.ray.restarts={self.lost} are used up: {in_words(error)}"
             ) from error
         self.lost += 1
-        logger.warning("%s and is replaced (%d of %d): %s", what, self.lost, self.pool.restarts, shorten(error))
+        logger.warning("%s and is replaced (%d of %d): %s", what, self.lost, self.pool.restarts, in_words(error))
         self._start_actor()
 
 
@@ -219,10 +220,10 @@ def raise_fault(error: RayError) -> None:
         raise cause from None
 
 
-def shorten(error: Exception) -> str:
+def in_words(error: Exception) -> str:
     """What went wrong, in one line."""
     cause = getattr(error, "cause", None) or error
-    return f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"
+    return one_line(f"{type(cause).__name__}: {cause}", 300)
 
 
 def load(policy: str, args: SamplerArgs) -> RaySampler:

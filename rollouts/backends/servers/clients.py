@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
 
+from stages.text import keep_secret
+
 CONNECT = 10.0  # seconds to open a connection: a machine that is gone should be noticed before the time-out
 
 
@@ -38,6 +40,7 @@ def find_key(url: str, variable: str) -> Key | None:
         raise ValueError(f"{url} needs a key, but the environment variable {variable} is not set")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError(f"the environment variable {variable} holds characters that no key has")
+    keep_secret(key)  # whatever a server says may hold it
     return Key(key) if key else None
 
 

@@ -22,6 +22,7 @@ from tenacity import AsyncRetrying, RetryError, retry_if_exception_type
 
 from rollouts.backends.servers.replies import BadReply
 from rollouts.sampling.protocol import SamplingError
+from stages.text import one_line
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ FIRST, LONGEST = 1.0, 60.0  # seconds that a server is left alone after its firs
 LOOK_AGAIN = 0.25  # seconds between two looks at a server that somebody else is trying
 PASSING = {408, 409, 425, 429}  # and all from 500: the same request may be answered later
 ABOUT_THE_REQUEST = {400, 413, 422}
+REASON = 300  # characters kept of what a server says
 
 
 class Refused(ValueError):
@@ -74,21 +76,12 @@ class Tries:
 
 
 class Pool:
-    """Asks servers, at most `concurrency` requests at a time, each `attempts` times and for `timeout` seconds.
-
-    `hide` takes keys out of a text: whatever a server says may hold them.
-    """
+    """Asks servers, at most `concurrency` requests at a time, each `attempts` times and for `timeout` seconds."""
 
     def __init__(
-        self,
-        servers: Sequence[Server],
-        concurrency: int,
-        attempts: int,
-        timeout: float,
-        clock: Clock,
-        hide: Callable[[str], str],
+        self, servers: Sequence[Server], concurrency: int, attempts: int, timeout: float, clock: Clock
     ) -> None:
-        self.servers, self.attempts, self.timeout, self.clock, self.hide = servers, attempts, timeout, clock, hide
+        self.servers, self.attempts, self.timeout, self.clock = servers, attempts, timeout, clock
         self._slots = asyncio.Semaphore(concurrency)
         self._jitter = random.Random()
         self._over: SamplingError | None = None
@@ -173,15 +166,15 @@ class Pool:
             fault = self._judge(server, error)
         except APIConnectionError as error:
             cause = error.__cause__ or error
-            fault = Trouble(self.hide(f"{type(cause).__name__}: {cause}".removesuffix(": ")))
+            fault = Trouble(one_line(f"{type(cause).__name__}: {cause}".removesuffix(": "), REASON))
         except (BadReply, OpenAIError) as error:
-            fault = Trouble(self.hide(str(error)))
+            fault = Trouble(one_line(error, REASON))
         # outside, so that what the client raised, which holds the request with its key, does not hang on to it
         raise fault
 
     def _judge(self, server: Server, error: APIStatusError) -> Exception:
         """What a status other than 200 means: it may pass, the request is at fault, or nothing will ever come."""
-        reason, status = self.hide(str(error)), error.status_code
+        reason, status = one_line(error, REASON), error.status_code
         if status in PASSING or status >= 500:
             return Trouble(reason, retry_after(error.response.headers, time.time()))
         if status in ABOUT_THE_REQUEST:

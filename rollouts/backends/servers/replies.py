@@ -12,13 +12,15 @@ from typing import Literal
 
 from pydantic import BaseModel, FiniteFloat, NonNegativeInt, ValidationError
 
+from stages.text import shown
+
 
 class BadReply(ValueError):
     """A reply that is no answer to what was asked."""
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ReplyChoice:
     """One text; `token_ids` and `logprobs` are None where the server does not tell them."""
 
     text: str
@@ -31,7 +33,7 @@ class Choice:
 class Reply:
     """The choices in their order, and the tokens that the server counted: the prompt's, and those of all choices."""
 
-    choices: tuple[Choice, ...]
+    choices: tuple[ReplyChoice, ...]
     prompt_tokens: int
     completion_tokens: int
 
@@ -105,15 +107,15 @@ def read_reply(api: str, body: str, n: int) -> Reply:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         reason = f"{where}: {first['msg']}" if where else first["msg"]
-        raise BadReply(f"a reply that is no answer ({reason}): {body[:80]!r}") from None
+        raise BadReply(f"a reply that is no answer ({reason}): {shown(body, 80)}") from None
     choices = sorted(found.choices, key=lambda choice: choice.index)
     if [choice.index for choice in choices] != list(range(n)):
-        raise BadReply(f"a reply with choices {[choice.index for choice in choices]}, where {n} were asked for")
+        raise BadReply(f"a reply with choices {shown([choice.index for choice in choices])}, where {n} were asked for")
     read = tuple(_read_choice(choice) for choice in choices)
     return Reply(read, found.usage.prompt_tokens, found.usage.completion_tokens)
 
 
-def _read_choice(choice: _Choice | _ChatChoice) -> Choice:
+def _read_choice(choice: _Choice | _ChatChoice) -> ReplyChoice:
     text, logprobs = choice.read()
     if text is None:
         # a model that thinks apart may use up all its tokens before it says anything; otherwise something is lost
@@ -121,7 +123,7 @@ def _read_choice(choice: _Choice | _ChatChoice) -> Choice:
             raise BadReply(f"a reply whose choice {choice.index} has no text")
         text = ""
     ids = None if choice.token_ids is None else tuple(choice.token_ids)
-    return Choice(text, choice.finish_reason, ids, None if logprobs is None else tuple(logprobs))
+    return ReplyChoice(text, choice.finish_reason, ids, None if logprobs is None else tuple(logprobs))
 
 
 def count_tokens(reply: Reply, max_tokens: int) -> list[int]:

@@ -1,0 +1,323 @@
+"""GLoRe as a pipeline: its arguments, and the stages that follow from them (arXiv 2402.10963).
+
+Left out: what a user may give in place of what a pipeline fills in (`experiments/pipelines/graph.py`), and running the
+stages (`experiments/glore.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from experiments.commands.unused import refuse_typed
+from experiments.pipelines.graph import PIPELINE_SEED, Graph, fill
+from experiments.report.stage import REPORT, ReportArgs
+from refine.pairs import BUILD_PAIRS, PairArgs
+from refine.rerank import RERANK, RerankArgs
+from refine.revise import REVISE, ReviseArgs
+from refine.students.shipped import SHIPPED, find_start
+from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
+from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
+from rewards.train import TRAIN_REWARD, TrainRewardArgs
+from rollouts.problems.args import ProblemArgs
+from rollouts.prompts import PromptArgs
+from rollouts.sampling.args import SamplerArgs
+from rollouts.sampling.sample import SAMPLE, SampleArgs
+from rollouts.world.args import SOURCE as WORLD
+from stages.hub import pin
+from stages.pipeline import PENDING, Node
+from stages.stage import parent
+from training.args import TrainArgs
+
+SCRATCH = "scratch"
+CHOOSE = (
+    "choose what to run: experiment=demo is the embedded world, in minutes on a CPU; "
+    "problems=gsm8k problems.path=DIR student.start=MODEL is GSM8K with a causal LM"
+)
+# what only the pipeline can say, and what it cannot do without -> what the user sets instead
+INSTEAD = {
+    "problems": "set problems, train_problems, train_offset and test_problems, which go for all stages",
+    "split": "the pipeline takes the train split for training and the test split for drafts and samples",
+    "offset": "set train_offset",
+    "limit": "set train_problems and test_problems",
+    "prompt": "set prompt, which goes for all stages",
+    "kind": "orm is trained on outcomes, sorm on step labels",
+    "examples": "student.sft learns from solutions, student.round from rollouts, the refiners from pairs of each kind",
+    "policy": "set student.start",
+    "start": "set student.start, the folder of the causal LM that the student starts from",
+    "student": "set student.start, the folder of the causal LM that is the student",
+}
+
+
+def _sample(n: int, temperature: float) -> SampleArgs:
+    sampler = SamplerArgs(temperature=temperature, max_tokens=512)
+    return SampleArgs(policy=PENDING, n=n, seed=PIPELINE_SEED, sampler=sampler)
+
+
+def _train(epochs: float) -> TrainArgs:
+    """How a pretrained model is trained on one GPU."""
+    return TrainArgs(
+        epochs=epochs,
+        learning_rate=1e-5,
+        beta2=0.999,
+        tokens_per_step=65536,
+        tokens_per_batch=16384,
+        dtype="bfloat16",
+        gradient_checkpointing=True,
+        seed=PIPELINE_SEED,
+    )
+
+
+def _reward(kind: str) -> TrainRewardArgs:
+    source = {"rollouts": PENDING} if kind == "orm" else {"labels": PENDING}
+    return TrainRewardArgs(kind=kind, policy=PENDING, max_length=1024, train=_train(1), **source)
+
+
+def _labels() -> LabelArgs:
+    """The paper's way: 8 continuations of every prefix, of which one right one vouches for it (GLoRe sec. 3.2)."""
+    return LabelArgs(
+        search="exhaustive", rule="any", continuations=8, rollouts=PENDING, policy=PENDING, seed=PIPELINE_SEED,
+        sampler=SamplerArgs(temperature=1.0, max_tokens=512),
+    )  # fmt: skip
+
+
+def _revise() -> ReviseArgs:
+    return ReviseArgs(
+        drafts=PENDING, samples=PENDING, global_refiner=PENDING, local_refiner=PENDING, control=PENDING, orm=PENDING,
+        sorm=PENDING, seed=PIPELINE_SEED, sampler=SamplerArgs(temperature=0.0, max_tokens=512),
+    )  # fmt: skip
+
+
+@dataclass
+class StudentArgs:
+    """Where the student comes from: `start` is the folder of a Hugging Face causal LM, `shipped` (the embedded world's
+    checkpoint that comes with the package), or `scratch` (a small model made from nothing, for the embedded world).
+
+    It is fine-tuned on the gold solutions of `sft_problems` problems (None: all) where `fine_tune` is true, and then by
+    `rounds` of Expert Iteration, each on its right ones of `round_samples` solutions a problem (96: GLoRe sec. 4).
+    """
+
+    start: str | None = None  #: a folder of a causal LM or a hub id; shipped, scratch
+    fine_tune: bool = False  #: on gold solutions first
+    sft: TrainPolicyArgs = field(default_factory=lambda: TrainPolicyArgs(max_length=1024, train=_train(3)))
+    sft_problems: int | None = None  #: how many of them
+    rounds: int = 0  #: of expert iteration
+    round: TrainPolicyArgs = field(
+        default_factory=lambda: TrainPolicyArgs(
+            examples=["rollouts"], rollouts=PENDING, max_per_problem=96, max_length=1024, train=_train(1)
+        )
+    )
+    round_samples: int = 96
+
+    def validate(self) -> None:
+        """Raise ValueError where there would be no student."""
+        if self.start == SCRATCH and not self.fine_tune:
+            raise ValueError("student.start=scratch needs student.fine_tune=true: it knows nothing yet")
+        if self.rounds < 0 or self.round_samples < 2 or (self.sft_problems is not None and self.sft_problems < 1):
+            raise ValueError(
+                f"student needs rounds >= 0, round_samples >= 2, sft_problems >= 1, not {self.rounds}, "
+                f"{self.round_samples}, {self.sft_problems}"
+            )
+
+
+@dataclass
+class GivenArgs:
+    """Artifacts of one's own, each used in place of the one that the pipeline would make."""
+
+    student: str | None = parent("train_policy", any_path=True, default=None)
+    rollouts: str | None = parent("sample", default=None)
+    labels: str | None = parent("label_steps", "import_labels", default=None)
+    orm: str | None = parent("train_reward", default=None)
+    sorm: str | None = parent("train_reward", default=None)
+    pairs: str | None = parent("build_pairs", default=None)
+    global_refiner: str | None = parent("train_policy", any_path=True, default=None)
+    local_refiner: str | None = parent("train_policy", any_path=True, default=None)
+    control_refiner: str | None = parent("train_policy", any_path=True, default=None)
+    drafts: str | None = parent("sample", default=None)
+    samples: str | None = parent("sample", default=None)
+
+
+@dataclass
+class GloreArgs:
+    """Arguments of the pipeline: those of its stages. The defaults suit a pretrained causal LM on one GPU.
+
+    Training rollouts come from `train_problems` problems of the train split, after the first `train_offset`; the test
+    split gives `test_problems` drafts (None: all there are). `parallel` stages run at once where they do not need one
+    another. `prompt` and `seed` go for every stage, but a seed that is given to a stage is used there. A parent that is
+    given to a stage is used by that stage alone, one in `given` by all; stages that nobody needs then are not run.
+    """
+
+    problems: ProblemArgs | None = None  #: which problems
+    prompt: PromptArgs = field(default_factory=PromptArgs)
+    train_problems: int | None = None  #: problems whose rollouts train
+    train_offset: int = 0
+    test_problems: int | None = None  #: problems that are drafted and refined
+    student: StudentArgs = field(default_factory=StudentArgs)  #: who writes the drafts
+    given: GivenArgs = field(default_factory=GivenArgs)  #: artifacts of one's own in place of stages
+    rollouts: SampleArgs = field(default_factory=lambda: _sample(8, 1.0))  #: training rollouts
+    drafts: SampleArgs = field(default_factory=lambda: _sample(1, 0.0))  #: how drafts are
+    samples: SampleArgs = field(default_factory=lambda: _sample(3, 0.7))  #: how best-of-n's samples are
+    orm: TrainRewardArgs = field(default_factory=lambda: _reward("orm"))  #: how the ORM is trained
+    labels: LabelArgs = field(default_factory=_labels)  #: step labels
+    sorm: TrainRewardArgs = field(default_factory=lambda: _reward("sorm"))  #: how the SORM is trained
+    pairs: PairArgs = field(default_factory=lambda: PairArgs(rollouts=PENDING, labels=PENDING, seed=PIPELINE_SEED))
+    refiner: TrainPolicyArgs = field(
+        default_factory=lambda: TrainPolicyArgs(
+            examples=["global"], policy=PENDING, pairs=PENDING, max_length=2048, train=_train(2)
+        )
+    )  #: how the refiners are trained
+    revise: ReviseArgs = field(default_factory=_revise)
+    rerank: RerankArgs = field(default_factory=lambda: RerankArgs(candidates=PENDING, orm=PENDING, sorm=PENDING))
+    title: str = "GLoRe"  #: the report's title
+    headline_scorer: str = "orm"
+    headline_where: str = "sorm"
+    seed: int = 0  #: of every stage
+    parallel: int = 1  #: stages that run at once
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting that does not fit the others, or has no effect."""
+        if self.problems is None:
+            raise ValueError(CHOOSE)
+        for name in ("train_problems", "test_problems", "parallel"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.train_offset < 0:
+            raise ValueError(f"train_offset must not be negative, but is {self.train_offset}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, but is {self.seed}")
+        if "oracle" in self.revise.where and self.problems.source != WORLD:
+            raise ValueError(
+                f"revise.where={list(self.revise.where)}: nobody knows the first error of a {self.problems.source} "
+                "solution; leave oracle out"
+            )
+        if self.headline_where not in self.revise.where or self.headline_scorer not in ("orm", "sorm"):
+            raise ValueError(
+                f"the headline needs a scorer orm or sorm and a place among revise.where={list(self.revise.where)}, "
+                f"not {self.headline_scorer} and {self.headline_where}"
+            )
+        nodes, _ = glore_nodes(self, find=str)
+        refuse_typed(_unused(self, {node.name for node in nodes}))
+
+
+def _problems(args: GloreArgs, split: str, offset: int, limit: int | None) -> ProblemArgs:
+    """Problems of one split, as every stage loads them."""
+    return fill("problems", args.problems, ProblemArgs(), INSTEAD, split=split, offset=offset, limit=limit)
+
+
+def add_student(graph: Graph) -> None:
+    """The stages that make the student, the last of them named `student`."""
+    args, student = graph.args, graph.args.student
+    if "student" in graph.given:
+        return
+    source = args.problems.source
+    if student.start in (SHIPPED, SCRATCH) and source != WORLD:
+        raise ValueError(f"student.start={student.start} knows the words of the embedded world only, not {source}'s")
+    before = "start" if student.fine_tune or student.rounds else "student"
+    if student.start not in (SCRATCH, None):
+        graph.given[before] = graph.find(student.start)
+    if student.fine_tune:
+        problems = _problems(args, "train", 0, student.sft_problems)
+        policy = None if student.start == SCRATCH else PENDING
+        sft = graph.fill("student.sft", examples=["solutions"], problems=problems, policy=policy)
+        name = "sft" if student.rounds else "student"
+        graph.add(name, TRAIN_POLICY, sft, policy=before)
+        before = name
+    for number in range(1, student.rounds + 1):
+        sampled, name = f"round_{number}_rollouts", f"round_{number}" if number < student.rounds else "student"
+        train = _problems(args, "train", args.train_offset, args.train_problems)
+        sample = replace(graph.fill("rollouts", problems=train), policy=PENDING, n=student.round_samples)
+        graph.add(sampled, SAMPLE, replace(sample, seed=sample.seed + 1000 * number), policy=before)
+        own = graph.fill("student.round", examples=["rollouts"], problems=args.problems, policy=PENDING)
+        graph.add(name, TRAIN_POLICY, own, policy=before, rollouts=sampled)
+        before = name
+
+
+def glore_nodes(args: GloreArgs, find: Callable[[str], str] = find_start) -> tuple[list[Node], dict[str, str]]:
+    """Every stage of the pipeline, in an order in which they can run, and the paths given from outside.
+
+    `find` gives the path of what a user names; with `str`, nothing is looked for.
+
+    Raises:
+        ValueError: a setting that only the pipeline can say is given, an artifact that is given is used by no stage,
+            or the student's start is missing or does not go with the problems.
+    """
+    if args.problems.path is not None:  # a branch may move while the stages run
+        path = pin(args.problems.path, "dataset") if find is find_start else args.problems.path
+        args = replace(args, problems=replace(args.problems, path=path))
+    graph = Graph(args, GloreArgs(), INSTEAD, find)
+    train = _problems(args, "train", args.train_offset, args.train_problems)
+    test = _problems(args, "test", 0, args.test_problems)
+    add_student(graph)
+    graph.add("rollouts", SAMPLE, graph.fill("rollouts", problems=train), policy="student")
+    graph.add("labels", LABEL_STEPS, graph.fill("labels"), rollouts="rollouts", policy="student")
+    graph.add("orm", TRAIN_REWARD, graph.fill("orm", kind="orm"), policy="student", rollouts="rollouts")
+    graph.add("drafts", SAMPLE, graph.fill("drafts", problems=test), policy="student")
+    graph.add("samples", SAMPLE, graph.fill("samples", problems=test), policy="student")
+    graph.add("pairs", BUILD_PAIRS, graph.fill("pairs"), rollouts="rollouts", labels="labels")
+    graph.add("sorm", TRAIN_REWARD, graph.fill("sorm", kind="sorm"), policy="student", labels="labels")
+    for kind in ("global", "local", "control"):
+        refiner = graph.fill("refiner", examples=[kind], problems=args.problems)
+        graph.add(f"{kind}_refiner", TRAIN_POLICY, refiner, policy="student", pairs="pairs")
+    graph.add(
+        "revise", REVISE, graph.fill("revise"), drafts="drafts", samples="samples", global_refiner="global_refiner",
+        local_refiner="local_refiner", control="control_refiner", orm="orm", sorm="sorm",
+    )  # fmt: skip
+    graph.add("rerank", RERANK, args.rerank, candidates="revise", orm="orm", sorm="sorm")
+    if "samples" in graph.nodes and args.samples.n < (args.rerank.samples or 1):
+        raise ValueError(f"rerank.samples={args.rerank.samples} cannot be chosen from samples.n={args.samples.n}")
+    # the report checks labels and problems of artifacts that are given, though no other stage may need them
+    graph.keep(["rerank", *(name for name in ("rollouts", "labels") if name in graph.given)])
+    return [*graph.nodes.values(), _report_node(graph)], graph.given
+
+
+def _report_node(graph: Graph) -> Node:
+    """The last stage. It reads what `rerank` read, and lists all that was run and all that was given."""
+    args, made, given = graph.args, list(graph.nodes), dict(graph.given)
+    rerank = graph.links["rerank"]
+    parents = {name: name for name in ("labels", "rollouts") if name in made or name in given}
+    own = ReportArgs(
+        title=args.title,
+        model=args.given.student or args.student.start or "",
+        scorer=args.headline_scorer,
+        where=args.headline_where,
+        seed=args.seed,
+        names=made,
+        given_names=[name for name in given if name not in ("start", "student") or args.given.student is not None],
+    )
+
+    def build(paths: dict[str, str]) -> ReportArgs:
+        return replace(
+            own,
+            rerank=paths["rerank"],
+            **{name: paths[source] for name, source in rerank.items()},
+            labels=paths[parents["labels"]] if "labels" in parents else None,
+            trained_on=paths[parents["rollouts"]] if "rollouts" in parents else None,
+            stages=[paths[name] for name in own.names],
+            given=[paths[name] for name in own.given_names],
+        )
+
+    return Node("report", REPORT, (*made, *given), build)
+
+
+def _unused(args: GloreArgs, made: set[str]) -> dict[str, str]:
+    """Settings without effect, by dotted key, and why."""
+    reasons = {}
+    if not args.student.fine_tune:
+        reasons["student.sft"] = reasons["student.sft_problems"] = "student.fine_tune is false"
+    if not args.student.rounds:
+        reasons["student.round"] = reasons["student.round_samples"] = "student.rounds is 0"
+    if args.given.student is not None:
+        reasons["student"] = f"given.student={args.given.student} is used in its place"
+    sections = {
+        "rollouts": {"rollouts", "round_1_rollouts"},
+        "refiner": {"global_refiner", "local_refiner", "control_refiner"},
+        "train_problems": {"rollouts", "round_1_rollouts"},
+        "train_offset": {"rollouts", "round_1_rollouts"},
+        "test_problems": {"drafts", "samples"},
+    } | {name: {name} for name in ("drafts", "samples", "orm", "labels", "sorm", "pairs", "revise")}
+    return reasons | {
+        name: "what is given stands in place of the stages that would use it"
+        for name, users in sections.items()
+        if not users & made
+    }

@@ -1,0 +1,109 @@
+"""The graph of a pipeline's stages: what the pipeline fills into their arguments, and what a user may give instead.
+
+A parent that stands at PENDING and a seed that stands at PIPELINE_SEED are filled in; whatever else a user gives there
+is used. What only the pipeline can say, and what has no effect, is refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from experiments.commands.unused import changes
+from stages.pipeline import PENDING, Node
+from stages.stage import Stage
+
+PIPELINE_SEED = -1  # stands in a pipeline's config for a stage's seed: the pipeline's own
+
+
+def fill(name: str, args: Any, default: Any, instead: dict[str, str], **values: Any) -> Any:
+    """The arguments `args` of the section `name` with these values, which only the pipeline can say.
+
+    `default` are the arguments before the user changed anything; `instead` has, by field, what to set instead.
+
+    Raises:
+        ValueError: the user has set one of these fields.
+    """
+    for field in values:
+        for key, value in changes(getattr(args, field), getattr(default, field), f"{name}.{field}"):
+            raise ValueError(f"{key}={value!r} cannot be set here: {instead[field]}")
+    return replace(args, **values)
+
+
+def seeded(args: Any, seed: int) -> Any:
+    """These arguments with the pipeline's seed wherever the user gave none.
+
+    Greedy samples do not depend on a seed; theirs is 0, so that the artifacts of all seeds are one.
+    """
+    greedy = hasattr(args, "sampler") and args.sampler.temperature == 0
+    if hasattr(args, "train"):
+        args = replace(args, train=seeded(args.train, seed))
+    if getattr(args, "seed", None) == PIPELINE_SEED:
+        args = replace(args, seed=0 if greedy else seed)
+    return args
+
+
+class Graph:
+    """The stages of a pipeline as they are added, and the paths that are given from outside.
+
+    `args` are the pipeline's, with `seed`, `prompt` and `given`; `default` are those before the user changed anything;
+    `instead` is that of `fill`; `find` gives the path of what a user names.
+    """
+
+    def __init__(self, args: Any, default: Any, instead: dict[str, str], find: Callable[[str], str]) -> None:
+        self.args, self.default, self.instead, self.find = args, default, instead, find
+        self.nodes: dict[str, Node] = {}
+        self.links: dict[str, dict[str, str]] = {}  # of each stage: which node's artifact is in which field
+        own = {one.name: getattr(args.given, one.name) for one in dataclasses.fields(args.given)}
+        self.given = {name: find(path) for name, path in own.items() if path is not None}
+
+    def fill(self, section: str, **values: Any) -> Any:
+        """The arguments of a section with the pipeline's seed and prompt and with `values`; but for the seed, a user
+        must not have set any of them."""
+        args, default = self.args, self.default
+        for name in section.split("."):
+            args, default = getattr(args, name), getattr(default, name)
+        if hasattr(args, "prompt"):
+            values["prompt"] = self.args.prompt
+        return seeded(fill(section, args, default, self.instead, **values), self.args.seed)
+
+    def add(self, name: str, stage: Stage, args: Any, **parents: str) -> None:
+        """Add a stage, unless its artifact is given. `parents` says which stage's artifact fills in which field."""
+        if name in self.given:
+            return
+        links = {}
+        for one, source in parents.items():
+            path = getattr(args, one)
+            if path == PENDING:
+                links[one] = source
+            elif path is not None:  # None: this stage does without
+                links[one] = f"{name}.{one}"
+                self.given[links[one]] = self.find(path)
+
+        def build(paths: dict[str, str]) -> Any:
+            return replace(args, **{one: paths[source] for one, source in links.items()})
+
+        self.links[name] = links
+        self.nodes[name] = Node(name, stage, tuple(dict.fromkeys(links.values())), build)
+
+    def keep(self, wanted: list[str]) -> None:
+        """Leave out the stages that none of the wanted ones needs, directly or by others.
+
+        Raises:
+            ValueError: an artifact of `given` is needed by none of them, or one that nobody makes is needed.
+        """
+        needed: set[str] = set()
+        while wanted:
+            name, *wanted = wanted
+            if name not in needed:
+                needed.add(name)
+                wanted += self.nodes[name].after if name in self.nodes else ()
+        for name in sorted(self.given.keys() - needed):
+            if getattr(self.args.given, name, None) is not None:
+                raise ValueError(f"given.{name}={self.given[name]} has no effect: no stage that is left uses it")
+        self.nodes = {name: node for name, node in self.nodes.items() if name in needed}
+        self.given = {name: path for name, path in self.given.items() if name in needed}
+        if missing := sorted(needed - self.nodes.keys() - self.given.keys()):
+            raise ValueError(f"no {missing[0]} is given: {self.instead[missing[0]]}")

@@ -1,0 +1,56 @@
+"""What is true, by the oracle of the embedded world, of steps and labels; and that no test problem was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from operator import and_
+
+from rollouts.problems.splits import question_key
+from rollouts.records import Candidate, CandidateKey, Problem, StepLabels, identity
+from rollouts.world.args import SOURCE
+from rollouts.world.oracle import can_still_reach, judge_steps
+
+
+def judge_prefixes(problem: Problem, steps: Sequence[str]) -> list[bool]:
+    """Whether each prefix is free of error: what a stepwise reward model should say after each step."""
+    return list(accumulate(judge_steps(problem, steps), and_))
+
+
+def judge_candidates(
+    problems: Mapping[str, Problem], candidates: Sequence[Candidate]
+) -> dict[CandidateKey, list[bool]] | None:
+    """What `judge_prefixes` says of every draft and sample; None where a problem is not the embedded world's."""
+    if any(problem.source != SOURCE for problem in problems.values()):
+        return None
+    return {
+        identity(one): judge_prefixes(problems[one.problem_id], one.steps)
+        for one in candidates
+        if one.kind in ("draft", "sample")
+    }
+
+
+def judge_labels(problems: Mapping[str, Problem], labels: Sequence[StepLabels]) -> tuple[int, int] | None:
+    """How many labels of wrong rollouts the oracle agrees with, and how many there are; None where a problem is not
+    the embedded world's."""
+    if any(problem.source != SOURCE for problem in problems.values()):
+        return None
+    right = given = 0
+    for row in labels:
+        for i, label in enumerate(row.labels):
+            if label is not None and not row.correct:
+                given += 1
+                right += label == can_still_reach(problems[row.problem_id], row.steps[: i + 1])
+    return right, given
+
+
+def check_apart(trained_on: Sequence[Problem], tested_on: Sequence[Problem]) -> None:
+    """See that no problem that was tested on was trained on, by its text.
+
+    Raises:
+        ValueError: there is one; the message names it.
+    """
+    trained = {question_key(problem.question): problem.id for problem in trained_on}
+    for problem in tested_on:
+        if other := trained.get(question_key(problem.question)):
+            raise ValueError(f"test problem {problem.id} was trained on, as {other}: the report would not be honest")

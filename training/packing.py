@@ -32,16 +32,12 @@ def plan_packs(
     rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
     rng.shuffle(order)
+    parts = _cut_families(order, lengths, pack_tokens, range(len(lengths)) if families is None else families)
+    sizes = [sum(lengths[i] for i in part) for part in parts]
     packs: list[list[int]] = []
-    if families is None:
-        for start in range(0, len(order), _PACKED_TOGETHER):
-            packs += _best_fit(order[start : start + _PACKED_TOGETHER], lengths, pack_tokens)
-    else:
-        parts = _cut_families(order, lengths, pack_tokens, families)
-        sizes = [sum(lengths[i] for i in part) for part in parts]
-        for start in range(0, len(parts), _PACKED_TOGETHER):
-            found = _best_fit(list(range(len(parts)))[start : start + _PACKED_TOGETHER], sizes, pack_tokens)
-            packs += [[i for at in pack for i in parts[at]] for pack in found]
+    for start in range(0, len(parts), _PACKED_TOGETHER):
+        found = _best_fit(range(len(parts))[start : start + _PACKED_TOGETHER], sizes, pack_tokens)
+        packs += [[i for at in pack for i in parts[at]] for pack in found]
     rng.shuffle(packs)
     return packs
 
@@ -62,7 +58,7 @@ def _cut_families(
     return parts
 
 
-def _best_fit(chosen: list[int], lengths: Sequence[int], pack_tokens: int) -> list[list[int]]:
+def _best_fit(chosen: Sequence[int], lengths: Sequence[int], pack_tokens: int) -> list[list[int]]:
     packs: list[list[int]] = []
     open_: list[tuple[int, int]] = []  # (room, pack), sorted
     for i in sorted(chosen, key=lambda i: -lengths[i]):

@@ -40,8 +40,8 @@ class TrainingError(ValueError):
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's `figures` (steps, examples, tokens, seconds, running mean of the loss), and the `evaluation` of the weights
-    that the model has now."""
+    """A run's `figures` (steps, examples, tokens, seconds, running mean of the loss), and the `evaluation` of the
+    weights that the model has now."""
 
     figures: dict[str, float]
     evaluation: dict[str, float]

@@ -89,7 +89,7 @@ def pack_batch(packs: Sequence[Sequence[Example]], pad_id: int) -> Batch:
     ids = torch.full((len(packs), width), pad_id)
     # padding has position 0 everywhere: each such token is a sequence of its own
     positions = torch.zeros(len(packs), width, dtype=torch.long)
-    examples, rows, columns, branches = [], [], [], []
+    examples, rows, paths, branches = [], [], [], []
     for row, pack in enumerate(packs):
         column = 0
         for example in pack:
@@ -100,9 +100,9 @@ def pack_batch(packs: Sequence[Sequence[Example]], pad_id: int) -> Batch:
             branches.append(Branch(places, range(len(places)), places))
             examples.append(example)
             rows.append(row)
-            columns.append(column)
+            paths.append(range(column, end))
             column = end
     starts = torch.cat([(positions.flatten() == 0).nonzero()[:, 0], torch.tensor([ids.numel()])]).int()
     # of examples of one length the last comes first: which random numbers of a dropout each gets hangs on the order
     packing = find_packing(branches[::-1], ids.numel(), starts)
-    return Batch(ids, None, *place_targets(examples, rows, columns), positions, packing)
+    return Batch(ids, None, *place_targets(examples, rows, paths), positions, packing)

@@ -87,7 +87,7 @@ def bench(llm: LLM, sampler: VLLMSampler, requests: Sequence[Request], rounds: i
     Raises:
         ValueError: the arms gave different texts, so that their times do not compare.
     """
-    texts: dict[str, dict[tuple[str, int], str]] = {}
+    backends, engines = [], []  # the texts of each round
     kept: list[Sample] = []
     hits = 0.0
 
@@ -96,17 +96,17 @@ def bench(llm: LLM, sampler: VLLMSampler, requests: Sequence[Request], rounds: i
         with TemporaryDirectory() as folder, cold_cache(llm, sampler) as found:
             kept[:] = store_rows(Path(folder), sampler, requests)
         hits = found()
-        texts["backend"] = {(sample.request_id, sample.index): sample.text for sample in kept}
+        backends.append({(sample.request_id, sample.index): sample.text for sample in kept})
         return sum(sample.completion_tokens for sample in kept)
 
     def engine(number: int) -> int:
         with cold_cache(llm, sampler):
             made = list(generate(llm, sampler, requests))
-        texts["engine"] = {(name, index): text for name, index, text, _ in made}
+        engines.append({(name, index): text for name, index, text, _ in made})
         return sum(tokens for *_, tokens in made)
 
     rates = in_turns({"backend": backend, "engine": engine}, rounds)
-    if texts["backend"] != texts["engine"]:
+    if backends != engines:
         raise ValueError("the backend and the engine gave different texts")
     print_rates(rates)
     print(f"prompt tokens found in the cache: n samples {hits:.1%}")

@@ -93,8 +93,6 @@ class _Cut:
 
     def leave(self, layer: torch.nn.Module, args: tuple, made: torch.Tensor) -> torch.Tensor:
         whole, self.whole = self.whole, None
-        return (
-            made
-            if self.target_tokens is None
-            else whole.new_zeros(whole.shape).index_copy(1, self.target_tokens.tokens, made)
-        )
+        if self.target_tokens is None:
+            return made
+        return whole.new_zeros(whole.shape).index_copy(1, self.target_tokens.tokens, made)

@@ -32,9 +32,9 @@ def pack_size(args: TrainArgs) -> int:
 def plan_steps(lengths: Sequence[int], args: TrainArgs, families: Sequence[int] | None = None) -> list[list[Pack]]:
     """The packs of every optimizer step of the whole run; the last epoch may be a part of one.
 
-    A step takes packs while they fit in `tokens_per_step`; a longer pack is a step of its own. At 8 tokens a step, packs
-    of 5, 4, 3 and 9 tokens are the steps [5], [4, 3], [9]. With `families` (a number for each example) a family comes
-    into one pack where it fits. A shared prefix counts for each example: a step has as many as without sharing.
+    A step takes packs while they fit in `tokens_per_step`; a longer pack is a step of its own. At 8 tokens a step,
+    packs of 5, 4, 3 and 9 tokens are the steps [5], [4, 3], [9]. With `families` (a number for each example) a family
+    comes into one pack where it fits. A shared prefix counts for each example: a step has as many as without sharing.
     """
     steps: list[list[Pack]] = []
     most = math.inf if args.max_steps is None else args.max_steps

@@ -123,39 +123,39 @@ def find_packing(branches: Sequence[Branch], tokens: int, starts: torch.Tensor |
     """
     import torch
 
-    number, groups = _group(branches)
-    sizes = [(len(g), max(len(r.queries) for r in g), max(len(r.keys) for r in g)) for g in groups]
+    whole, groups = _group(branches)
     ordered = [branch for group in groups for branch in group]
-    asked = _numbers(branch.queries for branch in ordered)
-    there = _places([len(r.queries) for r in ordered], [most for n, most, _ in sizes for _ in range(n)])
-    gather = torch.zeros(sum(n * most for n, most, _ in sizes), dtype=torch.long)
+    sizes = [(len(g), max(len(one.queries) for one in g), max(len(one.keys) for one in g)) for g in groups]
+    widths = [(queries, keys) for count, queries, keys in sizes for _ in range(count)]  # of each example when padded
+    query_slots = _slots([len(one.queries) for one in ordered], [queries for queries, _ in widths])
+    key_slots = _slots([len(one.keys) for one in ordered], [keys for _, keys in widths])
+    queries, read = _numbers(one.queries for one in ordered), _numbers(one.keys for one in ordered)
+    gather = torch.zeros(sum(queries for queries, _ in widths), dtype=torch.long)
     depths, empty = torch.zeros_like(gather), torch.ones_like(gather, dtype=torch.bool)
-    gather[there], empty[there] = asked, False
-    depths[there] = _numbers(branch.depths for branch in ordered)
+    gather[query_slots], empty[query_slots] = queries, False
+    depths[query_slots] = _numbers(one.depths for one in ordered)
     scatter = torch.full((tokens,), -1)
-    scatter[asked] = there
-    read = _numbers(branch.keys for branch in ordered)
-    longest = [size for n, _, size in sizes for _ in range(n)]
-    those = _places([len(r.keys) for r in ordered], longest)
-    # a key in a hole is one that no query sees, and of the same example
-    keys = torch.tensor([branch.keys[-1] for branch in ordered]).repeat_interleave(torch.tensor(longest))
-    keys[those] = read
+    scatter[queries] = query_slots
+    # no query sees a padded key; it repeats the last key of its own example
+    last = torch.tensor([one.keys[-1] for one in ordered])
+    keys = last.repeat_interleave(torch.tensor([keys for _, keys in widths]))
+    keys[key_slots] = read
     of, order = read.sort(stable=True)
     return Packing(
         groups=tuple(sizes),
-        whole=number,
+        whole=whole,
         gather=gather,
         holes=empty.nonzero()[:, 0],
         scatter=scatter.clamp(min=0),
         idle=(scatter < 0).nonzero()[:, 0],
         depths=depths,
         keys=keys,
-        order=those[order],
+        order=key_slots[order],
         begins=torch.searchsorted(of, torch.arange(tokens)),
         read=read,
         copies=order,
-        bounds=torch.tensor([0, *accumulate(len(branch.keys) for branch in ordered)], dtype=torch.int32),
-        longest=max(longest),
+        bounds=torch.tensor([0, *accumulate(len(one.keys) for one in ordered)], dtype=torch.int32),
+        longest=max(keys for _, keys in widths),
         starts=starts,
     )
 
@@ -179,7 +179,7 @@ def _numbers(parts: Iterable[Sequence[int]]) -> torch.Tensor:
     return torch.frombuffer(array("q", chain.from_iterable(parts)), dtype=torch.long)
 
 
-def _places(lengths: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
+def _slots(lengths: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
     """The slots of rows of `lengths` in a layout that pads each to `sizes`: [2, 1] in [3, 3] are slots 0, 1 and 3."""
     import torch
 

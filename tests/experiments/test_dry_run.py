@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 from experiments.commands.config import RunArgs
 from experiments.commands.dry_run import pipeline_plan
-from experiments.glore import GloreArgs, glore_nodes
+from experiments.pipelines.glore import GloreArgs, StudentArgs, glore_nodes
+from rollouts.problems.args import ProblemArgs
 from stages.make import make
 from stages.pipeline import Node
 from stages.stage import Stage, parent
@@ -22,6 +23,7 @@ class DishArgs:
 
 def cook(args: DishArgs, work) -> None:
     work.count(eggs=args.eggs)
+    (work.folder / "dish").touch()
 
 
 DISH = Stage("dish", 1, DishArgs, cook)
@@ -55,9 +57,9 @@ def test_found_stages_are_named_and_the_others_wait_for_them(tmp_path: Path) -> 
 
 
 def test_glore_says_how_much_it_would_sample(tmp_path: Path) -> None:
-    args = GloreArgs(train_problems=5, test_problems=3)
+    args = GloreArgs(problems=ProblemArgs(), student=StudentArgs(start="shipped"), train_problems=5, test_problems=3)
     args.problems.world.size = 20
     lines = {line.split()[0]: line for line in plan(*glore_nodes(args), tmp_path)}
-    assert "would be made (5 problems, 40 samples, at most 10,240 tokens)" in lines["rollouts"]
+    assert "would be made (5 problems, 40 samples, at most 20,480 tokens)" in lines["rollouts"]
     assert "(3 problems, 3 samples" in lines["drafts"] and lines["report"].endswith("and others")
     assert list(tmp_path.iterdir()) == []

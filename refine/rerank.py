@@ -7,9 +7,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
-from rollouts.grading.numerals import normalise
+from rollouts.grading.answers import canonical
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem, identity
 from rollouts.sampling.policies import own_device_class
 from stages.stage import Stage, parent, resolved, runtime
@@ -23,15 +22,10 @@ def _best(candidates: Sequence[Candidate], scores: Sequence[float]) -> int:
 
 
 def _majority(candidates: Sequence[Candidate], scores: Sequence[float]) -> int:
-    answers = [_vote(candidate.answer) for candidate in candidates]
+    # equal values are one vote, however they are written
+    answers = [None if candidate.answer is None else canonical(candidate.answer) for candidate in candidates]
     votes = Counter(answer for answer in answers if answer is not None)
     return answers.index(votes.most_common(1)[0][0]) if votes else 0
-
-
-def _vote(answer: str | None) -> Fraction | str | None:
-    # 1,800 and 1800.0 are one vote; what is no plain number votes as it is written
-    value = None if answer is None else normalise(answer)
-    return answer if value is None else value
 
 
 def _random(candidates: Sequence[Candidate], scores: Sequence[float]) -> int:
@@ -183,4 +177,4 @@ def rerank(args: RerankArgs, work: Workspace) -> None:
     work.count(samples=min(samples, drawn))  # the n of best_of_n
 
 
-RERANK = Stage("rerank", 2, RerankArgs, rerank)
+RERANK = Stage("rerank", 3, RerankArgs, rerank)

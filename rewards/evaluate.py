@@ -7,14 +7,14 @@ is about what the reranker was offered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from rewards import metrics
-from rewards.intervals import Estimate, auroc_replicates, estimate, ratio, ratio_replicates
+from rewards.intervals import Estimate, Tally, auroc_replicates, estimate, join_ratios
 from rollouts.records import Candidate, CandidateKey, Judgement, identity
 
 SCORERS = ("orm", "sorm")
@@ -46,31 +46,6 @@ class _Judged:
     probabilities: list[tuple[float, ...]]
     truth: list[list[bool]] | None
     threshold: float
-
-
-@dataclass
-class _Tally:
-    """A ratio of sums that can be resampled, both by problem, (problems,).
-
-    Three items of the problems 0, 0 and 2, of which the second is no hit, are [1, 0, 1] of [2, 0, 1].
-    """
-
-    numerators: np.ndarray
-    denominators: np.ndarray
-
-    @classmethod
-    def of(cls, owners: Sequence[int], hits: Any, problems: int, among: Any = None) -> _Tally:
-        """Hits of the items, or of those that `among` names; `owners[i]` is the problem of item i."""
-        weights = np.ones(len(owners)) if among is None else np.asarray(among, dtype=float)
-        where = np.asarray(owners, dtype=int)
-        above = np.bincount(where, np.asarray(hits, dtype=float) * weights, problems)
-        return cls(above, np.bincount(where, weights, problems))
-
-    def estimate(self, counts: np.ndarray) -> Estimate | None:
-        return ratio(counts, self.numerators, self.denominators)
-
-    def replicates(self, counts: np.ndarray) -> np.ndarray:
-        return ratio_replicates(counts, self.numerators, self.denominators)
 
 
 def judge_report(
@@ -154,7 +129,7 @@ def _whole_measures(judged: _Judged, counts: np.ndarray) -> tuple[dict[str, Any]
     owners = np.array([judged.owners[i] for i in ended], dtype=int)
     labels = np.array([judged.correct[i] for i in ended], dtype=bool)
     scores = np.array([judged.probabilities[i][-1] for i in ended], dtype=float)
-    final = _Tally.of(owners, (scores >= judged.threshold) == labels, counts.shape[1])
+    final = Tally.of(owners, (scores >= judged.threshold) == labels, counts.shape[1])
     pairwise = _pairwise(owners, labels, scores, counts.shape[1])
     found = {
         "final_accuracy": final.estimate(counts),
@@ -174,9 +149,9 @@ def _auroc(counts: np.ndarray, owners: np.ndarray, labels: np.ndarray, scores: n
     return None if area is None else estimate(area, auroc_replicates(counts, owners, labels, scores), len(labels))
 
 
-def _pairwise(owners: np.ndarray, labels: np.ndarray, scores: np.ndarray, problems: int) -> _Tally:
+def _pairwise(owners: np.ndarray, labels: np.ndarray, scores: np.ndarray, problems: int) -> Tally:
     shares = metrics.pairwise_by_problem(owners.tolist(), labels, scores)
-    return _Tally.of(list(shares), list(shares.values()), problems)
+    return Tally.of(list(shares), list(shares.values()), problems)
 
 
 def _step_measures(judged: _Judged, counts: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -186,23 +161,23 @@ def _step_measures(judged: _Judged, counts: np.ndarray) -> tuple[dict[str, Any],
     labels, values, positions, solutions = metrics.flatten_steps(judged.truth, judged.probabilities)
     owners = np.asarray(judged.owners, dtype=int)[solutions]
     hits = (values >= judged.threshold) == labels
-    steps, good, bad = (_Tally.of(owners, hits, problems, among) for among in (None, labels, ~labels))
+    steps, good, bad = (Tally.of(owners, hits, problems, among) for among in (None, labels, ~labels))
     truth = [right.index(False) if False in right else None for right in judged.truth]
     predicted = [metrics.first_error(given, judged.threshold) for given in judged.probabilities]
     named = np.array([a == b for a, b in zip(truth, predicted, strict=True)], dtype=bool)
     wrong = np.array([error is not None for error in truth], dtype=bool)
-    first, located, passed = (_Tally.of(judged.owners, named, problems, among) for among in (None, wrong, ~wrong))
-    balanced, spread = _joined(counts, good, bad, lambda a, b: (a + b) / 2, len(labels))
-    f1, _ = _joined(counts, located, passed, metrics.harmonic_mean, len(truth))
+    first, located, passed = (Tally.of(judged.owners, named, problems, among) for among in (None, wrong, ~wrong))
+    balanced, spread = join_ratios(counts, good, bad, lambda a, b: (a + b) / 2, len(labels))
+    f1, _ = join_ratios(counts, located, passed, metrics.harmonic_mean, len(truth))
     found = {
         "step_accuracy": steps.estimate(counts),
         "step_balanced_accuracy": balanced,
         "step_auroc": _auroc(counts, owners, labels, values),
         "step_accuracy_by_position": [
-            {"position": int(at)} | _Tally.of(owners, hits, problems, positions == at).estimate(counts)
+            {"position": int(at)} | Tally.of(owners, hits, problems, positions == at).estimate(counts)
             for at in np.unique(positions)
         ],
-        "steps_right": _Tally.of(owners, labels, problems).estimate(counts),
+        "steps_right": Tally.of(owners, labels, problems).estimate(counts),
         "reliability_steps": metrics.reliability_bins(labels, values),
         "first_error_accuracy": first.estimate(counts),
         "first_error_located": located.estimate(counts),
@@ -211,16 +186,6 @@ def _step_measures(judged: _Judged, counts: np.ndarray) -> tuple[dict[str, Any],
     }
     spreads = {"step_accuracy": steps.replicates(counts), "first_error_accuracy": first.replicates(counts)}
     return found, spreads | {"step_balanced_accuracy": spread}
-
-
-def _joined(
-    counts: np.ndarray, a: _Tally, b: _Tally, join: Callable[[Any, Any], Any], n: int
-) -> tuple[Estimate | None, np.ndarray]:
-    """What `join` makes of two ratios, None where one of them has no item; and in each resample, (resamples,)."""
-    ratios, spread = (a.estimate(counts), b.estimate(counts)), join(a.replicates(counts), b.replicates(counts))
-    if any(one is None for one in ratios):
-        return None, spread
-    return estimate(join(*(one["value"] for one in ratios)), spread, n), spread
 
 
 def _offered(

@@ -6,7 +6,6 @@ Left out: how a model is read (`rewards/prm.py`), and the protocol itself (`rewa
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,7 @@ from rewards.formats.files import write_file
 from rewards.formats.reading import Reading
 from rewards.formats.record import harden, locate_error
 from rewards.formats.step_labels import NAME
-from rewards.intervals import RESAMPLES, estimate, ratio_replicates, resample
-from rewards.metrics import harmonic_mean
+from rewards.intervals import RESAMPLES, estimate
 from rewards.prm import PRMArgs, load_judge
 from rewards.processbench import Judged, ProtocolError, choose_threshold, find_hits, measure_f1
 from stages.checks import check_choices, check_least
@@ -113,23 +111,6 @@ def judge_subsets(args: EvaluateArgs) -> tuple[dict[str, list[Judged]], float | 
     return judged, judge.threshold, len(too_long)
 
 
-def replicate(judged: Sequence[Judged], threshold: float, resamples: int, seed: int) -> dict[str, np.ndarray]:
-    """The accuracies on solutions with an error (`error`) and without (`correct`), and `f1`, in each resample,
-    (resamples,); NaN where it has no solution of a kind. All solutions of a question are drawn together."""
-    questions = {question: i for i, question in enumerate(dict.fromkeys(one.question for one in judged))}
-    owners = np.array([questions[one.question] for one in judged])
-    hits, wrong = np.array(find_hits(judged, threshold)), np.array([one.truth is not None for one in judged])
-    counts = resample(len(questions), resamples, seed)
-    found = {}
-    for name, kind in (("error", wrong), ("correct", ~wrong)):
-        above, below = (np.bincount(owners, weights, len(questions)) for weights in (hits & kind, kind))
-        found[name] = ratio_replicates(counts, above, below)
-    with np.errstate(invalid="ignore"):
-        found["f1"] = harmonic_mean(found["error"], found["correct"])
-    found["f1"][np.isnan(found["error"]) | np.isnan(found["correct"])] = np.nan
-    return found
-
-
 def evaluate(args: EvaluateArgs) -> dict[str, Any]:
     """Judge every subset and measure, with 95% intervals; the result is plain JSON.
 
@@ -148,15 +129,9 @@ def evaluate(args: EvaluateArgs) -> dict[str, Any]:
         write_predictions(args.predictions, judged, threshold)
     subsets, spreads = {}, []
     for number, (name, ones) in enumerate(judged.items()):
-        values = measure_f1(ones, threshold)
-        replicates = replicate(ones, threshold, args.resamples, args.seed + number)
-        wrong = sum(one.truth is not None for one in ones)
-        sizes = {"error": wrong, "correct": len(ones) - wrong, "f1": len(ones)}
-        subsets[name] = {
-            kind: estimate(value, replicates[kind], n) for (kind, n), value in zip(sizes.items(), values, strict=True)
-        }
-        subsets[name]["reported"] = name != args.choose_on
-        spreads += [replicates["f1"]] if name != args.choose_on else []
+        measures, spread = measure_f1(ones, threshold, args.resamples, args.seed + number)
+        subsets[name] = measures | {"reported": name != args.choose_on}
+        spreads += [spread] if name != args.choose_on else []
     reported = [name for name in judged if name != args.choose_on]
     mean = float(np.mean([subsets[name]["f1"]["value"] for name in reported]))
     solutions = sum(len(judged[name]) for name in reported)

@@ -7,7 +7,8 @@ or None where there was nothing to measure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,41 @@ def ratio_difference(
         return None
     value = a[0].sum() / a[1].sum() - b[0].sum() / b[1].sum()
     return estimate(value, ratio_replicates(counts, *a) - ratio_replicates(counts, *b), counts.shape[1])
+
+
+@dataclass
+class Tally:
+    """A ratio of sums that can be resampled, both by problem, (problems,).
+
+    Three items of the problems 0, 0 and 2, of which the second is no hit, are [1, 0, 1] of [2, 0, 1].
+    """
+
+    numerators: np.ndarray
+    denominators: np.ndarray
+
+    @classmethod
+    def of(cls, owners: Sequence[int], hits: Any, problems: int, among: Any = None) -> Tally:
+        """Hits of the items, or of those that `among` names; `owners[i]` is the problem of item i."""
+        weights = np.ones(len(owners)) if among is None else np.asarray(among, dtype=float)
+        where = np.asarray(owners, dtype=int)
+        above = np.bincount(where, np.asarray(hits, dtype=float) * weights, problems)
+        return cls(above, np.bincount(where, weights, problems))
+
+    def estimate(self, counts: np.ndarray) -> Estimate | None:
+        return ratio(counts, self.numerators, self.denominators)
+
+    def replicates(self, counts: np.ndarray) -> np.ndarray:
+        return ratio_replicates(counts, self.numerators, self.denominators)
+
+
+def join_ratios(
+    counts: np.ndarray, a: Tally, b: Tally, join: Callable[[Any, Any], Any], n: int
+) -> tuple[Estimate | None, np.ndarray]:
+    """What `join` makes of two ratios, None where one of them has no item; and in each resample, (resamples,)."""
+    ratios, spread = (a.estimate(counts), b.estimate(counts)), join(a.replicates(counts), b.replicates(counts))
+    if any(one is None for one in ratios):
+        return None, spread
+    return estimate(join(*(one["value"] for one in ratios)), spread, n), spread
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:

@@ -76,8 +76,8 @@ def make_reward_model(
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerFast, template: Template = PLAIN) -> str:
-    """A hash of what a tokenizer does: its vocabulary, and how it cuts a text with numbers, spaces and odd letters; for a
-    chat also that text within its chat template."""
+    """A hash of what a tokenizer does: its vocabulary, and how it cuts a text with numbers, spaces and odd letters; for
+    a chat also that text within its chat template."""
     words = sorted(tokenizer.get_vocab().items())
     prompt = render_prompt(_PROBE, template) if template.chat else _PROBE
     cuts = [encode_prompt(tokenizer, prompt), encode_text(tokenizer, _PROBE)]

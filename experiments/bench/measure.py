@@ -6,7 +6,8 @@ import argparse
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from importlib.resources import files
@@ -61,3 +62,28 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     """`theirs / ours` of each round: within a round, other work on the machine slows both."""
     return [other / own for own, other in zip(ours, theirs, strict=True)]
+
+
+def in_turns(arms: dict[str, Callable[[int], int]], rounds: int) -> dict[str, list[float]]:
+    """Tokens a second of each arm in rounds 0, 1, …, after one of number -1 that only warms up; the first becomes last.
+
+    An arm is called with the number of its round, and returns how many tokens it wrote.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(-1, rounds):
+        for name in list(arms)[:: 1 if number % 2 else -1]:
+            start = time.perf_counter()
+            tokens = arms[name](number)
+            rate = tokens / (time.perf_counter() - start)
+            if number >= 0:
+                rates[name].append(rate)
+                print(f"round {number + 1}: {name} {rate:.0f} tokens a second", flush=True)
+    return rates
+
+
+def print_rates(rates: dict[str, list[float]]) -> None:
+    """Print the rates of two arms, and the ratio of the first to the second."""
+    for name, own in rates.items():
+        print(f"{name:15} {spread(own, '.0f')} tokens a second")
+    (_, ours), (_, theirs) = rates.items()
+    print(f"{'ratio':15} {spread(ratios(theirs, ours), '.3f')}", flush=True)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from experiments.bench.measure import bench_problems, make_parser, print_header, ratios, spread
+from experiments.bench.measure import bench_problems, in_turns, make_parser, print_header, print_rates
 from refine.students.shipped import SHIPPED, find_start
 from rollouts.prompts import render_prompt
 from rollouts.sampling.args import SamplerArgs
@@ -64,7 +63,8 @@ def plain_generate(
     import torch
 
     torch.manual_seed(seed)
-    ends = {tokenizer.eos_token_id, *_listed(model.generation_config.eos_token_id)}
+    known = model.generation_config.eos_token_id
+    ends = sorted({tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None})
     at_once, total = args.rows // args.n, 0
     for start in range(0, len(prompts), at_once):
         heads = [encode_prompt(tokenizer, prompt) for prompt in prompts[start : start + at_once]]
@@ -80,18 +80,14 @@ def plain_generate(
             max_new_tokens=args.max_tokens,
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=sorted(ends),
+            eos_token_id=ends,
         )
-        total += written_tokens(out[:, given["input_ids"].shape[1] :], sorted(ends))
+        total += written_tokens(out[:, given["input_ids"].shape[1] :], ends)
     return total
 
 
-def _listed(value: int | list[int] | None) -> list[int]:
-    return [] if value is None else value if isinstance(value, list) else [value]
-
-
-def compare(args: argparse.Namespace) -> tuple[list[float], list[float]]:
-    """Tokens a second of the backend and of plain generate in each round; they take turns, after a short warm-up."""
+def compare(args: argparse.Namespace) -> dict[str, list[float]]:
+    """Tokens a second of the backend and of plain generate in each round."""
     policy, prompts = find_start(args.model), load_prompts(args)
     settings = SamplerArgs(temperature=1.0, max_tokens=args.max_tokens, batch_size=args.rows, device=args.device)
     sampler = load_sampler(policy, settings)
@@ -103,36 +99,29 @@ def compare(args: argparse.Namespace) -> tuple[list[float], list[float]]:
         f"at once, at most {args.max_tokens} tokens, temperature 1"
     )
 
-    def ours(prompts: list[str], seed: int) -> int:
-        requests = [Request(f"r{i}", prompt, n=args.n, seed=seed) for i, prompt in enumerate(prompts)]
+    def of_round(number: int) -> list[str]:
+        return prompts if number >= 0 else prompts[:2]
+
+    def ours(number: int) -> int:
+        requests = [
+            Request(f"r{i}", prompt, n=args.n, seed=max(0, number)) for i, prompt in enumerate(of_round(number))
+        ]
         samples = list(sampler.sample(requests))
         if refused := [sample.reason for sample in samples if sample.reason]:
             raise ValueError(f"{len(refused)} samples were refused: {refused[0]}")
         return sum(sample.completion_tokens for sample in samples)
 
-    def plain(prompts: list[str], seed: int) -> int:
-        return plain_generate(model, tokenizer, prompts, args, seed)
+    def plain(number: int) -> int:
+        return plain_generate(model, tokenizer, of_round(number), args, max(0, number))
 
-    rates: tuple[list[float], list[float]] = ([], [])
-    for run in (ours, plain):
-        run(prompts[:2], 0)
-    for seed in range(args.rounds):
-        for run, own in zip((ours, plain), rates, strict=True):
-            start = time.perf_counter()
-            tokens = run(prompts, seed)
-            own.append(tokens / (time.perf_counter() - start))
-        print(f"round {seed + 1}: hf {rates[0][-1]:.0f}, generate {rates[1][-1]:.0f} tokens a second", flush=True)
-    return rates
+    return in_turns({"backend hf": ours, "model.generate": plain}, args.rounds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    ours, plain = compare(parse_arguments(argv))
-    print(f"backend hf      {spread(ours, '.0f')} tokens a second")
-    print(f"model.generate  {spread(plain, '.0f')} tokens a second")
-    print(f"ratio           {spread(ratios(plain, ours))}")
+    print_rates(compare(parse_arguments(argv)))
     return 0
 
 

@@ -88,7 +88,8 @@ def print_help(name: str, config_name: str, schema: DictConfig) -> None:
     common = [row for row in _settings(CommonArgs, config, 99) if row[0].split(".")[0] != "tracking"]
     print(*header, "", sep="\n")
     _print_rows("Groups", groups)
-    _print_rows("Settings", [*settings, *common])
+    chosen = [left for left, _ in groups]
+    _print_rows("Settings", [row for row in [*settings, *common] if row[0] not in chosen])
     print(
         f"\nThe rest: --cfg job (all settings), --info defaults-tree (where they come from), and the file\n"
         f"conf/{config_name}.yaml. A sweep: -m KEY=A,B; elsewhere with hydra/launcher=joblib."

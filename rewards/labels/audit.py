@@ -272,4 +272,4 @@ def warn_of_others(source: Artifact, policy: Artifact, args: AuditArgs, work: Wo
             logger.warning("%s", text)
 
 
-AUDIT_LABELS = Stage("audit_labels", 2, AuditArgs, audit_labels)
+AUDIT_LABELS = Stage("audit_labels", 3, AuditArgs, audit_labels)

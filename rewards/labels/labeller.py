@@ -118,7 +118,7 @@ class Labeller:
     def counts(self, solutions: Sequence[_Solution], columns: int) -> Counts:
         """What is known of some solutions, each continuation counted once, since the model takes counts as independent:
         at the prefix that it was asked of; a rollout at the last prefix that it shares with the solution. The solution
-        itself, where it is among the rollouts, is a failure after its last open prefix.
+        itself, where it is among the rollouts, does not count.
 
         With the open prefixes [a], [a, b] and rollouts that begin a b, a c and d, columns 0, 1, 2 (`Counts`) have one
         each: at [a, b], at [a], and at the question.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from rewards.encode import LabelledSolution
 from rollouts.records import Rollout
 
+T = TypeVar("T")
 BALANCES = ("none", "total", "problem")
 POSITIONS = ("all_steps", "last")
 
@@ -36,15 +38,16 @@ def balance_outcomes(rollouts: Sequence[Rollout], balance: str, seed: int) -> li
     """
     if balance == "none":
         return list(rollouts)
-    groups: dict[str, dict[bool, list[int]]] = {}
+    groups: dict[str, tuple[list[int], list[int]]] = {}
     for i, rollout in enumerate(rollouts):
         if rollout.correct is not None and rollout.steps:
             group = rollout.problem_id if balance == "problem" else ""
-            groups.setdefault(group, {True: [], False: []})[rollout.correct].append(i)
+            groups.setdefault(group, ([], []))[not rollout.correct].append(i)
+    return [rollouts[i] for i in sorted(balance_sides(groups.values(), seed))]
+
+
+def balance_sides(groups: Iterable[Sequence[list[T]]], seed: int) -> list[T]:
+    """As many items of each side of every group as its smaller side has, drawn at random: of [[1, 2, 3], [7]] it may be
+    2 and 7."""
     rng = random.Random(f"balance/{seed}")
-    kept: list[int] = []
-    for sides in groups.values():
-        fewer = min(map(len, sides.values()))
-        for side in sides.values():
-            kept.extend(rng.sample(side, fewer))
-    return [rollouts[i] for i in sorted(kept)]
+    return [item for sides in groups for side in sides for item in rng.sample(side, min(map(len, sides)))]

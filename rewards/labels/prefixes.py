@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rewards.labels.traces import Trace, vouches
+from rollouts.grading.statements import states_answer
 from rollouts.records import Rollout
-from rollouts.steps import ANSWER_MARK
 
 Prefix = tuple[str, tuple[str, ...]]  # a problem's id, and the first steps of a solution
 
@@ -49,7 +49,7 @@ class Evidence:
 
 def open_prefixes(steps: Sequence[str]) -> int:
     """How many prefixes of a solution can be continued: all but the one that ends in the answer line."""
-    return sum(not step.startswith(ANSWER_MARK) for step in steps)
+    return len(steps) - bool(steps and states_answer(steps[-1]))
 
 
 @dataclass

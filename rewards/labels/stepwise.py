@@ -234,4 +234,4 @@ def count_labels(rows: Sequence[StepLabels]) -> dict[str, float]:
     }
 
 
-LABEL_STEPS = Stage("label_steps", 3, LabelArgs, label_steps)
+LABEL_STEPS = Stage("label_steps", 4, LabelArgs, label_steps)

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.commands.config import RunArgs
 from experiments.commands.dry_run import _size, pipeline_plan
-from experiments.glore import GloreArgs, glore_nodes
+from experiments.pipelines.glore import GloreArgs, StudentArgs, glore_nodes
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import LOADERS, load_problems
 from rollouts.sampling.sample import SampleArgs
@@ -26,8 +26,8 @@ class DishArgs:
 
 
 def cook(args: DishArgs, work) -> None:
-    (work.folder / "dish").write_text(args.food or "")
     work.count(eggs=args.eggs)
+    (work.folder / "dish").touch()
 
 
 DISH = Stage("dish", 1, DishArgs, cook)
@@ -61,7 +61,7 @@ def test_found_stages_are_named_and_the_others_wait_for_them(tmp_path: Path) -> 
 
 
 def test_glore_says_how_much_it_would_sample(tmp_path: Path) -> None:
-    args = GloreArgs(train_problems=5, test_problems=3)
+    args = GloreArgs(problems=ProblemArgs(), student=StudentArgs(start="shipped"), train_problems=5, test_problems=3)
     args.problems.world.size = 20
     lines = {line.split()[0]: line for line in plan(*glore_nodes(args), tmp_path)}
     assert "would be made (5 problems, 40 samples, at most 10,240 tokens)" in lines["rollouts"]

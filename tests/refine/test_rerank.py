@@ -58,6 +58,9 @@ def test_best(scores, best):
         (["7", "1,800", "1800.0"], 1),  # one number, written in two ways
         (["3", "0", "0.0"], 1),
         (["x", "y", "y"], 1),
+        (["7", "7", "1/2", "0.5", "\\frac{1}{2}"], 2),  # values are counted, not spellings
+        (["7", "7", "x=1 \\text{ or } x=2", "2, 1", "1,2"], 2),
+        (["34", "3  4", "34"], 0),
     ],
 )
 def test_majority(answers, chosen):

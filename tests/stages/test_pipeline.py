@@ -150,9 +150,9 @@ def test_a_failure_names_stage_log_and_last_words_and_lets_the_others_finish(
             node("pie", "soup"),
         )
     log = kitchen.folder / "stages" / "soup.log"
-    assert str(raised.value) == f"stage soup ended with code 2: the pot is [/bold] burnt (its log: {log})"
+    assert str(raised.value) == f"stage soup ended with code 2: the\\x07pot is [/bold] burnt (its log: {log})"
     screen = kitchen.screen.getvalue()
-    words = "     [2Jnothing is left in the pot\n    error: the pot is [/bold] burnt\n"
+    words = "    \\x1b[2Jnothing is left in the pot\n    error: the\\x07pot is [/bold] burnt\n"
     assert f"FAILED with code 2; its log is {log}\n{words}" in screen
     assert "\x1b" not in screen and "\x07" not in screen
     # stew ran beside it; nothing new was started

@@ -64,7 +64,7 @@ def test_glore_says_how_much_it_would_sample(tmp_path: Path) -> None:
     args = GloreArgs(problems=ProblemArgs(), student=StudentArgs(start="shipped"), train_problems=5, test_problems=3)
     args.problems.world.size = 20
     lines = {line.split()[0]: line for line in plan(*glore_nodes(args), tmp_path)}
-    assert "would be made (5 problems, 40 samples, at most 10,240 tokens)" in lines["rollouts"]
+    assert "would be made (5 problems, 40 samples, at most 20,480 tokens)" in lines["rollouts"]
     assert "(3 problems, 3 samples" in lines["drafts"] and lines["report"].endswith("and others")
     assert list(tmp_path.iterdir()) == []
 

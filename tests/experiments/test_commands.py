@@ -186,7 +186,7 @@ def test_resolved_file_gives_the_same_artifact(kitchen: Path) -> None:
         (["size.eggs=???"], "error: no value is given for size.eggs\n"),
         (["run.threads=0"], "error: run.threads must be at least 1, not 0\n"),
         (["size.egs=2"], "size.egs=2: Key 'egs' not in 'Size' (did you mean size.eggs?"),
-        (["experiment=none_such"], "Available options in 'experiment': big\n"),
+        (["experiment=none_such"], "Available options in 'experiment': big, "),
         (["size.eggs=${oc.env:NOPE}"], "Environment variable 'NOPE' not found"),
         (["size.eggs=1", "size.eggs=2"], "error: size.eggs is given twice: size.eggs=1 and size.eggs=2\n"),
         (["size.eggs=a=b"], """error: 'size.eggs=a=b' cannot be read; a text with such characters is written so: """),

@@ -30,6 +30,7 @@ from experiments.commands.config import (
     validate,
 )
 from experiments.commands.sweeps import objective_of
+from refine.students.shipped import find_start
 
 ROOT = Path(__file__).parents[2]
 MODULE = """
@@ -553,6 +554,18 @@ def test_yaml_numbers_and_lists_of_dataclasses(tmp_path: Path) -> None:
 def test_validate_goes_everywhere() -> None:
     with pytest.raises(ValueError, match=r"run.name=''"):
         validate({"a": [PotArgs(lids=[RunArgs(name="")])]})
+
+
+def test_shipped_is_a_word_wherever_a_policy_is_asked_for(tmp_path: Path) -> None:
+    from experiments import revise, sample, train_reward
+
+    for command, name, values in (
+        (sample.main, "policy", {}),
+        (train_reward.main, "policy", {"kind": "orm", "rollouts": "r"}),
+        (revise.main, "global_refiner", {"drafts": "d", "local_refiner": "l", "orm": "o", "sorm": "s"}),
+    ):
+        job = build_job(command.schema, command.args, values | {name: "shipped"}, tmp_path)
+        assert getattr(job.args, name) == find_start("shipped") and job.config[name] == "shipped"
 
 
 def test_field_names_that_are_taken() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from rollouts.grading import symbolic
+from rollouts.grading import choices, symbolic
 from rollouts.grading.numerals import normalise
 
 STOP_MARKERS = {
@@ -49,7 +49,7 @@ class Grade:
     """The grader's word on one text: is it right, what it answered, and the rule that said so.
 
     `rule` is `WHERE:HOW`, or one of the words below. WHERE is the rule that found the answer: boxed, hash
-    (`####`), answer_is, last_number. HOW is number (both plain: compared as fractions), text, list,
+    (`####`), answer_is, last_number. HOW is number (both plain: compared as fractions), choice, text, list,
     symbolic (math-verify), or why a found answer is wrong: unread (neither a number nor comparable as a whole,
     such as "10 … Wait, 12"), empty, unclosed (box), too_long, retracted ("wait", "actually" … come after).
     none: nothing was found, which is wrong whatever the reference.
@@ -82,6 +82,8 @@ def grade(text: str, reference: str, *, last_number: bool = False) -> Grade:
     reference = _clean(reference)
     if not reference:
         return Grade(False, answer, "no_reference")
+    if (right := choices.parse_choice(reference)) is not None:
+        return Grade(choices.is_chosen(answer, right), answer, f"{where}:choice")
     value, expected = normalise(answer), normalise(reference)
     if value is not None and expected is not None:
         return Grade(value == expected, answer, f"{where}:number")

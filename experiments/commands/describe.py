@@ -23,7 +23,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.commands.catalogue import COMMANDS
-from experiments.commands.config import Outer
+from experiments.commands.config import CommonArgs
 
 ROWS = 20  # settings and groups shown, beside those that every command has: all of it fits a screen
 WIDTH = 100
@@ -84,10 +84,11 @@ def print_help(name: str, config_name: str, schema: DictConfig) -> None:
             config = compose(config_name)
         groups = list(_groups(config_name))
     settings = _settings(OmegaConf.get_type(schema), config, ROWS - len(groups))
-    outer = [row for row in _settings(Outer, config, 99) if row[0].split(".")[0] != "tracking"]
+    common = [row for row in _settings(CommonArgs, config, 99) if row[0].split(".")[0] != "tracking"]
     print(*header, "", sep="\n")
     _print_rows("Groups", groups)
-    _print_rows("Settings", [*settings, *outer])
+    chosen = [left for left, _ in groups]
+    _print_rows("Settings", [row for row in [*settings, *common] if row[0] not in chosen])
     print(
         f"\nThe rest: --cfg job (all settings), --info defaults-tree (where they come from), and the file\n"
         f"conf/{config_name}.yaml. A sweep: -m KEY=A,B; elsewhere with hydra/launcher=joblib."

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollouts.grading.choices import Choice, render_choice
-from rollouts.problems.reading import ProblemFileError, Row, find_rows
+from rollouts.problems.reading import ProblemFileError, SourceRow, find_rows
 from rollouts.problems.splits import hold_out, question_key
 from rollouts.records import Problem
 from stages.bad_rows import BadRows
@@ -50,10 +50,10 @@ def load(args: ProblemArgs, bad: BadRows) -> list[Problem]:
     return hold_out(read("train"), args, {question_key(problem.question) for problem in test})
 
 
-def _problem(row: Row, split: str) -> Problem:
+def _problem(row: SourceRow, split: str) -> Problem:
     own = row.fields.get("question")
     if isinstance(own, dict):  # the authors' files have stem and choices within the question
-        row = Row(row.where, row.n, {**row.fields, "question": own.get("stem"), "choices": own.get("choices")})
+        row = SourceRow(row.where, row.n, {**row.fields, "question": own.get("stem"), "choices": own.get("choices")})
     choices = _choices(row, row.fields.get("choices"))
     key = row.text("answerKey").upper()
     answer = next((choice for choice in choices if choice.letter == key), None)
@@ -64,7 +64,7 @@ def _problem(row: Row, split: str) -> Problem:
     return Problem(f"commonsenseqa/{split}/{row.n}", question, render_choice(answer), None, "commonsenseqa", split)
 
 
-def _choices(row: Row, value: Any) -> list[Choice]:
+def _choices(row: SourceRow, value: Any) -> list[Choice]:
     """The choices of a row: `{"label": […], "text": […]}`, or a list of `{"label": …, "text": …}`."""
     if isinstance(value, dict) and isinstance(value.get("label"), list) and isinstance(value.get("text"), list):
         pairs = list(zip(value["label"], value["text"], strict=False))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rollouts.problems.reading import ProblemFileError, Row, find_rows, number_text, plain_number
+from rollouts.problems.reading import ProblemFileError, SourceRow, find_rows, number_text, plain_number
 from rollouts.problems.splits import hold_out, question_key
 from rollouts.records import Problem
 from stages.bad_rows import BadRows
@@ -41,7 +41,7 @@ def _problems(args: ProblemArgs, file: str, bad: BadRows) -> list[Problem]:
     return bad.keep(rows, lambda row: _problem(row, args.split))
 
 
-def _problem(row: Row, split: str) -> Problem:
+def _problem(row: SourceRow, split: str) -> Problem:
     solution, last = split_worked(row, "answer")
     value = plain_number(last)
     if value is None:
@@ -51,7 +51,7 @@ def _problem(row: Row, split: str) -> Problem:
     return Problem(f"gsm8k/{split}/{row.n}", row.text("question"), number_text(value), solution, "gsm8k", split)
 
 
-def split_worked(row: Row, name: str) -> tuple[str, str]:
+def split_worked(row: SourceRow, name: str) -> tuple[str, str]:
     """A worked solution in field `name`, and the answer on its last line.
 
     Raises:

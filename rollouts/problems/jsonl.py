@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from rollouts.grading.answers import extract
 from rollouts.problems.args import FieldArgs
 from rollouts.problems.gsm8k import split_worked
-from rollouts.problems.reading import ProblemFileError, Row, number_text, plain_number, read_rows
+from rollouts.problems.reading import ProblemFileError, SourceRow, number_text, plain_number, read_rows
 from rollouts.problems.splits import cut
 from rollouts.records import Problem
 from rollouts.steps import ANSWER_MARK, split_steps
@@ -43,7 +43,7 @@ def load(args: ProblemArgs, bad: BadRows) -> list[Problem]:
             raise ProblemFileError(f"{path}: problems.fields.{plain}={name!r}: no row has such a field")
     seen: dict[str, str] = {}
 
-    def make(row: Row) -> Problem:
+    def make(row: SourceRow) -> Problem:
         identity = _identity(row, names.id)
         if identity in seen:
             raise row.error(f"id {shown(identity)} is also that of {seen[identity]}")
@@ -55,14 +55,14 @@ def load(args: ProblemArgs, bad: BadRows) -> list[Problem]:
     return cut(bad.keep(rows, make), args)
 
 
-def _identity(row: Row, name: str) -> str:
+def _identity(row: SourceRow, name: str) -> str:
     value = row.fields.get(name)
     if value is None:
         return str(row.n)
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else row.text(name)
 
 
-def _answer(row: Row, names: FieldArgs) -> tuple[str, str | None]:
+def _answer(row: SourceRow, names: FieldArgs) -> tuple[str, str | None]:
     """The answer and the solution of a row."""
     name = names.answer
     value, solution = row.fields.get(name), row.optional_text(names.solution)
@@ -81,7 +81,7 @@ def _answer(row: Row, names: FieldArgs) -> tuple[str, str | None]:
     return answer, _checked(row, names.solution, solution, answer)
 
 
-def _stated_alone(row: Row, name: str, text: str) -> str:
+def _stated_alone(row: SourceRow, name: str, text: str) -> str:
     """An answer, without the box around it.
 
     Raises:
@@ -96,7 +96,7 @@ def _stated_alone(row: Row, name: str, text: str) -> str:
     return text
 
 
-def _checked(row: Row, name: str, solution: str | None, answer: str) -> str | None:
+def _checked(row: SourceRow, name: str, solution: str | None, answer: str) -> str | None:
     """The solution, which may be in any form; but where it has an answer line, that must be the answer's."""
     steps = split_steps(solution or "")
     if not steps or not steps[-1].startswith(ANSWER_MARK):

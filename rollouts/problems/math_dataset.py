@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from rollouts.grading.numerals import normalise
 from rollouts.problems.reading import (
     ProblemFileError,
-    Row,
+    SourceRow,
     as_row,
     find_rows,
     number_text,
@@ -53,7 +53,7 @@ def load(args: ProblemArgs, bad: BadRows) -> list[Problem]:
     return hold_out(train, args, {question_key(problem.question) for problem in test})
 
 
-def _read_side(root: Path, side: str) -> list[tuple[Row, str]]:
+def _read_side(root: Path, side: str) -> list[tuple[SourceRow, str]]:
     """The rows of train or test, each with the end of its id."""
     folder = root / side
     if not folder.is_dir():
@@ -68,11 +68,11 @@ def _read_side(root: Path, side: str) -> list[tuple[Row, str]]:
     return [(row, f"{file.parent.name}/{file.stem}") for row, file in zip(rows, files, strict=True)]
 
 
-def _problems(rows: list[tuple[Row, str]], split: str, bad: BadRows) -> list[Problem]:
+def _problems(rows: list[tuple[SourceRow, str]], split: str, bad: BadRows) -> list[Problem]:
     return bad.keep(rows, lambda pair: _problem(*pair, split))
 
 
-def _problem(row: Row, identity: str, split: str) -> Problem:
+def _problem(row: SourceRow, identity: str, split: str) -> Problem:
     question, solution = row.text("problem"), row.text("solution")
     boxes = list(find_boxes(solution))
     given = row.fields.get("answer")
@@ -87,7 +87,7 @@ def _problem(row: Row, identity: str, split: str) -> Problem:
     return Problem(f"math/{split}/{identity}", question, answer, solution, "math", split)
 
 
-def _boxed_answer(row: Row, solution: str, boxes: list[tuple[int, int, str | None]]) -> str:
+def _boxed_answer(row: SourceRow, solution: str, boxes: list[tuple[int, int, str | None]]) -> str:
     if not boxes or not all(content for _, _, content in boxes):
         raise row.error(f"field 'solution' has no \\boxed{{answer}} with balanced braces: {solution[-80:]!r}")
     contents = {_key(content): content for _, _, content in reversed(boxes)}

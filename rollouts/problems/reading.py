@@ -29,7 +29,7 @@ class ProblemFileError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SourceRow:
     """One record of a problem file: `where` a person finds it, its number `n` from 0, and its fields."""
 
     where: str
@@ -159,20 +159,20 @@ def _to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def as_row(value: Any, where: str, n: int) -> Row:
+def as_row(value: Any, where: str, n: int) -> SourceRow:
     """A row of a parsed JSON value, which must be an object."""
     if not isinstance(value, dict):
         raise ProblemFileError(f"{where}: expected an object with fields, not {shown(value)}")
-    return Row(where, n, value)
+    return SourceRow(where, n, value)
 
 
-def read_jsonl(path: Path) -> list[Row]:
+def read_jsonl(path: Path) -> list[SourceRow]:
     """The rows of a JSON Lines file; blank lines are left out and not numbered.
 
     Raises:
         ProblemFileError: see `read_text` and `parse_json`; or a line is not an object.
     """
-    rows: list[Row] = []
+    rows: list[SourceRow] = []
     # not splitlines: it also cuts at characters such as U+2028, which JSON allows inside a text
     for line, text in enumerate(read_text(path).split("\n"), start=1):
         if text.strip():
@@ -182,7 +182,7 @@ def read_jsonl(path: Path) -> list[Row]:
     return rows
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[SourceRow]:
     """The rows of a file: Parquet or JSON Lines by its suffix; a .json file holds a list, or a row a line.
 
     Raises:
@@ -203,7 +203,7 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def find_rows(folder: Path, *patterns: str) -> list[Row]:
+def find_rows(folder: Path, *patterns: str) -> list[SourceRow]:
     """The rows of the files that the first of these patterns finds in a folder, numbered through all of them.
 
     Raises:
@@ -213,7 +213,7 @@ def find_rows(folder: Path, *patterns: str) -> list[Row]:
     return [replace(row, n=n) for n, row in enumerate(row for file in found for row in read_rows(file))]
 
 
-def _parquet_rows(path: Path) -> list[Row]:
+def _parquet_rows(path: Path) -> list[SourceRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -225,7 +225,8 @@ def _parquet_rows(path: Path) -> list[Row]:
     except (pa.ArrowException, OSError) as error:
         raise ProblemFileError(f"{path}: cut short, damaged, or not a Parquet file: {error}") from error
     return [
-        Row(f"{path}, row {n}", n, {name: _exact(value) for name, value in row.items()}) for n, row in enumerate(found)
+        SourceRow(f"{path}, row {n}", n, {name: _exact(value) for name, value in row.items()})
+        for n, row in enumerate(found)
     ]
 
 
@@ -236,6 +237,7 @@ def _exact(value: Any) -> Any:
 
 def plain_number(text: str) -> Fraction | None:
     """The value of `12`, `-1,080.5` or `3/4`, else None; thousands separators must stand where they belong."""
+    # stricter than the grader's `normalise`: what a data set calls a number is not `5 apples`, `50%` or `1e3`
     match = re.fullmatch(r"(-?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(\.[0-9]+)?(/[0-9]*[1-9][0-9]*)?", text.strip())
     if match is None or len(text) > 100 or (match[3] and match[4]):
         return None

@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 
 from rollouts.grading.expressions import fold
-from rollouts.problems.reading import Row, file_at, number_text, plain_number, read_rows
+from rollouts.problems.reading import SourceRow, file_at, number_text, plain_number, read_rows
 from rollouts.problems.splits import cut
 from rollouts.records import Problem
 from stages.bad_rows import BadRows
@@ -39,7 +39,7 @@ def load(args: ProblemArgs, bad: BadRows) -> list[Problem]:
     return cut(problems, args)
 
 
-def _problem(row: Row, split: str) -> Problem:
+def _problem(row: SourceRow, split: str) -> Problem:
     answer = row.number("Answer")
     question = join_question(row.text("Body"), row.text("Question"))
     solution = solution_from_equations([row.text("Equation")], answer)

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from rollouts.grading.answers import grade
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
-from rollouts.prompts import PromptArgs, parse_solution, render_prompt
+from rollouts.prompts import PromptArgs, render_prompt
 from rollouts.records import Problem, Rollout
 from rollouts.sampling.args import SamplerArgs, served_model
 from rollouts.sampling.collect import collect
 from rollouts.sampling.protocol import REFUSED, Request, Sample, load_sampler
+from rollouts.solution import cut_solution
 from rollouts.steps import cut_text
 from stages.bad_rows import BadRows
 from stages.stage import Stage, parent
@@ -25,14 +26,15 @@ def grade_sample(problem: Problem, sample: Sample, index: int, last_number: bool
     """Turn one sample of a problem's solution into a graded rollout. A truncated text is graded like any other; one
     that was refused is neither right nor wrong. A text beyond the limits of `rollouts.steps` is truncated there."""
     text = cut_text(sample.text)
-    verdict = grade(text, problem.answer, last_number=last_number)
+    solution = cut_solution(text, last_number=last_number)
+    verdict = grade(solution, problem.answer)
     refused = sample.finish_reason == REFUSED
     return Rollout(
         id=f"{problem.id}#{index}",
         problem_id=problem.id,
         sample=index,
         text=text,
-        steps=parse_solution(text),
+        steps=solution.steps,
         answer=verdict.answer,
         correct=verdict.correct if verdict.graded and not refused else None,
         rule=REFUSED if refused else verdict.rule,
@@ -136,4 +138,4 @@ class RolloutCounts:
         }
 
 
-SAMPLE = Stage("sample", 3, SampleArgs, sample_rollouts)
+SAMPLE = Stage("sample", 4, SampleArgs, sample_rollouts)

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 from experiments.commands.config import RunArgs
 from experiments.commands.dry_run import pipeline_plan
-from experiments.glore import GloreArgs, glore_nodes
+from experiments.pipelines.glore import GloreArgs, StudentArgs, glore_nodes
+from rollouts.problems.args import ProblemArgs
 from stages.make import make
 from stages.pipeline import Node
 from stages.stage import Stage, parent
@@ -22,13 +23,16 @@ class DishArgs:
 
 def cook(args: DishArgs, work) -> None:
     work.count(eggs=args.eggs)
+    (work.folder / "dish").touch()
 
 
 DISH = Stage("dish", 1, DishArgs, cook)
 
 
 def plan(nodes: list[Node], given: dict[str, str], root: Path) -> list[str]:
-    return list(pipeline_plan(nodes, given, SimpleNamespace(run=RunArgs(artifacts=str(root)))))
+    lines, whole = pipeline_plan(nodes, given, SimpleNamespace(run=RunArgs(artifacts=str(root))))
+    assert whole == lines[-1].startswith("dry run: 0 of ")
+    return lines
 
 
 def test_found_stages_are_named_and_the_others_wait_for_them(tmp_path: Path) -> None:
@@ -47,10 +51,13 @@ def test_found_stages_are_named_and_the_others_wait_for_them(tmp_path: Path) -> 
     assert first.split() == ["egg", "found", str(egg.path), "(eggs", "2)"]
     assert second.endswith("would be made") and third.endswith("would be made, after cake")
     assert last.startswith("dry run: 2 of 3 stages would be run")
+    cake, _ = make(DISH, DishArgs(food=str(egg.path)), tmp_path)
+    make(DISH, DishArgs(food=str(cake.path)), tmp_path)
+    assert plan(nodes, {}, tmp_path)[3].startswith("dry run: 0 of 3 stages")
 
 
 def test_glore_says_how_much_it_would_sample(tmp_path: Path) -> None:
-    args = GloreArgs(train_problems=5, test_problems=3)
+    args = GloreArgs(problems=ProblemArgs(), student=StudentArgs(start="shipped"), train_problems=5, test_problems=3)
     args.problems.world.size = 20
     lines = {line.split()[0]: line for line in plan(*glore_nodes(args), tmp_path)}
     assert "would be made (5 problems, 40 samples, at most 10,240 tokens)" in lines["rollouts"]

@@ -22,7 +22,7 @@ from rollouts.problems.args import ON_HUB, SOURCES, FieldArgs, ProblemArgs
 from rollouts.problems.asdiv import parse_answer
 from rollouts.problems.load import LOADERS, load_problems
 from rollouts.problems.math_dataset import find_boxes
-from rollouts.problems.reading import ProblemFileError, Row, number_text, plain_number
+from rollouts.problems.reading import ProblemFileError, SourceRow, number_text, plain_number
 from rollouts.problems.splits import question_key, split_point
 from rollouts.problems.svamp import join_question, parse_arithmetic, solution_from_equations
 from tests.hub_cache import put, use_cache
@@ -676,7 +676,7 @@ def test_damaged_files_raise_only_our_error(tmp_path_factory, source, data):
 
 def test_row_messages_are_short():
     with pytest.raises(ProblemFileError) as caught:
-        Row("f, line 1", 0, {"question": ["x" * 10**6]}).text("question")
+        SourceRow("f, line 1", 0, {"question": ["x" * 10**6]}).text("question")
     assert len(str(caught.value)) < 250 and "1,000,004 characters" in str(caught.value)
 
 

@@ -20,7 +20,7 @@ class BadReply(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ReplyChoice:
     """One text; `token_ids` and `logprobs` are None where the server does not tell them."""
 
     text: str
@@ -33,7 +33,7 @@ class Choice:
 class Reply:
     """The choices in their order, and the tokens that the server counted: the prompt's, and those of all choices."""
 
-    choices: tuple[Choice, ...]
+    choices: tuple[ReplyChoice, ...]
     prompt_tokens: int
     completion_tokens: int
 
@@ -115,7 +115,7 @@ def read_reply(api: str, body: str, n: int) -> Reply:
     return Reply(read, found.usage.prompt_tokens, found.usage.completion_tokens)
 
 
-def _read_choice(choice: _Choice | _ChatChoice) -> Choice:
+def _read_choice(choice: _Choice | _ChatChoice) -> ReplyChoice:
     text, logprobs = choice.read()
     if text is None:
         # a model that thinks apart may use up all its tokens before it says anything; otherwise something is lost
@@ -123,7 +123,7 @@ def _read_choice(choice: _Choice | _ChatChoice) -> Choice:
             raise BadReply(f"a reply whose choice {choice.index} has no text")
         text = ""
     ids = None if choice.token_ids is None else tuple(choice.token_ids)
-    return Choice(text, choice.finish_reason, ids, None if logprobs is None else tuple(logprobs))
+    return ReplyChoice(text, choice.finish_reason, ids, None if logprobs is None else tuple(logprobs))
 
 
 def count_tokens(reply: Reply, max_tokens: int) -> list[int]:

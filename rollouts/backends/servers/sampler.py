@@ -19,10 +19,11 @@ from openai import AsyncOpenAI
 from rollouts.backends.servers.background import Background
 from rollouts.backends.servers.clients import find_key, open_client
 from rollouts.backends.servers.pool import Clock, Pool, Refused, Server
-from rollouts.backends.servers.replies import BadReply, Choice, Reply, count_tokens, read_reply
+from rollouts.backends.servers.replies import BadReply, Reply, ReplyChoice, count_tokens, read_reply
 from rollouts.sampling.policies import load_tokenizer
 from rollouts.sampling.protocol import (
     REFUSED,
+    SEEDS,
     Request,
     Sample,
     SamplingError,
@@ -31,7 +32,7 @@ from rollouts.sampling.protocol import (
     prompt_fault,
     prompt_ids,
     refuse,
-    sample_seed,
+    split_samples,
 )
 from rollouts.steps import Chat
 
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
     from rollouts.sampling.args import OpenAIArgs, SamplerArgs
 
-SEEDS = 2**63
 # a policy's folder may name others in its generation_config.json, which `vllm serve` would follow
 PLAIN_SAMPLING = {
     **{"top_k": 0, "min_p": 0.0},
@@ -148,14 +148,9 @@ class OpenAISampler:
             if fault is not None:
                 yield refuse(request, fault)
                 continue
-            first = sample_seed(request.seed, request.id, 0)
             # vllm draws greedy samples one by one only
-            together = not (self.settings.vllm and request.temperature == 0) and first + request.n <= SEEDS
-            if together and set(request.indices) == set(range(request.n)):
-                yield Call(request, range(request.n), first, prompt)
-                continue
-            for index in request.indices:
-                yield Call(request, (index,), (first + index) % SEEDS, prompt)
+            for indices, seed in split_samples(request, not (self.settings.vllm and request.temperature == 0)):
+                yield Call(request, indices, seed, prompt)
 
     def _prompt(self, request: Request) -> str | list[int] | list[dict[str, str]]:
         if self.settings.api == "chat":
@@ -210,7 +205,7 @@ class OpenAISampler:
                 body["extra_body"]["stop_token_ids"] = ends
         return body
 
-    def _check_extras(self, request: Request, choice: Choice) -> None:
+    def _check_extras(self, request: Request, choice: ReplyChoice) -> None:
         """Raise SamplingError where a server does not know what it was asked for: it will not know it later."""
         if self.settings.vllm and choice.token_ids is None:
             raise SamplingError(

@@ -437,7 +437,7 @@ def test_a_chat_goes_as_its_turns() -> None:
 def test_a_chat_goes_as_token_ids_where_the_tokenizer_is_known(vllm: bool) -> None:
     tokenizer, chat = family("qwen2"), Chat("Ann has 7 pens.")
     with FaultServer(speaks_vllm=vllm) as server, opened(server, vllm=vllm) as sampler:
-        sampler.tokenizer = tokenizer
+        sampler.caller.tokenizer = tokenizer
         list(sampler.sample([Request("a", chat, "7\n")]))
     body = server.seen[0].body
     assert body["prompt"] == encode_prompt(tokenizer, chat) + encode_text(tokenizer, "7\n")
@@ -499,7 +499,7 @@ def test_only_a_whole_request_is_asked_for_at_once() -> None:
 
 
 def test_seeds_go_round_at_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rollouts.backends.servers.sampler.sample_seed", lambda *_: 2**63 - 2)
+    monkeypatch.setattr("rollouts.backends.servers.calls.sample_seed", lambda *_: 2**63 - 2)
     with FaultServer() as server, opened(server, concurrency=1) as sampler:
         found = by_name(sampler.sample(many(1, n=4)))
     assert [found["q0", i].seed for i in range(4)] == [2**63 - 2, 2**63 - 1, 0, 1]

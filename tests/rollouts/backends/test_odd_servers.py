@@ -47,7 +47,10 @@ def test_odd_replies_are_used_and_said_once(fault: str, api: str, caplog: pytest
     if "usage" in fault:
         want = {key: (text, reason, 0) for key, (text, reason, _) in want.items()}
         assert {sample.prompt_tokens for sample in found.values()} == {0}
-    assert texts(found) == want
+    if fault in ("fewer", "same index"):  # the server has counted the tokens of what it did not send
+        assert {key: text[:2] for key, text in texts(found).items()} == {key: text[:2] for key, text in want.items()}
+    else:
+        assert texts(found) == want
     assert "left alone" not in caplog.text
     odd = [line for line in caplog.messages if "replies that were odd" not in line]
     assert len(odd) == (0 if fault in ("eos", "charset", "byte order mark") else 1), odd
@@ -106,7 +109,7 @@ def test_one_prompt_that_is_refused_for_good(refusal: Page) -> None:
     "page",
     [
         (200, {}, json.dumps({"error": {"message": "odd one", "code": 524}}).encode()),
-        (200, {}, b'{"choices": [], "odd one": 1}'),
+        (200, {}, b'{"choices": "odd one"}'),
         (200, {}, b"<html>odd one</html>"),
         (500, {}, error("odd one")),
         (404, {}, error("odd one")),
@@ -163,7 +166,7 @@ def test_settings_for_servers_that_do_not_take_a_parameter(settings: dict, taken
 
     name, value = next(iter(settings.items()))
     helps = f"sampler.openai.{name}={f'[{value[0]}]' if name == 'omit' else value}"
-    with FaultServer(page=page if name != "omit" or value != ["n", "top_p"] else page) as server:
+    with FaultServer(page=page) as server:
         with opened(server, api="chat") as sampler, pytest.raises(SamplingError) as raised:
             list(sampler.sample(many(50)))
         assert helps in str(raised.value) and len(server.seen) <= 50
@@ -177,9 +180,12 @@ def test_settings_for_servers_that_do_not_take_a_parameter(settings: dict, taken
 
 
 def test_a_setting_that_is_left_out_is_not_asked_for() -> None:
-    with FaultServer() as server, opened(server, omit=["temperature"]) as sampler:
-        with pytest.raises(ValueError, match=r"temperature=0\.7, which sampler\.openai\.omit leaves out"):
-            list(sampler.sample([*many(2), Request("a", "Q", temperature=0.7)]))
+    with (
+        FaultServer() as server,
+        opened(server, omit=["temperature"]) as sampler,
+        pytest.raises(ValueError, match=r"temperature=0\.7, which sampler\.openai\.omit leaves out"),
+    ):
+        list(sampler.sample([*many(2), Request("a", "Q", temperature=0.7)]))
     assert not server.seen
 
 
@@ -233,7 +239,7 @@ def test_a_wait_of_thirty_years_is_not_waited_for() -> None:
     with (
         FaultServer(page=lambda body: (429, {"Retry-After": "1e9"}, error("busy"))) as server,
         opened(server, clock=clock, attempts=4, concurrency=1) as sampler,
-        pytest.raises(SamplingError, match="failed 4 times, .*busy"),
+        pytest.raises(SamplingError, match=r"failed 4 times, .*busy"),
     ):
         list(sampler.sample(many(2)))
     assert clock.time < 600 and len(server.seen) == 4

@@ -198,7 +198,7 @@ CONTEXT = "This model's maximum context length is 4096 tokens. However, you requ
             "max_tokens_field=max_tokens",
         ),
         (
-            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+            "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead.",
             "max_tokens",
             "max_tokens_field=max_completion_tokens",
         ),

@@ -168,7 +168,7 @@ class Pool:
         except TimeoutError:
             fault: Exception = Trouble(f"no answer within {self.timeout:g} s")
         except APIStatusError as error:
-            response, told = error.response, f"{error} {error.code or ''} {error.type or ''}".rstrip()
+            response, told = error.response, " ".join(filter(None, (str(error), error.code, error.type)))
             if "location" in response.headers:
                 told += f" to {response.headers['location']}"
             after = retry_after(response.headers, time.time())

@@ -155,7 +155,7 @@ def test_a_server_that_has_gone_wrong_for_good_ends_it() -> None:
         ({"seed_bits": 31}, lambda body: body["seed"] < 2**31, "seed must be a 32-bit integer"),
         (
             {"max_tokens_field": "max_tokens"},
-            lambda body: body["max_tokens"] == MAX_TOKENS and "max_completion_tokens" not in body,
+            lambda body: body.get("max_tokens") == MAX_TOKENS and "max_completion_tokens" not in body,
             "extra_forbidden: max_completion_tokens",
         ),
     ],
@@ -241,7 +241,7 @@ def test_a_wait_of_thirty_years_is_not_waited_for() -> None:
         opened(server, clock=clock, attempts=4, concurrency=1) as sampler,
         pytest.raises(SamplingError, match=r"failed 4 times, .*busy"),
     ):
-        list(sampler.sample(many(2)))
+        list(sampler.sample(many(1)))
     assert clock.time < 600 and len(server.seen) == 4
 
 
@@ -251,7 +251,7 @@ def test_a_redirect_is_not_followed() -> None:
         with (
             FaultServer(page=lambda body: (307, to, b"")) as server,
             opened(server, api="chat") as sampler,
-            pytest.raises(SamplingError, match=f"to {other.url}.* redirects are not followed"),
+            pytest.raises(SamplingError, match=f"to {other.url}.*redirects are not followed"),
         ):
             list(sampler.sample(many(5)))
     assert not other.seen

@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 TRL_PRM := .venv-trl-prm
 TRL_SFT := .venv-trl-sft
 
-.PHONY: help demo test faults test-vllm bench-sampling bench-training lint format clean students
+.PHONY: help demo test faults test-vllm bench-grading bench-sampling bench-training lint format clean students
 
 demo: $(VENV)/.installed  ## train and refine in the embedded world, print the table, write runs/demo/
 	$(BIN)/python -m experiments.glore experiment=demo run.name=demo
@@ -69,6 +69,9 @@ students: $(VENV)/.installed  ## make the checkpoint in refine/students anew (it
 		problems.world.min_steps=1 problems.world.size=18000 problems.world.seed=1 \
 		model.heads=4 'model.look_back=[1,3,5,7]' \
 		train.tokens_per_step=512 train.tokens_per_batch=512 train.learning_rate=1e-3 train.warmup=0.02
+
+bench-grading: $(VENV)/.installed  ## our grader beside math-verify and lm-eval's filters: agreement, false positives, speed
+	$(OFFLINE) $(BIN)/python -m experiments.bench.grading_speed
 
 # for another model and real problems:
 # make bench-sampling BENCH='--model MODEL --gsm8k FOLDER --prompts 8 --rows 64 --max-tokens 64'

@@ -7,10 +7,13 @@ right continuation that was found while labelling. Control: no draft to the same
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from rollouts.records import Problem, RefinementPair, Rollout, StepLabels
+from stages.checks import check_least
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
 
@@ -27,18 +30,18 @@ class PairArgs:
 
     def validate(self) -> None:
         """Raise ValueError where no pair could be made."""
-        if self.max_per_problem < 1 or self.max_right_per_wrong < 1:
-            raise ValueError(
-                f"max_per_problem and max_right_per_wrong must be at least 1, not {self.max_per_problem}, "
-                f"{self.max_right_per_wrong}"
-            )
+        check_least(self, max_per_problem=1, max_right_per_wrong=1)
 
 
 def closeness(draft: Sequence[str], target: Sequence[str]) -> int:
     """How many first steps two solutions share."""
-    return next(
-        (i for i, (a, b) in enumerate(zip(draft, target, strict=False)) if a != b), min(len(draft), len(target))
-    )
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(draft, target, strict=False)))
+
+
+def _pair(
+    kind: str, name: str, problem: Problem, draft: tuple[str, ...], error: int | None, target: tuple[str, ...]
+) -> RefinementPair:
+    return RefinementPair(f"{kind}/{name}", problem.id, kind, problem.question, draft, error, target)
 
 
 def global_pairs(problem: Problem, rollouts: Sequence[Rollout], args: PairArgs) -> list[RefinementPair]:
@@ -48,25 +51,17 @@ def global_pairs(problem: Problem, rollouts: Sequence[Rollout], args: PairArgs) 
     rng = random.Random(f"pairs/{args.seed}/{problem.id}")
     rng.shuffle(wrong)
     rng.shuffle(right)
-    pairs = []
-    for draft in wrong[: args.max_per_problem]:
-        nearest = sorted(right, key=lambda r: -closeness(draft.steps, r.steps))[: args.max_right_per_wrong]
-        for target in nearest:
-            name = f"{draft.id}>{target.sample}"
-            pairs.append(
-                RefinementPair(
-                    f"global/{name}", problem.id, "global", problem.question, draft.steps, None, target.steps
-                )
-            )
+    pairs = [
+        _pair("global", f"{draft.id}>{target.sample}", problem, draft.steps, None, target.steps)
+        for draft in wrong[: args.max_per_problem]
+        for target in sorted(right, key=lambda r: -closeness(draft.steps, r.steps))[: args.max_right_per_wrong]
+    ]
     return pairs[: args.max_per_problem]
 
 
 def control_pairs(pairs: Sequence[RefinementPair]) -> list[RefinementPair]:
     """The same problems and targets as the global pairs, in the same number, without the drafts."""
-    return [
-        RefinementPair(p.id.replace("global/", "control/", 1), p.problem_id, "control", p.question, (), None, p.target)
-        for p in pairs
-    ]
+    return [replace(p, id=p.id.replace("global/", "control/", 1), kind="control", draft=()) for p in pairs]
 
 
 def local_pair(problem: Problem, labels: StepLabels) -> RefinementPair | None:
@@ -76,30 +71,18 @@ def local_pair(problem: Problem, labels: StepLabels) -> RefinementPair | None:
     """
     if labels.correct or labels.fix_length is None:
         return None
-    return RefinementPair(
-        f"local/{labels.rollout_id}",
-        problem.id,
-        "local",
-        problem.question,
-        labels.steps,
-        labels.fix_length,
-        labels.fix_steps,
-    )
+    return _pair("local", labels.rollout_id, problem, labels.steps, labels.fix_length, labels.fix_steps)
 
 
 def first_step_pairs(
     problem: Problem, labels: Sequence[StepLabels], rollouts: Sequence[Rollout]
 ) -> list[RefinementPair]:
-    """Wrong from the very first step: the whole solution is to be rewritten, so any right rollout is a target."""
+    """Rollouts that are wrong from the first step on: all is to be written anew, so any right rollout is a target."""
     right = [r for r in rollouts if r.correct is True and r.steps]
-    if not right:
-        return []
     wrong = [row for row in labels if not row.correct and row.labels and row.labels[0] is False]
     return [
-        RefinementPair(
-            f"local/{row.rollout_id}", problem.id, "local", problem.question, row.steps, 0, right[i % len(right)].steps
-        )
-        for i, row in enumerate(wrong)
+        _pair("local", row.rollout_id, problem, row.steps, 0, right[i % len(right)].steps)
+        for i, row in enumerate(wrong if right else ())
     ]
 
 
@@ -107,21 +90,17 @@ def build_pairs(args: PairArgs, work: Workspace) -> None:
     """Write `rows` (RefinementPair): global and control pairs from rollouts, local ones where labels are given."""
     source = work.parents["rollouts"]
     problems = source.rows(Problem, "problems")
-    rollouts: dict[str, list[Rollout]] = {}
+    rollouts, labels = defaultdict(list), defaultdict(list)
     for rollout in source.rows(Rollout):
-        rollouts.setdefault(rollout.problem_id, []).append(rollout)
-    labels: dict[str, list[StepLabels]] = {}
-    if args.labels is not None:
-        for row in work.parents["labels"].rows(StepLabels):
-            labels.setdefault(row.problem_id, []).append(row)
-    unknown = set(labels) - set(rollouts)
-    if unknown:
+        rollouts[rollout.problem_id].append(rollout)
+    for row in work.parents["labels"].rows(StepLabels) if args.labels is not None else ():
+        labels[row.problem_id].append(row)
+    if unknown := labels.keys() - rollouts.keys():
         raise ValueError(f"labels of {len(unknown)} problems that the rollouts do not have, such as {min(unknown)}")
     whole, local = [], []
     for problem in problems:
-        samples = rollouts.get(problem.id, [])
+        samples, rows = rollouts[problem.id], labels[problem.id]
         whole.extend(global_pairs(problem, samples, args))
-        rows = labels.get(problem.id, [])
         found = [pair for row in rows if (pair := local_pair(problem, row))]
         local.extend((found + first_step_pairs(problem, rows, samples))[: args.max_per_problem])
     work.write_rows("rows", [*whole, *control_pairs(whole), *local], RefinementPair)

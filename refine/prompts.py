@@ -1,16 +1,18 @@
 """What refiners read and write (GLoRe sec. 3.3): the question, the draft, and where it goes wrong.
 
-A global refiner writes a whole solution; a local one goes on from the last good step, and its text ends with the
-steps up to there once more, so that it writes on as it would in a solution; a control reads no draft. All of it stands
-where the question stands in the template: in a chat within the user's turn, after which comes the instruction.
-The marks are plain text, so that any tokenizer can carry them; the embedded world's has a token for each.
+A global refiner writes a whole solution, a local one goes on from the last good step, a control reads no draft. What a
+local one reads ends with the good steps once more, so that it goes on as in a solution. For a draft a, b, c with its
+error at step 1 (0-based) it reads, a line each: the question, a, [BAD]b, c, [REFINE], a.
+
+All of it stands where the question stands in the template; in a chat that is the user's turn, before the instruction.
+The marks are plain text, which any tokenizer can read; that of the embedded world has a token for each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rollouts.prompts import PLAIN, Template, parse_prompt, render_prompt
+from rollouts.prompts import PLAIN, Template, render_prompt
 from rollouts.steps import Chat, join_steps
 
 BAD = "[BAD]"
@@ -23,10 +25,8 @@ def render_refinement(
 ) -> str | Chat:
     """What a refiner of this kind reads.
 
-    A local one is given `error_step` (0-based): `[BAD]` stands before that step in the draft, the steps before it
-    follow again after `[REFINE]`, and what it writes replaces that step and all after it. A global one is not told
-    where; a control is not shown the draft. A mark that a policy wrote into its draft by itself is shown in round
-    brackets, so that it is not taken for one of ours.
+    A local one is told the `error_step` (0-based); what it writes replaces that step and all after it. A mark that a
+    policy wrote into its draft by itself is shown in round brackets, so that it is not taken for one of ours.
 
     Raises:
         ValueError: the kind is unknown, or a local refiner is given no step of the draft.
@@ -46,29 +46,6 @@ def _unmarked(step: str) -> str:
     for mark in (BAD, REFINE):
         step = step.replace(mark, f"({mark[1:-1]})")
     return step
-
-
-def parse_refinement(prompt: str | Chat, template: Template = PLAIN) -> tuple[str, tuple[str, ...], int | None]:
-    """Question, draft and error step of a prompt that `render_refinement` made; a control's draft is empty.
-
-    Nothing marks where the question ends, so it must be of one line.
-
-    Raises:
-        ValueError: the text has another form.
-    """
-    question, *lines = (text := parse_prompt(prompt, template)).split("\n")
-    if lines.count(REFINE) != 1:
-        raise ValueError(f"not a text for a refiner: {text!r}")
-    end = lines.index(REFINE)
-    draft, kept = lines[:end], tuple(lines[end + 1 :])
-    marked = [i for i, line in enumerate(draft) if line.startswith(BAD)]
-    if len(marked) > 1:
-        raise ValueError(f"{len(marked)} steps are marked {BAD}: {text!r}")
-    steps = tuple(line.removeprefix(BAD) for line in draft)
-    error = marked[0] if marked else None
-    if kept != kept_steps("local", steps, error):
-        raise ValueError(f"not a text for a refiner: other steps follow {REFINE} than stand before {BAD}: {text!r}")
-    return question, steps, error
 
 
 def kept_steps(kind: str, draft: Sequence[str], error_step: int | None) -> tuple[str, ...]:

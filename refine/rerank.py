@@ -7,10 +7,9 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
-from rollouts.grading.numerals import normalise
-from rollouts.records import Candidate, Choice, Judgement, Problem
+from rollouts.grading.answers import canonical
+from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem, identity
 from rollouts.sampling.policies import own_device_class
 from stages.stage import Stage, parent, resolved, runtime
 from stages.workspace import Workspace
@@ -23,15 +22,10 @@ def _best(candidates: Sequence[Candidate], scores: Sequence[float]) -> int:
 
 
 def _majority(candidates: Sequence[Candidate], scores: Sequence[float]) -> int:
-    answers = [_vote(candidate.answer) for candidate in candidates]
+    # equal values are one vote, however they are written
+    answers = [None if candidate.answer is None else canonical(candidate.answer) for candidate in candidates]
     votes = Counter(answer for answer in answers if answer is not None)
     return answers.index(votes.most_common(1)[0][0]) if votes else 0
-
-
-def _vote(answer: str | None) -> Fraction | str | None:
-    # 1,800 and 1800.0 are one vote; what is no plain number votes as it is written
-    value = None if answer is None else normalise(answer)
-    return answer if value is None else value
 
 
 def _random(candidates: Sequence[Candidate], scores: Sequence[float]) -> int:
@@ -98,11 +92,6 @@ class RerankArgs:
             raise ValueError(f"samples must be at least 1, not {self.samples}")
 
 
-def identity(item: Candidate | Judgement) -> tuple[str, str, str, int]:
-    """What names a candidate: (problem, kind, where, sample)."""
-    return item.problem_id, item.kind, item.where, item.sample
-
-
 def cost(offered: Sequence[Candidate], drafts: Sequence[Candidate]) -> int:
     """Completion tokens behind a choice: every candidate on offer, and the draft that a refiner had to read."""
     refined = any(c.kind in ("global", "local") for c in offered) and not any(c.kind == "draft" for c in offered)
@@ -111,7 +100,7 @@ def cost(offered: Sequence[Candidate], drafts: Sequence[Candidate]) -> int:
 
 def choose(
     candidates: Sequence[Candidate],
-    finals: dict[tuple[str, str, str, int], float],
+    finals: dict[CandidateKey, float],
     scorer: str,
     where: str,
     samples: int,
@@ -188,4 +177,4 @@ def rerank(args: RerankArgs, work: Workspace) -> None:
     work.count(samples=min(samples, drawn))  # the n of best_of_n
 
 
-RERANK = Stage("rerank", 2, RerankArgs, rerank)
+RERANK = Stage("rerank", 3, RerankArgs, rerank)

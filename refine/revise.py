@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 
 from refine.prompts import kept_steps, render_refinement
 from rollouts.grading.answers import grade
-from rollouts.prompts import PLAIN, PromptArgs, Template, parse_solution
+from rollouts.prompts import PLAIN, PromptArgs, Template
 from rollouts.records import Candidate, Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
 from rollouts.sampling.policies import own_device_class
 from rollouts.sampling.protocol import REFUSED, Request, Sampler, load_sampler
+from rollouts.solution import cut_solution
 from rollouts.steps import cut_text, join_steps
 from rollouts.world.args import SOURCE as WORLD
 from stages.stage import Stage, parent, resolved, runtime
@@ -68,7 +69,8 @@ def locate(
         return [0 if draft.steps else None for draft in drafts]
     if where == "oracle":
         return [_true_first_error(problem, draft) for problem, draft in zip(problems, drafts, strict=True)]
-    from rewards.scorer import first_error, load_scorer, score_all
+    from rewards.metrics import first_error
+    from rewards.scorer import load_scorer, score_all
 
     scorer = load_scorer(
         getattr(args, where), device=args.device, batch_tokens=args.batch_tokens, template=args.prompt.template()
@@ -104,17 +106,27 @@ def from_rollout(rollout: Rollout, kind: str) -> Candidate:
     )
 
 
-def candidate(problem: Problem, kind: str, where: str, error_step: int | None, text: str, tokens: int) -> Candidate:
-    """A whole refined text as a graded candidate. One that the grader could not decide has `correct` None."""
-    verdict = grade(text, problem.answer)
+def candidate(
+    problem: Problem,
+    kind: str,
+    where: str,
+    error_step: int | None,
+    text: str,
+    tokens: int,
+    kept: Sequence[str] = (),
+) -> Candidate:
+    """A text that a refiner wrote after the steps `kept` as a graded candidate. One that the grader could not decide
+    has `correct` None."""
+    solution = cut_solution(text, kept)
+    verdict = grade(solution, problem.answer)
     return Candidate(
         problem_id=problem.id,
         kind=kind,
         where=where,
         error_step=error_step,
         sample=0,
-        text=text,
-        steps=parse_solution(text),
+        text=join_steps(kept) + text,
+        steps=solution.steps,
         answer=verdict.answer,
         correct=verdict.correct if verdict.graded else None,
         completion_tokens=tokens,
@@ -151,9 +163,8 @@ def refine_all(
             continue
         written = cut_text(sample.text)
         cut += len(written) < len(sample.text)
-        text = join_steps(kept_steps(kind, draft.steps, error)) + written
-        place = error if kind == "local" else None
-        refined.append(candidate(problem, kind, where, place, text, sample.completion_tokens))
+        kept, place = kept_steps(kind, draft.steps, error), error if kind == "local" else None
+        refined.append(candidate(problem, kind, where, place, written, sample.completion_tokens, kept))
     if cut:
         work.count(**{f"{kind}_{where}_cut" if kind == "local" else f"{kind}_cut": cut})
     return refined
@@ -192,4 +203,4 @@ def revise(args: ReviseArgs, work: Workspace) -> None:
     work.write_rows("rows", rows)
 
 
-REVISE = Stage("revise", 3, ReviseArgs, revise)
+REVISE = Stage("revise", 4, ReviseArgs, revise)

@@ -5,7 +5,6 @@ Student, refiners and control are all supervised fine-tuning: one trainer, diffe
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,9 +12,11 @@ from typing import TYPE_CHECKING
 from refine.prompts import KINDS, render_refinement
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
+from rollouts.problems.splits import draw_held_out
 from rollouts.prompts import PLAIN, PromptArgs, Template, parse_prompt, render_prompt, render_solution
 from rollouts.records import Problem, RefinementPair, Rollout
 from rollouts.steps import end_token, split_steps
+from stages.checks import check_least
 from stages.stage import Stage, only_when, parent
 from stages.workspace import Workspace
 from training.adapters import ADAPTER, LoraArgs
@@ -74,14 +75,11 @@ class TrainPolicyArgs:
             raise ValueError(f"examples={list(self.examples)} with pairs={self.pairs}: give both or neither")
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"validation_share must be in [0, 1), not {self.validation_share}")
-        if self.max_per_problem < 1 or self.max_length < 8:
-            raise ValueError(
-                f"max_per_problem must be at least 1 and max_length 8, not {self.max_per_problem}, {self.max_length}"
-            )
+        check_least(self, max_per_problem=1, max_length=8)
 
 
 def solution_texts(problems: Sequence[Problem], template: Template = PLAIN) -> list[Text]:
-    """Gold solutions; problems without one are left out."""
+    """Gold solutions; problems that have none are left out."""
     return [
         Text(render_prompt(p.question, template), render_solution(steps))
         for p in problems
@@ -144,11 +142,7 @@ def hold_out(
     A question is the first line of what is asked, whatever else there is to read.
     """
     own = [parse_prompt(text.prompt, template).partition("\n")[0] for text in texts]
-    questions = sorted(set(own))
-    if share == 0 or len(questions) < 2:
-        return list(texts), []
-    random.Random(f"validation/{seed}").shuffle(questions)
-    held = set(questions[: min(len(questions) - 1, max(1, round(share * len(questions))))])
+    held = draw_held_out(own, share, seed) if share > 0 else set()
     parts: tuple[list[Text], list[Text]] = ([], [])
     for text, question in zip(texts, own, strict=True):
         parts[question in held].append(text)
@@ -209,4 +203,4 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
     work.count(**trained.figures, **{f"validation_{name}": value for name, value in trained.evaluation.items()})
 
 
-TRAIN_POLICY = Stage("train_policy", 4, TrainPolicyArgs, train_policy)
+TRAIN_POLICY = Stage("train_policy", 5, TrainPolicyArgs, train_policy)

@@ -38,7 +38,7 @@ def encode_labels(
 ) -> Example:
     """Token ids of question and solution; each label stands at the last token of its step.
 
-    Labels of steps that end beyond `max_length` are lost; the caller counts them.
+    A step that ends beyond `max_length` has no label; the caller counts those.
 
     Raises:
         ValueError: labels and steps differ in number, or a label is outside [0, 1].
@@ -63,13 +63,17 @@ def encode_solutions(
     solutions: Sequence[LabelledSolution],
     max_length: int,
     template: Template = PLAIN,
-) -> tuple[list[Example], int]:
-    """Encode all solutions; `questions` is by problem id. Returns the examples and the number of labels lost to
-    `max_length`; examples that lost all of theirs are left out."""
-    examples = [encode_labels(tokenizer, questions[s.problem_id], s, max_length, template) for s in solutions]
-    labels = sum(label is not None for s in solutions for label in s.labels)
-    lost = labels - sum(len(example.positions) for example in examples)
-    return [example for example in examples if example.positions], lost
+) -> tuple[list[Example], list[str], int]:
+    """Encode all solutions; `questions` is by problem id. Returns the examples, the problem of each, and the number of
+    labels that are lost since they stand beyond `max_length`; examples that lost all of theirs are left out."""
+    examples, owners, lost = [], [], 0
+    for solution in solutions:
+        example = encode_labels(tokenizer, questions[solution.problem_id], solution, max_length, template)
+        lost += sum(label is not None for label in solution.labels) - len(example.positions)
+        if example.positions:
+            examples.append(example)
+            owners.append(solution.problem_id)
+    return examples, owners, lost
 
 
 def warn_of_lost(lost: int, left: int, max_length: int) -> None:

@@ -1,11 +1,12 @@
 """How well the ORM and the SORM judge the student's own solutions: every measure of `rewards/metrics.py` with its
-interval over problems. The solutions are the drafts and the samples; refinements come from another policy and are
-used only where what the reranker was offered is asked about.
+interval over problems.
+
+The solutions are the drafts and the samples. Refinements come from another policy; they are used only where the measure
+is about what the reranker was offered.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from rewards import metrics
-from rewards.intervals import Estimate, auroc_replicates, estimate, ratio, ratio_difference, ratio_replicates
-from rewards.scorer import first_error
-from rollouts.records import Candidate, CandidateKey, Judgement
+from rewards.intervals import Estimate, Tally, auroc_replicates, estimate, join_ratios
+from rollouts.records import Candidate, CandidateKey, Judgement, identity
 
 SCORERS = ("orm", "sorm")
 COMPARED = ("step_accuracy", "step_balanced_accuracy", "final_accuracy", "first_error_accuracy", "pairwise_accuracy")
@@ -28,39 +28,24 @@ MEASURES = (
     "step_auroc",
     "auroc",
     "calibration",
+    "step_accuracy_by_position",
+    "reliability",
+    "reliability_steps",
 )
+
+Probabilities = dict[CandidateKey, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """The solutions that one scorer judged: row of the problem, outcome, probabilities, and truths where known."""
+    """The solutions that one scorer could read: row of the problem, outcome, probabilities, and true labels of the
+    prefixes where an oracle knows them."""
 
     owners: list[int]
     correct: list[bool | None]
     probabilities: list[tuple[float, ...]]
     truth: list[list[bool]] | None
     threshold: float
-
-
-@dataclass
-class _Tally:
-    """Sums over the items of each problem, (problems,): a ratio to be resampled."""
-
-    numerators: np.ndarray
-    denominators: np.ndarray
-
-    @classmethod
-    def of(cls, owners: Sequence[int], hits: Any, problems: int, among: Any = None) -> _Tally:
-        weights = np.ones(len(owners)) if among is None else np.asarray(among, dtype=float)
-        where = np.asarray(owners, dtype=int)
-        above = np.bincount(where, np.asarray(hits, dtype=float) * weights, problems)
-        return cls(above, np.bincount(where, weights, problems))
-
-    def estimate(self, counts: np.ndarray) -> Estimate | None:
-        return ratio(counts, self.numerators, self.denominators)
-
-    def replicates(self, counts: np.ndarray) -> np.ndarray:
-        return ratio_replicates(counts, self.numerators, self.denominators)
 
 
 def judge_report(
@@ -76,98 +61,76 @@ def judge_report(
 
     A solution that a scorer could not read (it has steps and no probabilities) is left out of its measures.
     `thresholds` are by scorer, `step_truth` as the oracle has it (None: there is none), and `where` names the local
-    refinements on offer. `rows` numbers the problems, `counts` (resamples, problems) is how often each was drawn.
+    refinements on offer. `rows` numbers the problems; `counts` (resamples, problems) says how often each was drawn.
 
     Raises:
-        ValueError: a judgement of no candidate, twice, of another number of steps or with a score that is no
-            probability; a draft or sample that a scorer or the oracle left out; a scorer without threshold.
+        ValueError: a scorer judged what is no candidate, left out a draft or sample, or gave it another number of
+            scores than it has steps.
     """
-    given = _judgements(judgements, candidates)
-    report: dict[str, Any] = {name: dict.fromkeys(SCORERS) for name in MEASURES}
-    report |= {name: dict.fromkeys(SCORERS) for name in ("step_accuracy_by_position", "reliability")}
-    report |= {"reliability_steps": dict.fromkeys(SCORERS), "steps_right": None}
-    tallies: dict[str, dict[str, _Tally]] = {}
-    for scorer in [name for name in SCORERS if any(name == its for its, _ in given)]:
-        judged = _solutions(thresholds, step_truth, scorer, rows, candidates, given)
-        found, tallies[scorer] = _whole_measures(judged, counts)
+    report: dict[str, Any] = {name: dict.fromkeys(SCORERS) for name in MEASURES} | {"steps_right": None}
+    spreads: dict[str, dict[str, np.ndarray]] = {}
+    for scorer in SCORERS:
+        given = {identity(one): one.probabilities for one in judgements if one.scorer == scorer}
+        if not given:
+            continue
+        if stray := given.keys() - candidates.keys():
+            raise ValueError(f"the {scorer} judged {min(stray)}, which is no candidate")
+        judged = _solutions(scorer, given, thresholds[scorer], step_truth, rows, candidates)
+        found, spreads[scorer] = _whole_measures(judged, counts)
         if judged.truth is not None:
-            more, more_tallies = _step_measures(judged, counts)
-            found, tallies[scorer] = found | more, tallies[scorer] | more_tallies
+            more, more_spreads = _step_measures(judged, counts)
+            found, spreads[scorer] = found | more, spreads[scorer] | more_spreads
             report["steps_right"] = found.pop("steps_right")
-        found["pairwise_accuracy_offered"] = _offered(where, scorer, rows, candidates, given, counts)
+        found["pairwise_accuracy_offered"] = _offered(given, where, rows, candidates, counts)
         for name, value in found.items():
             report[name][scorer] = value
-    report["difference"] = {
-        f"sorm_minus_orm_{name}": _difference(tallies, name, report[name], counts) for name in COMPARED
-    }
+    report["difference"] = {}
+    for name in COMPARED:
+        orm, sorm, found = report[name]["orm"], report[name]["sorm"], None
+        if orm is not None and sorm is not None:
+            spread = spreads["sorm"][name] - spreads["orm"][name]
+            found = estimate(sorm["value"] - orm["value"], spread, counts.shape[1])
+        report["difference"][f"sorm_minus_orm_{name}"] = found
     return report
 
 
-def _judgements(
-    judgements: Sequence[Judgement], candidates: dict[CandidateKey, Candidate]
-) -> dict[tuple[str, CandidateKey], tuple[float, ...]]:
-    given: dict[tuple[str, CandidateKey], tuple[float, ...]] = {}
-    for judgement in judgements:
-        key = (judgement.problem_id, judgement.kind, judgement.where, judgement.sample)
-        if judgement.scorer not in SCORERS:
-            raise ValueError(f"unknown scorer {judgement.scorer!r} of candidate {key}; there are orm and sorm")
-        if key not in candidates:
-            raise ValueError(f"the {judgement.scorer} judged {key}, which is no candidate")
-        if (judgement.scorer, key) in given:
-            raise ValueError(f"the {judgement.scorer} judged {key} twice")
-        steps = len(candidates[key].steps)
-        if judgement.probabilities and len(judgement.probabilities) != steps:
-            raise ValueError(
-                f"the {judgement.scorer} gave {len(judgement.probabilities)} scores for the {steps} steps of {key}"
-            )
-        for step, value in enumerate(judgement.probabilities):
-            if not (math.isfinite(value) and 0 <= value <= 1):
-                raise ValueError(f"the {judgement.scorer} gave step {step} of {key} the score {value}")
-        given[judgement.scorer, key] = judgement.probabilities
-    return given
-
-
 def _solutions(
-    thresholds: dict[str, float],
-    step_truth: dict[CandidateKey, list[bool]] | None,
     scorer: str,
+    given: Probabilities,
+    threshold: float,
+    step_truth: dict[CandidateKey, list[bool]] | None,
     rows: dict[str, int],
     candidates: dict[CandidateKey, Candidate],
-    given: dict[tuple[str, CandidateKey], tuple[float, ...]],
 ) -> _Judged:
-    threshold = thresholds.get(scorer)
-    if threshold is None or not math.isfinite(threshold):
-        raise ValueError(f"no threshold for the {scorer}: {thresholds}")
-    truth = None if step_truth is None else []
-    judged = _Judged([], [], [], truth, threshold)
+    judged = _Judged([], [], [], None if step_truth is None else [], threshold)
     for key, candidate in candidates.items():
         if candidate.kind not in ("draft", "sample"):
             continue
-        if (scorer, key) not in given:
+        if key not in given:
             raise ValueError(f"the {scorer} did not judge {key}")
-        if candidate.steps and not given[scorer, key]:
+        if candidate.steps and not given[key]:
             continue  # too long for the scorer
+        if len(given[key]) != len(candidate.steps):
+            raise ValueError(
+                f"the {scorer} gave {len(given[key])} scores for the {len(candidate.steps)} steps of {key}"
+            )
         judged.owners.append(rows[candidate.problem_id])
         judged.correct.append(candidate.correct)
-        judged.probabilities.append(given[scorer, key])
-        if truth is not None:
-            right = step_truth.get(key)
-            if right is None or len(right) != len(candidate.steps):
-                raise ValueError(f"the oracle says {right} of the {len(candidate.steps)} steps of {key}")
-            # a prefix is right when no step of it is wrong: right steps after a wrong one do not mend it
-            truth.append([bool(good) for good in np.logical_and.accumulate(np.asarray(right, dtype=bool))])
+        judged.probabilities.append(given[key])
+        if judged.truth is not None:
+            judged.truth.append(step_truth[key])
     return judged
 
 
-def _whole_measures(judged: _Judged, counts: np.ndarray) -> tuple[dict[str, Any], dict[str, _Tally]]:
-    """Measures of the score after the last step, against whether the answer is right."""
+def _whole_measures(judged: _Judged, counts: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Measures of the score after the last step, against whether the answer is right; and what was compared in each
+    resample, (resamples,) by name."""
     ended = [i for i, p in enumerate(judged.probabilities) if p and judged.correct[i] is not None]
     owners = np.array([judged.owners[i] for i in ended], dtype=int)
     labels = np.array([judged.correct[i] for i in ended], dtype=bool)
     scores = np.array([judged.probabilities[i][-1] for i in ended], dtype=float)
-    problems = counts.shape[1]
-    final = _Tally.of(owners, (scores >= judged.threshold) == labels, problems)
-    pairwise = _pairwise(owners, labels, scores, problems)
+    final = Tally.of(owners, (scores >= judged.threshold) == labels, counts.shape[1])
+    pairwise = _pairwise(owners, labels, scores, counts.shape[1])
     found = {
         "final_accuracy": final.estimate(counts),
         "pairwise_accuracy": pairwise.estimate(counts),
@@ -178,7 +141,7 @@ def _whole_measures(judged: _Judged, counts: np.ndarray) -> tuple[dict[str, Any]
             "ece": metrics.expected_calibration_error(labels, scores),
         },
     }
-    return found, {"final_accuracy": final, "pairwise_accuracy": pairwise}
+    return found, {"final_accuracy": final.replicates(counts), "pairwise_accuracy": pairwise.replicates(counts)}
 
 
 def _auroc(counts: np.ndarray, owners: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> Estimate | None:
@@ -186,78 +149,59 @@ def _auroc(counts: np.ndarray, owners: np.ndarray, labels: np.ndarray, scores: n
     return None if area is None else estimate(area, auroc_replicates(counts, owners, labels, scores), len(labels))
 
 
-def _pairwise(owners: np.ndarray, labels: np.ndarray, scores: np.ndarray, problems: int) -> _Tally:
+def _pairwise(owners: np.ndarray, labels: np.ndarray, scores: np.ndarray, problems: int) -> Tally:
     shares = metrics.pairwise_by_problem(owners.tolist(), labels, scores)
-    return _Tally.of(list(shares), list(shares.values()), problems)
+    return Tally.of(list(shares), list(shares.values()), problems)
 
 
-def _step_measures(judged: _Judged, counts: np.ndarray) -> tuple[dict[str, Any], dict[str, _Tally]]:
-    """Measures of the scores after intermediate steps, and of the first error, against the oracle."""
+def _step_measures(judged: _Judged, counts: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Measures of the scores after intermediate steps, and of the first error, against the oracle; the second dict is
+    like that of `_whole_measures`."""
     problems = counts.shape[1]
-    labels, values, positions, solutions = metrics.flatten_steps(judged.truth, judged.probabilities, True)
+    labels, values, positions, solutions = metrics.flatten_steps(judged.truth, judged.probabilities)
     owners = np.asarray(judged.owners, dtype=int)[solutions]
     hits = (values >= judged.threshold) == labels
-    steps = _Tally.of(owners, hits, problems)
-    truth = [next((i for i, good in enumerate(right) if not good), None) for right in judged.truth]
-    predicted = [first_error(given, judged.threshold) for given in judged.probabilities]
+    steps, good, bad = (Tally.of(owners, hits, problems, among) for among in (None, labels, ~labels))
+    truth = [right.index(False) if False in right else None for right in judged.truth]
+    predicted = [metrics.first_error(given, judged.threshold) for given in judged.probabilities]
     named = np.array([a == b for a, b in zip(truth, predicted, strict=True)], dtype=bool)
     wrong = np.array([error is not None for error in truth], dtype=bool)
-    first = _Tally.of(judged.owners, named, problems)
-    located = _Tally.of(judged.owners, named, problems, wrong)
-    passed = _Tally.of(judged.owners, named, problems, ~wrong)
-    good, bad = (_Tally.of(owners, hits, problems, kind) for kind in (labels, ~labels))
-    balanced = metrics.balanced_step_accuracy(judged.truth, judged.probabilities, judged.threshold)
-    f1 = metrics.first_error_f1(truth, predicted)
-    spread = (good.replicates(counts) + bad.replicates(counts)) / 2
-    f1_spread = metrics.harmonic_mean(located.replicates(counts), passed.replicates(counts))
+    first, located, passed = (Tally.of(judged.owners, named, problems, among) for among in (None, wrong, ~wrong))
+    balanced, spread = join_ratios(counts, good, bad, lambda a, b: (a + b) / 2, len(labels))
+    f1, _ = join_ratios(counts, located, passed, metrics.harmonic_mean, len(truth))
     found = {
         "step_accuracy": steps.estimate(counts),
-        "step_balanced_accuracy": None if balanced is None else estimate(balanced, spread, len(labels)),
+        "step_balanced_accuracy": balanced,
         "step_auroc": _auroc(counts, owners, labels, values),
         "step_accuracy_by_position": [
-            {"position": int(at)} | _Tally.of(owners, hits, problems, positions == at).estimate(counts)
+            {"position": int(at)} | Tally.of(owners, hits, problems, positions == at).estimate(counts)
             for at in np.unique(positions)
         ],
-        "steps_right": _Tally.of(owners, labels, problems).estimate(counts),
+        "steps_right": Tally.of(owners, labels, problems).estimate(counts),
         "reliability_steps": metrics.reliability_bins(labels, values),
         "first_error_accuracy": first.estimate(counts),
         "first_error_located": located.estimate(counts),
         "first_error_passed": passed.estimate(counts),
-        "first_error_f1": None if f1 is None else estimate(f1, f1_spread, len(truth)),
+        "first_error_f1": f1,
     }
-    return found, {"step_accuracy": steps, "first_error_accuracy": first, "good": good, "bad": bad}
+    spreads = {"step_accuracy": steps.replicates(counts), "first_error_accuracy": first.replicates(counts)}
+    return found, spreads | {"step_balanced_accuracy": spread}
 
 
 def _offered(
+    given: Probabilities,
     where: str,
-    scorer: str,
     rows: dict[str, int],
     candidates: dict[CandidateKey, Candidate],
-    given: dict[tuple[str, CandidateKey], tuple[float, ...]],
     counts: np.ndarray,
 ) -> Estimate | None:
     """Pairwise accuracy among draft, global and local refinement: the choice that the reranker really has."""
     offers = {("draft", "none"), ("global", "none"), ("local", where)}
     owners, labels, scores = [], [], []
-    for (its, key), probabilities in given.items():
+    for key, probabilities in given.items():
         candidate = candidates[key]
-        if its == scorer and key[1:3] in offers and probabilities and candidate.correct is not None:
+        if key[1:3] in offers and probabilities and candidate.correct is not None:
             owners.append(rows[candidate.problem_id])
             labels.append(candidate.correct)
             scores.append(probabilities[-1])
     return _pairwise(np.array(owners), np.array(labels), np.array(scores), counts.shape[1]).estimate(counts)
-
-
-def _difference(
-    tallies: dict[str, dict[str, _Tally]], name: str, values: dict[str, Estimate | None], counts: np.ndarray
-) -> Estimate | None:
-    if any(values[scorer] is None for scorer in SCORERS):
-        return None
-    if name == "step_balanced_accuracy":
-        orm, sorm = (
-            (tallies[scorer]["good"].replicates(counts) + tallies[scorer]["bad"].replicates(counts)) / 2
-            for scorer in SCORERS
-        )
-        return estimate(values["sorm"]["value"] - values["orm"]["value"], sorm - orm, counts.shape[1])
-    sorm, orm = tallies["sorm"][name], tallies["orm"][name]
-    return ratio_difference(counts, (sorm.numerators, sorm.denominators), (orm.numerators, orm.denominators))

@@ -6,8 +6,7 @@ Left out: how a model is read (`rewards/prm.py`), and the protocol itself (`rewa
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ from rewards.formats.files import write_file
 from rewards.formats.reading import Reading
 from rewards.formats.record import harden, locate_error
 from rewards.formats.step_labels import NAME
-from rewards.intervals import RESAMPLES, Estimate, estimate, ratio_replicates, resample
-from rewards.metrics import harmonic_mean
+from rewards.intervals import RESAMPLES, estimate
 from rewards.prm import PRMArgs, load_judge
 from rewards.processbench import Judged, ProtocolError, choose_threshold, find_hits, measure_f1
+from stages.checks import check_choices, check_least
 from stages.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -52,8 +51,8 @@ class EvaluateArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense."""
-        if self.format not in (*FORMATS, NAME):
-            raise ValueError(f"format={self.format!r} is none of {', '.join((*FORMATS, NAME))}")
+        check_choices(self, format=(*FORMATS, NAME))
+        check_least(self, limit=1, resamples=1)
         if not self.data:
             raise ValueError("data=[FILE,…] must name at least one subset")
         names = [Path(path).stem for path in self.data]
@@ -65,90 +64,55 @@ class EvaluateArgs:
             raise ValueError(f"threshold must be from 0 to 1, not {self.threshold}")
         if self.choose_on is not None and self.choose_on not in names:
             raise ValueError(f"choose_on={self.choose_on!r} is no subset of data: {', '.join(names)}")
-        if self.choose_on is not None and len(self.data) < 2:
+        if self.choose_on is not None and len(names) < 2:
             raise ValueError(f"choose_on={self.choose_on!r} leaves no subset to report: data has no other")
-        for name in ("limit", "resamples"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
-def read_subset(path: str, args: EvaluateArgs) -> list[StepRecord]:
-    """The solutions of a file whose first wrong step is known, each with an id.
+def read_subset(path: str, args: EvaluateArgs) -> list[tuple[StepRecord, int | None]]:
+    """The solutions of a file, each with an id, and their first wrong steps (None: all steps are right).
 
     Raises:
         FormatError: a row cannot be read, or the first wrong step of its solution is not known.
     """
-    records = []
+    found = []
     for where, record in Reading(path, args.format, args.choices, "error"):
         try:
-            locate_error(harden(record.labels, args.choices.threshold))
+            truth = locate_error(harden(record.labels, args.choices.threshold))
         except FormatError as error:
             raise FormatError(f"{where}: {error}") from error
-        named = record.id or where
-        records.append(StepRecord(record.question, record.steps, record.labels, named, record.answer, record.correct))
-        if len(records) == args.limit:
+        found.append((replace(record, id=record.id or where, extra={}), truth))
+        if len(found) == args.limit:
             break
-    return records
+    return found
 
 
-def judge_subsets(args: EvaluateArgs) -> tuple[dict[str, list[Judged]], float | None, list[str]]:
-    """Every subset's solutions with the model's scores, the model's own threshold, if it has one, and the ids of the
-    solutions that are left out, since they are too long for it.
+def judge_subsets(args: EvaluateArgs) -> tuple[dict[str, list[Judged]], float | None, int]:
+    """Every subset's solutions with the model's scores, the threshold that the model has of its own, if any, and how
+    many solutions are left out, since they are too long for it.
 
     Raises:
         ValueError: a file or the model cannot be used, or a score is not a number; the message names the solution.
     """
     subsets = {Path(path).stem: read_subset(path, args) for path in args.data}
     judge = load_judge(args.prm)
-    judged: dict[str, list[Judged]] = {}
+    judged: dict[str, list[Judged]] = {name: [] for name in subsets}
     too_long: list[str] = []
     with progress(sum(map(len, subsets.values())), "solutions", "score") as bar:
-        for name, records in subsets.items():
-            judged[name] = []
-            for start in range(0, len(records), AT_ONCE):
-                part = records[start : start + AT_ONCE]
-                for record, scores in zip(part, judge.judge(part), strict=True):
+        for name, solutions in subsets.items():
+            for part in (solutions[start : start + AT_ONCE] for start in range(0, len(solutions), AT_ONCE)):
+                for (record, truth), scores in zip(part, judge.judge([record for record, _ in part]), strict=True):
                     if scores is None:
                         too_long.append(record.id)
-                        continue
-                    truth = locate_error(harden(record.labels, args.choices.threshold))
-                    judged[name].append(Judged(record.id, record.question, truth, tuple(scores)))
+                    else:
+                        judged[name].append(Judged(record.id, record.question, truth, tuple(scores)))
                 bar.advance(len(part))
     if too_long:
         logger.warning("%d solutions are too long for the model and left out, such as %s", len(too_long), too_long[0])
-    return judged, judge.threshold, too_long
-
-
-def report_subset(judged: Sequence[Judged], threshold: float, resamples: int, seed: int) -> dict[str, Estimate]:
-    """Accuracy on solutions with (`error`) and without an error (`correct`) and `f1`, with 95% intervals.
-
-    All solutions of a question are drawn together.
-    """
-    value = dict(zip(("error", "correct", "f1"), measure_f1(judged, threshold), strict=True))
-    replicates, n = replicate(judged, threshold, resamples, seed), {}
-    n["error"] = sum(one.truth is not None for one in judged)
-    n["correct"], n["f1"] = len(judged) - n["error"], len(judged)
-    return {name: estimate(value[name], replicates[name], n[name]) for name in value}
-
-
-def replicate(judged: Sequence[Judged], threshold: float, resamples: int, seed: int) -> dict[str, np.ndarray]:
-    """The three measures in each resample, (resamples,); NaN where one has no solution of a kind."""
-    questions = {question: i for i, question in enumerate(dict.fromkeys(one.question for one in judged))}
-    owners = np.array([questions[one.question] for one in judged])
-    hits, wrong = np.array(find_hits(judged, threshold)), np.array([one.truth is not None for one in judged])
-    counts = resample(len(questions), resamples, seed)
-    found = {}
-    for name, kind in (("error", wrong), ("correct", ~wrong)):
-        above, below = (np.bincount(owners, weights, len(questions)) for weights in (hits & kind, kind))
-        found[name] = ratio_replicates(counts, above, below)
-    with np.errstate(invalid="ignore"):
-        found["f1"] = harmonic_mean(found["error"], found["correct"])
-    found["f1"][np.isnan(found["error"]) | np.isnan(found["correct"])] = np.nan
-    return found
+    return judged, judge.threshold, len(too_long)
 
 
 def evaluate(args: EvaluateArgs) -> dict[str, Any]:
-    """Judge every subset and measure; the result is plain JSON.
+    """Judge every subset and measure, with 95% intervals; the result is plain JSON.
 
     Raises:
         ValueError: see `judge_subsets`; or a subset lacks solutions with or without an error.
@@ -163,22 +127,21 @@ def evaluate(args: EvaluateArgs) -> dict[str, Any]:
         threshold, source = own, "the model's own"
     if args.predictions is not None:
         write_predictions(args.predictions, judged, threshold)
-    reported = [name for name in judged if name != args.choose_on]
-    subsets = {}
+    subsets, spreads = {}, []
     for number, (name, ones) in enumerate(judged.items()):
-        subsets[name] = report_subset(ones, threshold, args.resamples, args.seed + number)
-        subsets[name] |= {"reported": name in reported}
-    numbers = {name: args.seed + number for number, name in enumerate(judged)}
-    together = [replicate(judged[name], threshold, args.resamples, numbers[name])["f1"] for name in reported]
+        measures, spread = measure_f1(ones, threshold, args.resamples, args.seed + number)
+        subsets[name] = measures | {"reported": name != args.choose_on}
+        spreads += [spread] if name != args.choose_on else []
+    reported = [name for name in judged if name != args.choose_on]
     mean = float(np.mean([subsets[name]["f1"]["value"] for name in reported]))
     solutions = sum(len(judged[name]) for name in reported)
     return {
         "model": args.prm.model,
         "threshold": threshold,
         "threshold_from": source,
-        "too_long": len(too_long),
+        "too_long": too_long,
         "subsets": subsets,
-        "average": {"f1": estimate(mean, np.mean(together, axis=0), solutions), "over": reported},
+        "average": {"f1": estimate(mean, np.mean(spreads, axis=0), solutions), "over": reported},
     }
 
 

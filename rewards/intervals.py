@@ -1,13 +1,14 @@
 """95% intervals by resampling problems, and tests of two arms on the same problems.
 
-Every statistic is a ratio of sums over problems, so that all steps or solutions of a problem are drawn together;
-all statistics see the same resamples, so that a difference of two is paired. An estimate is a dict of value, low,
-high and n, or None where nothing was there to measure.
+Every statistic is a ratio of sums over problems, so that all steps or solutions of a problem are drawn together. All
+of them see the same resamples, so that a difference of two is paired. An estimate is a dict of value, low, high and n,
+or None where there was nothing to measure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,10 @@ CHUNK = 500  # resamples at a time: bounds memory
 
 
 def resample(problems: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """How often each problem is drawn in each resample: (resamples, problems) of uint8."""
+    """How often each problem is drawn in each resample: (resamples, problems) of uint8.
+
+    With 3 problems a row such as [2, 0, 1] means: the first was drawn twice, the second never, the third once.
+    """
     if problems < 1:
         raise ValueError(f"no problems to resample: {problems}")
     rng = np.random.default_rng(seed)
@@ -80,36 +84,49 @@ def ratio_difference(
     return estimate(value, ratio_replicates(counts, *a) - ratio_replicates(counts, *b), counts.shape[1])
 
 
-def accuracy(correct: Sequence[bool], resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """Share right of n problems, with its percentile bootstrap interval."""
-    return ratio(resample(len(correct), resamples, seed), correct, np.ones(len(correct)))
+@dataclass
+class Tally:
+    """A ratio of sums that can be resampled, both by problem, (problems,).
 
-
-def paired_difference(
-    a: Mapping[str, bool], b: Mapping[str, bool], resamples: int = RESAMPLES, seed: int = 0
-) -> Estimate:
-    """Accuracy of arm a minus that of arm b, both by problem id; resampled in pairs, with McNemar's p.
-
-    Raises:
-        ValueError: the two arms answered different problems.
+    Three items of the problems 0, 0 and 2, of which the second is no hit, are [1, 0, 1] of [2, 0, 1].
     """
-    ids = _same_problems(a, b)
-    counts, ones = resample(len(ids), resamples, seed), np.ones(len(ids))
-    first, second = (np.array([arm[i] for i in ids], dtype=float) for arm in (a, b))
-    return ratio_difference(counts, (first, ones), (second, ones)) | {"mcnemar_p": mcnemar(a, b)}
+
+    numerators: np.ndarray
+    denominators: np.ndarray
+
+    @classmethod
+    def of(cls, owners: Sequence[int], hits: Any, problems: int, among: Any = None) -> Tally:
+        """Hits of the items, or of those that `among` names; `owners[i]` is the problem of item i."""
+        weights = np.ones(len(owners)) if among is None else np.asarray(among, dtype=float)
+        where = np.asarray(owners, dtype=int)
+        above = np.bincount(where, np.asarray(hits, dtype=float) * weights, problems)
+        return cls(above, np.bincount(where, weights, problems))
+
+    def estimate(self, counts: np.ndarray) -> Estimate | None:
+        return ratio(counts, self.numerators, self.denominators)
+
+    def replicates(self, counts: np.ndarray) -> np.ndarray:
+        return ratio_replicates(counts, self.numerators, self.denominators)
 
 
-def mcnemar(a: Mapping[str, bool], b: Mapping[str, bool]) -> float:
-    """Exact two-sided p that the arms are equally good, from the problems on which they differ (McNemar).
+def join_ratios(
+    counts: np.ndarray, a: Tally, b: Tally, join: Callable[[Any, Any], Any], n: int
+) -> tuple[Estimate | None, np.ndarray]:
+    """What `join` makes of two ratios, None where one of them has no item; and in each resample, (resamples,)."""
+    ratios, spread = (a.estimate(counts), b.estimate(counts)), join(a.replicates(counts), b.replicates(counts))
+    if any(one is None for one in ratios):
+        return None, spread
+    return estimate(join(*(one["value"] for one in ratios)), spread, n), spread
 
-    Raises:
-        ValueError: the two arms answered different problems.
+
+def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
+    """Exact two-sided p that two arms are equally good (McNemar); each is right (1) or not (0) by problem, (problems,).
+
+    Only the problems on which they differ count.
     """
     from scipy.stats import binomtest
 
-    ids = _same_problems(a, b)
-    only_a = sum(bool(a[i]) and not b[i] for i in ids)
-    only_b = sum(bool(b[i]) and not a[i] for i in ids)
+    only_a, only_b = int((a > b).sum()), int((b > a).sum())
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
@@ -117,18 +134,7 @@ def wilson(right: int, total: int) -> Estimate | None:
     """Share right of independent items with Wilson's 95% interval: for counts whose problems are not known."""
     from scipy.stats import binomtest
 
-    if not 0 <= right <= total:
-        raise ValueError(f"{right} right of {total} is impossible")
     if not total:
         return None
     interval = binomtest(right, total).proportion_ci(0.95, method="wilson")
     return {"value": right / total, "low": float(interval.low), "high": float(interval.high), "n": total}
-
-
-def _same_problems(a: Mapping[str, bool], b: Mapping[str, bool]) -> list[str]:
-    if a.keys() != b.keys():
-        odd = sorted(a.keys() ^ b.keys())
-        raise ValueError(f"arms on different problems cannot be paired: {len(odd)} in only one arm, such as {odd[0]!r}")
-    if not a:
-        raise ValueError("no problems to compare")
-    return sorted(a)

@@ -6,13 +6,11 @@ A measure that the data cannot give (no pairs, a single class, nothing at all) i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
-Truths = Sequence[Sequence[bool]]
-Probabilities = Sequence[Sequence[float]]
 
 
 def auroc(labels: Sequence[bool], scores: Sequence[float]) -> float | None:
@@ -21,15 +19,13 @@ def auroc(labels: Sequence[bool], scores: Sequence[float]) -> float | None:
     Raises:
         ValueError: lengths differ, a label is no boolean, or a score is not finite.
     """
-    right, values = _labels(labels), _finite(scores)
-    _same_length(right, values)
+    from scipy.stats import rankdata
+
+    right, values = _arrays(labels, scores)
     positives, negatives = int(right.sum()), int((~right).sum())
     if not positives or not negatives:
         return None
-    _, level = np.unique(values, return_inverse=True)
-    right_at, wrong_at = np.bincount(level, right), np.bincount(level, ~right)
-    wrong_below = np.cumsum(wrong_at) - wrong_at
-    return float((right_at * (wrong_below + wrong_at / 2)).sum() / (positives * negatives))
+    return float((rankdata(values)[right].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def pairwise_by_problem(
@@ -39,9 +35,7 @@ def pairwise_by_problem(
 
     Problems without both a right and a wrong solution are left out.
     """
-    right, values = _labels(correct), _finite(scores)
-    _same_length(right, values)
-    _same_length(problem_ids, values)
+    right, values = _arrays(correct, scores)
     groups: dict[str, tuple[list[float], list[float]]] = {}
     for problem_id, is_right, score in zip(problem_ids, right, values, strict=True):
         groups.setdefault(problem_id, ([], []))[0 if is_right else 1].append(score)
@@ -63,57 +57,38 @@ def pairwise_accuracy(problem_ids: Sequence[str], correct: Sequence[bool], score
 
 
 def flatten_steps(
-    truth: Truths, probabilities: Probabilities, intermediate_only: bool
+    truth: Sequence[Sequence[bool]], probabilities: Sequence[Sequence[float]]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Lay the steps of all solutions end to end: label, probability, position from 1, and index of the solution.
+    """The steps of all solutions end to end, but the last step of each, where the ORM was trained to be right.
 
-    `intermediate_only` leaves out the last step of each solution, where the ORM was trained to be right.
+    Returns label, probability, position from 1, and index of the solution: [[True, False, False], [True, True]] with
+    [[.9, .4, .3], [.8, .2]] gives [True, False, True], [.9, .4, .8], [1, 2, 1] and [0, 0, 1].
 
     Raises:
-        ValueError: a solution has not as many probabilities as truths; the message gives its index.
+        ValueError: a solution has not as many probabilities as truths.
     """
-    if len(truth) != len(probabilities):
-        raise ValueError(f"{len(truth)} solutions with truths, {len(probabilities)} with probabilities")
-    labels, values, positions, owners = [], [], [], []
-    for index, (right, given) in enumerate(zip(truth, probabilities, strict=True)):
-        if len(right) != len(given):
-            raise ValueError(f"solution {index} has {len(right)} steps with truths, {len(given)} with probabilities")
-        kept = max(0, len(right) - 1) if intermediate_only else len(right)
-        labels.extend(right[:kept])
-        values.extend(given[:kept])
-        positions.extend(range(1, kept + 1))
-        owners.extend([index] * kept)
-    return _labels(labels), _finite(values), np.array(positions, dtype=int), np.array(owners, dtype=int)
+    steps = [
+        (label, score, position, index)
+        for index, solution in enumerate(zip(truth, probabilities, strict=True))
+        for position, (label, score) in enumerate(list(zip(*solution, strict=True))[:-1], start=1)
+    ]
+    columns = list(zip(*steps, strict=True)) or [(), (), (), ()]
+    labels, values, positions, owners = map(np.array, columns, (bool, float, int, int))
+    return labels, values, positions, owners
 
 
-def balanced_step_accuracy(
-    truth: Truths, probabilities: Probabilities, threshold: float, intermediate_only: bool = True
-) -> float | None:
-    """Mean of the accuracies on right and on wrong steps; None where either kind is absent."""
-    labels, values, _, _ = flatten_steps(truth, probabilities, intermediate_only)
-    if labels.all() or not labels.any():
-        return None
-    judged = values >= threshold
-    return float((judged[labels].mean() + (~judged[~labels]).mean()) / 2)
+def first_error(scores: Sequence[float], threshold: float) -> int | None:
+    """The first step (0-based) whose score is below `threshold`, or None.
 
-
-def first_error_accuracy(truth: Sequence[int | None], predicted: Sequence[int | None]) -> float | None:
-    """Share of solutions whose first wrong step (None: no step is wrong) is named exactly."""
-    _same_length(truth, predicted)
-    return float(np.mean([a == b for a, b in zip(truth, predicted, strict=True)])) if truth else None
-
-
-def first_error_f1(truth: Sequence[int | None], predicted: Sequence[int | None]) -> float | None:
-    """Harmonic mean of the accuracies on solutions with and without an error (the protocol of ProcessBench).
-
-    None where either kind of solution is absent.
+    Raises:
+        ValueError: a score up to there, or the threshold, is NaN.
     """
-    _same_length(truth, predicted)
-    wrong = [a == b for a, b in zip(truth, predicted, strict=True) if a is not None]
-    right = [b is None for a, b in zip(truth, predicted, strict=True) if a is None]
-    if not wrong or not right:
-        return None
-    return harmonic_mean(float(np.mean(wrong)), float(np.mean(right)))
+    for i, score in enumerate(scores):
+        if math.isnan(score) or math.isnan(threshold):
+            raise ValueError(f"step {i} has the score {score}, the threshold is {threshold}: not both are numbers")
+        if score < threshold:
+            return i
+    return None
 
 
 def harmonic_mean(a: Any, b: Any) -> Any:
@@ -125,8 +100,7 @@ def harmonic_mean(a: Any, b: Any) -> Any:
 
 def brier(labels: Sequence[bool], probabilities: Sequence[float]) -> float | None:
     """Mean squared distance of probability and outcome: 0 is perfect, 0.25 is what a constant 0.5 gets."""
-    right, values = _labels(labels), _shares(probabilities)
-    _same_length(right, values)
+    right, values = _arrays(labels, probabilities, shares=True)
     return float(((values - right) ** 2).mean()) if len(right) else None
 
 
@@ -135,8 +109,7 @@ def reliability_bins(labels: Sequence[bool], probabilities: Sequence[float], bin
 
     A bin includes its lower edge; the last also its upper edge.
     """
-    right, values = _labels(labels), _shares(probabilities)
-    _same_length(right, values)
+    right, values = _arrays(labels, probabilities, shares=True)
     edges = np.linspace(0, 1, bins + 1)
     place = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, bins - 1)
     return [
@@ -165,45 +138,39 @@ def best_threshold(labels: Sequence[bool], probabilities: Sequence[float]) -> fl
     With a single class, or nothing, every threshold is as good: 0.5. Choose it on validation problems, never on
     those that are reported.
     """
-    right, values = _labels(labels), _finite(probabilities)
-    _same_length(right, values)
+    right, values = _arrays(labels, probabilities)
     if right.all() or not right.any():
         return 0.5
     levels, place = np.unique(values, return_inverse=True)
     right_at, wrong_at = np.bincount(place, right), np.bincount(place, ~right)
-    middles = (levels[:-1] + levels[1:]) / 2
-    # between two neighbouring floats the middle rounds to the lower one, which must stay below the threshold
-    thresholds = np.concatenate([[min(0.0, levels[0])], np.where(middles > levels[:-1], middles, levels[1:])])
+    thresholds = np.concatenate([[min(0.0, levels[0])], middles(levels)])
     wrong_below = np.cumsum(wrong_at) - wrong_at
     right_above = right_at.sum() - (np.cumsum(right_at) - right_at)
-    score = wrong_below / wrong_at.sum() + right_above / right_at.sum()
-    best = np.flatnonzero(np.isclose(score, score.max(), rtol=0, atol=1e-12))
+    return pick_threshold(thresholds, wrong_below / wrong_at.sum() + right_above / right_at.sum())
+
+
+def middles(levels: np.ndarray) -> np.ndarray:
+    """A threshold between each two neighbours of ascending scores: above the lower one, at most the upper one."""
+    halves = (levels[:-1] + levels[1:]) / 2
+    return np.where(halves > levels[:-1], halves, levels[1:])  # the half of two neighbouring floats is one of them
+
+
+def pick_threshold(thresholds: np.ndarray, worth: np.ndarray) -> float:
+    """The threshold that is worth most; of equals the one nearest 0.5."""
+    best = np.flatnonzero(np.isclose(worth, worth.max(), rtol=0, atol=1e-12))
     return float(thresholds[best[np.argmin(np.abs(thresholds[best] - 0.5))]])
 
 
-def _labels(labels: Sequence[bool]) -> np.ndarray:
+def _arrays(labels: Sequence[bool], scores: Sequence[float], shares: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores as arrays, checked; with `shares`, scores must be from 0 to 1."""
     for index, label in enumerate(labels):
         if not isinstance(label, (bool, np.bool_)):
             raise ValueError(f"label {index} must be True or False, not {label!r}")
-    return np.asarray(labels, dtype=bool)
-
-
-def _finite(scores: Sequence[float]) -> np.ndarray:
-    values = np.asarray(scores, dtype=float)
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        raise ValueError(f"score {bad[0]} is {values[bad[0]]}, not a finite number")
-    return values
-
-
-def _shares(probabilities: Sequence[float]) -> np.ndarray:
-    values = _finite(probabilities)
-    bad = np.flatnonzero((values < 0) | (values > 1))
-    if len(bad):
-        raise ValueError(f"probability {bad[0]} is {values[bad[0]]}, not between 0 and 1")
-    return values
-
-
-def _same_length(a: Sequence[Any], b: Sequence[Any]) -> None:
-    if len(a) != len(b):
-        raise ValueError(f"lengths differ: {len(a)} and {len(b)}")
+    right, values = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=float)
+    if len(right) != len(values):
+        raise ValueError(f"lengths differ: {len(right)} and {len(values)}")
+    for index in np.flatnonzero(~np.isfinite(values))[:1]:
+        raise ValueError(f"score {index} is {values[index]}, not a finite number")
+    for index in np.flatnonzero((values < 0) | (values > 1))[:1] if shares else ():
+        raise ValueError(f"probability {index} is {values[index]}, not between 0 and 1")
+    return right, values

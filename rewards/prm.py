@@ -27,6 +27,7 @@ from rollouts.sampling.policies import (
 )
 from stages.hub import local_path
 from stages.stage import MISSING
+from training.examples import Example, pad_batch
 
 if TYPE_CHECKING:
     import torch
@@ -43,11 +44,11 @@ class PRMError(ValueError):
 class PRMArgs:
     """A process reward model and how it is read.
 
-    `head` stepwise is a model of ours, which knows all the rest itself but for `lines` (of formats.step_labels).
-    Others read `prompt`, and each step as `step`, then `separator`, with `between` between two steps. A score is read
-    at the last token of each separator, which must be `separator_tokens` tokens. With `pieces`, these texts are
-    tokenised one by one after a start token, as TRL's trainer does; without, the whole text is.
-    token_classification: the probability of its one label, or of label `positive_label` of two. causal_lm: that of
+    `head` stepwise is a model of ours: it says itself how it is read, and only `lines` is set here (`one_line_steps`).
+    Others read `prompt`, then each step as `step` and `separator`, with `between` between two steps. A score is read at
+    the last token of each separator, which must be `separator_tokens` tokens. With `pieces`, these texts are tokenised
+    one by one after a start token, as TRL's trainer does; without, the whole text is. The score of token_classification
+    is the probability of its one label, or of label `positive_label` of two; that of causal_lm is the probability of
     the token `positive` as against `negative`.
     """
 
@@ -171,20 +172,16 @@ class ForeignJudge:
     def _shown(self, ids: list[int]) -> list[str]:
         return [self.tokenizer.decode([token]) for token in ids]
 
-    def _texts(self, record: StepRecord) -> list[str]:
+    def _encode(self, record: StepRecord) -> tuple[list[int], list[int]]:
+        """Token ids, and of each step the position of its separator's last token."""
         for text in (record.question, *record.steps):
             for token in self.special:
                 if token in text:
                     raise PRMError(f"solution {record.id} holds the text {token!r}, by which the template is read")
-        steps = [self.args.step.format(n=n, step=step) for n, step in enumerate(record.steps, start=1)]
-        between = ["", *[self.args.between] * (len(steps) - 1)]
-        prompt = self.args.prompt.format(question=record.question)
-        return [prompt, *(part for i, step in enumerate(steps) for part in (between[i] + step, self.args.separator))]
-
-    def _encode(self, record: StepRecord) -> tuple[list[int], list[int]]:
-        """Token ids, and of each step the position of its separator's last token."""
-        texts = self._texts(record)
-        ids, ends = self._by_pieces(texts) if self.args.pieces else self._as_a_whole(texts, record)
+        args, steps = self.args, [self.args.step.format(n=n, step=step) for n, step in enumerate(record.steps, start=1)]
+        parts = [args.between + step if i else step for i, step in enumerate(steps)]
+        prompt = args.prompt.format(question=record.question)
+        ids, ends = self._by_pieces(prompt, parts) if args.pieces else self._as_a_whole(prompt, parts, record)
         for i, end in enumerate(ends):
             found = ids[end + 1 - len(self.mark) : end + 1]
             if found != self.mark:
@@ -194,30 +191,26 @@ class ForeignJudge:
                 )
         return ids, ends
 
-    def _by_pieces(self, texts: list[str]) -> tuple[list[int], list[int]]:
+    def _by_pieces(self, prompt: str, parts: list[str]) -> tuple[list[int], list[int]]:
         start = self.tokenizer.bos_token_id
-        ids, ends = [] if start is None else [start], []
-        for i, text in enumerate(texts):
-            separator = i > 0 and i % 2 == 0
-            ids += self.mark if separator else self._ids(text)["input_ids"]
-            if separator:
-                ends.append(len(ids) - 1)
+        ids, ends = ([] if start is None else [start]) + self._ids(prompt)["input_ids"], []
+        for part in parts:
+            ids += self._ids(part)["input_ids"] + self.mark
+            ends.append(len(ids) - 1)
         return ids, ends
 
-    def _as_a_whole(self, texts: list[str], record: StepRecord) -> tuple[list[int], list[int]]:
-        encoding = self._ids("".join(texts), add_special_tokens=True, return_offsets_mapping=True)
+    def _as_a_whole(self, prompt: str, parts: list[str], record: StepRecord) -> tuple[list[int], list[int]]:
+        text, stops = prompt, []
+        for part in parts:
+            text += part + self.args.separator
+            stops.append(len(text))
+        encoding = self._ids(text, add_special_tokens=True, return_offsets_mapping=True)
         last = {stop: token for token, (begin, stop) in enumerate(encoding["offset_mapping"]) if stop > begin}
-        ends, at = [], 0
-        for i, text in enumerate(texts):
-            at += len(text)
-            if i > 0 and i % 2 == 0:
-                if at not in last:
-                    raise PRMError(
-                        f"no token ends with the separator after step {i // 2 - 1} of solution {record.id}: "
-                        "try prm.pieces=true"
-                    )
-                ends.append(last[at])
-        return encoding["input_ids"], ends
+        for i, stop in enumerate(stops):
+            if stop not in last:
+                where = f"step {i} of solution {record.id}"
+                raise PRMError(f"no token ends with the separator after {where}: try prm.pieces=true")
+        return encoding["input_ids"], [last[stop] for stop in stops]
 
     def _ids(self, text: str, add_special_tokens: bool = False, **options: bool) -> dict[str, list]:
         return self.tokenizer(
@@ -227,18 +220,11 @@ class ForeignJudge:
     def _forward(self, examples: list[tuple[list[int], list[int]]]) -> list[float]:
         import torch
 
-        longest = max(len(ids) for ids, _ in examples)
-        ids = torch.full((len(examples), longest), self.tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, (own, _) in enumerate(examples):
-            ids[row, : len(own)] = torch.tensor(own)
-            mask[row, : len(own)] = 1
-        rows = torch.tensor([row for row, (_, ends) in enumerate(examples) for _ in ends], dtype=torch.long)
-        columns = torch.tensor([end for _, ends in examples for end in ends], dtype=torch.long)
+        rows = [Example(ids, ends, [0.0] * len(ends)) for ids, ends in examples]
+        batch = pad_batch(rows, self.tokenizer.pad_token_id).to(self.model.device)
         with torch.inference_mode():
-            place = self.model.device
-            logits = self.model(input_ids=ids.to(place), attention_mask=mask.to(place)).logits
-            return self._probabilities(logits[rows.to(place), columns.to(place)].float()).tolist()
+            logits = self.model(input_ids=batch.ids, attention_mask=batch.mask).logits
+            return self._probabilities(logits[batch.rows, batch.positions].float()).tolist()
 
     def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Of logits (steps, labels or tokens) the probability of the positive one, (steps,)."""

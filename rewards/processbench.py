@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rewards.metrics import harmonic_mean
-from rewards.scorer import first_error
+from rewards.intervals import RESAMPLES, Estimate, Tally, join_ratios, resample
+from rewards.metrics import first_error, harmonic_mean, middles, pick_threshold
 
 
 class ProtocolError(ValueError):
@@ -46,18 +46,23 @@ def find_hits(judged: Sequence[Judged], threshold: float) -> list[bool]:
     return [first_error(one.scores, threshold) == one.truth for one in judged]
 
 
-def measure_f1(judged: Sequence[Judged], threshold: float) -> tuple[float, float, float]:
-    """Accuracy on solutions with an error, accuracy on those without, and F1, their harmonic mean.
+def measure_f1(
+    judged: Sequence[Judged], threshold: float, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[dict[str, Estimate], np.ndarray]:
+    """Accuracy on solutions with an error (`error`) and on those without (`correct`), and `f1`, their harmonic mean,
+    with 95% intervals; and F1 in each resample, (resamples,). All solutions of a question are drawn together.
 
     Raises:
         ProtocolError: there is no solution with, or none without an error.
     """
     _check_both(judged)
-    hits = find_hits(judged, threshold)
-    wrong = [hit for one, hit in zip(judged, hits, strict=True) if one.truth is not None]
-    right = [hit for one, hit in zip(judged, hits, strict=True) if one.truth is None]
-    accuracies = float(np.mean(wrong)), float(np.mean(right))
-    return *accuracies, harmonic_mean(*accuracies)
+    questions = {question: i for i, question in enumerate(dict.fromkeys(one.question for one in judged))}
+    owners = [questions[one.question] for one in judged]
+    hits, wrong = find_hits(judged, threshold), np.array([one.truth is not None for one in judged])
+    counts = resample(len(questions), resamples, seed)
+    error, correct = (Tally.of(owners, hits, len(questions), kind) for kind in (wrong, ~wrong))
+    f1, spread = join_ratios(counts, error, correct, harmonic_mean, len(judged))
+    return {"error": error.estimate(counts), "correct": correct.estimate(counts), "f1": f1}, spread
 
 
 def choose_threshold(judged: Sequence[Judged]) -> float:
@@ -73,18 +78,13 @@ def choose_threshold(judged: Sequence[Judged]) -> float:
     ranges = np.array([_hit_range(one) for one in judged])
     wrong = np.array([one.truth is not None for one in judged])
     edges = np.unique(ranges[np.isfinite(ranges)])
-    middles = (edges[:-1] + edges[1:]) / 2
-    # between two neighbouring floats the middle rounds to the lower one, which would belong to the range below
-    middles = np.where(middles > edges[:-1], middles, edges[1:])
-    thresholds = np.concatenate([edges[:1], middles, [np.nextafter(edges[-1], math.inf)]])
+    thresholds = np.concatenate([edges[:1], middles(edges), [np.nextafter(edges[-1], math.inf)]])
     shares = []
     for kind in (wrong, ~wrong):
         low, high = ranges[kind & (ranges[:, 0] < ranges[:, 1])].T
         hits = np.searchsorted(np.sort(low), thresholds) - np.searchsorted(np.sort(high), thresholds)
         shares.append(hits / kind.sum())
-    f1 = harmonic_mean(*shares)
-    best = np.flatnonzero(np.isclose(f1, f1.max(), rtol=0, atol=1e-12))
-    return float(thresholds[best[np.argmin(np.abs(thresholds[best] - 0.5))]])
+    return pick_threshold(thresholds, harmonic_mean(*shares))
 
 
 def _hit_range(one: Judged) -> tuple[float, float]:

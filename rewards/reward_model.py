@@ -29,13 +29,8 @@ from training.models import save_model
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-FACTS = "stepwise"  # what a reward model's config.json has beside the library's own settings
-
-
-# what ends a step that a reward model reads: with other texts around the same steps its scores mean nothing
-SEPARATOR = join_steps([""])
-
-
+FACTS = "stepwise"  # the field of a reward model's config.json that says what it reads
+SEPARATOR = join_steps([""])  # what ends a step: with another text there, scores mean nothing
 _PROBE = (
     "Q: Ann has 7 pens, and Zoë 1,234.5 more.\nHow  many do both have?\n<<7+1241.5=1248.5>>1248.5\n#### 1248.5\n"
     "  def f(x):\treturn x**2 # ½ ≤ π, 你好 🙂 </s><eos>\n"
@@ -67,13 +62,11 @@ def make_reward_model(
     model, loading = open_model(AutoModelForTokenClassification, policy, part, config=config, dtype=torch.float32)
     if getattr(config, FACTS, None) is not None:
         check_facts(getattr(config, FACTS), tokenizer, policy, template)
-    missing = set(loading["missing_keys"])
+    missing, wrong = set(loading["missing_keys"]), list(loading["mismatched_keys"])
     head = {name for name, _ in model.named_parameters() if name.startswith(HEADS)}
-    if not head or missing not in (head, set()) or loading["mismatched_keys"]:
-        raise ValueError(
-            f"policy {policy} does not fill a reward model: missing {sorted(missing - head)[:5]}, "
-            f"mismatched {list(loading['mismatched_keys'])[:5]}"
-        )
+    if not head or missing not in (head, set()) or wrong:
+        lacks = f"missing {sorted(missing - head)[:5]}, mismatched {wrong[:5]}"
+        raise ValueError(f"policy {policy} does not fill a reward model: {lacks}")
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name in missing:
@@ -83,8 +76,8 @@ def make_reward_model(
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerFast, template: Template = PLAIN) -> str:
-    """A hash of what a tokenizer does: its vocabulary, and how it cuts a text with numbers, spaces and odd letters, for
-    a chat with its chat template around it."""
+    """A hash of what a tokenizer does: its vocabulary, and how it cuts a text with numbers, spaces and odd letters; for
+    a chat also that text within its chat template."""
     words = sorted(tokenizer.get_vocab().items())
     prompt = render_prompt(_PROBE, template) if template.chat else _PROBE
     cuts = [encode_prompt(tokenizer, prompt), encode_text(tokenizer, _PROBE)]
@@ -99,8 +92,8 @@ def save_reward_model(
     threshold: float,
     template: Template = PLAIN,
 ) -> None:
-    """Save a reward model as a normal Hugging Face folder, with what is needed to read it in its config: its kind (orm
-    or sorm), its threshold, what it reads, and the tokenizer that it was trained with.
+    """Save a reward model as a normal Hugging Face folder. Its config says how to use it: its kind (orm or sorm), its
+    threshold, what it reads, and the tokenizer that it was trained with.
 
     Raises:
         ValueError: a weight is not finite, or the tokenizer does not come back from the folder as it was.

@@ -42,8 +42,8 @@ class Scorer:
     """A reward model that reads solutions.
 
     `kind` is orm or sorm; `threshold` was chosen and `template` used when it was trained. It reads about `batch_tokens`
-    tokens at a time; what else is in a batch changes a score by rounding only. With `share_prefixes` what solutions of
-    one problem begin with is read once.
+    tokens at a time; the rest of its batch changes a score by rounding only. With `share_prefixes` the beginning that
+    several solutions of a problem share is read once.
     """
 
     def __init__(
@@ -69,17 +69,14 @@ class Scorer:
             ValueError: the two lists differ in length.
             ScoreError: a score is not a finite number.
         """
-        if len(problems) != len(solutions):
-            raise ValueError(f"{len(problems)} problems but {len(solutions)} solutions")
-        examples, places = [], []
+        examples: dict[int, Example] = {}
         for i, (problem, solution) in enumerate(zip(problems, solutions, strict=True)):
             with suppress(TooLong):
-                examples.append(self.encode(problem, solution))
-                places.append(i)
-        scores: list[list[float] | None] = [None] * len(problems)
-        for i, own, _ in self.stream(examples, [f"a solution of {problems[i].id}" for i in places]):
-            scores[places[i]] = own
-        return scores
+                examples[i] = self.encode(problem, solution)
+        names = [f"a solution of {problems[i].id}" for i in examples]
+        found = {i: own for i, own, _ in self.stream(list(examples.values()), names)}
+        scores = {place: found[i] for i, place in enumerate(examples)}
+        return [scores.get(i) for i in range(len(problems))]
 
     def encode(self, problem: Problem, solution: str | Sequence[str]) -> Example:
         """A solution as the model reads it, with the ends of its steps as positions.
@@ -166,7 +163,7 @@ class Scored:
 
 
 class _Streamed:
-    """A scorer as a sampler, so that scores are kept, shared out among processes and resumed as samples are."""
+    """A scorer as a sampler: so its scores are kept, sharded over processes and resumed as samples are."""
 
     promise = "the same scores but for rounding (1e-6 in float32), however solutions are batched"
 
@@ -202,8 +199,8 @@ def score_all(
     """`Scorer.score` for a stage: each score is kept as it comes, and after a kill only what is missing is scored.
 
     Each process of a launch scores its shard, and all get all scores. `names` are unique, one a solution; `label` names
-    this piece of work within its stage. In the manifest are counted the tokens read and, as `orm_too_long` or
-    `sorm_too_long`, the solutions that get None; quarantine.parquet names those.
+    this piece of work within its stage. The manifest counts the tokens read and, as `orm_too_long` or `sorm_too_long`,
+    the solutions that get None; quarantine.parquet names them.
 
     Raises:
         ValueError: two solutions have one name, or not one fits the model's context.
@@ -216,10 +213,8 @@ def score_all(
         for name, (one, steps) in wanted.items()
     ]
     found = collect(_Streamed(scorer, wanted), requests, work, label, _scored, Scored)
-    scores: list[list[float] | None] = []
-    for name, steps in zip(names, solutions, strict=True):
-        own = list(found[name][0].probabilities)
-        scores.append(own if own or not steps else None)
+    read = [list(found[name][0].probabilities) for name in names]
+    scores = [own if own or not steps else None for own, steps in zip(read, solutions, strict=True)]
     work.count(**{f"{scorer.kind}_too_long": scores.count(None)})
     return scores
 
@@ -237,21 +232,5 @@ def load_scorer(
         ValueError: the folder is not a reward model's, or lacks a weight, or its template is not the one given.
     """
     model, tokenizer, facts = load_reward_model(str(path), dtype, device, template)
-    known = read_template(facts["template"])
-    return Scorer(model, tokenizer, facts["kind"], facts["threshold"], batch_tokens, template=known)
-
-
-def first_error(scores: Sequence[float], threshold: float) -> int | None:
-    """The 0-based index of the first step whose score is below `threshold`, or None.
-
-    Raises:
-        ValueError: a score or the threshold is not a number: neither is below the other.
-    """
-    if math.isnan(threshold):
-        raise ValueError("the threshold is not a number")
-    for i, score in enumerate(scores):
-        if math.isnan(score):
-            raise ValueError(f"the score of step {i} is not a number")
-        if score < threshold:
-            return i
-    return None
+    own = read_template(facts["template"])
+    return Scorer(model, tokenizer, facts["kind"], facts["threshold"], batch_tokens, template=own)

@@ -16,17 +16,12 @@ from typing import TYPE_CHECKING
 from rewards.encode import LabelledSolution, encode_solutions, warn_of_lost
 from rewards.labels.cleaning import balance_lengths, to_solutions
 from rewards.labels.outcome import BALANCES, POSITIONS, balance_outcomes, label_outcomes
-from rewards.metrics import (
-    auroc,
-    best_threshold,
-    brier,
-    expected_calibration_error,
-    first_error_accuracy,
-    pairwise_accuracy,
-)
+from rewards.metrics import auroc, best_threshold, brier, expected_calibration_error, first_error, pairwise_accuracy
+from rollouts.problems.splits import draw_held_out
 from rollouts.prompts import PromptArgs
 from rollouts.records import Problem, Rollout, StepLabels
 from rollouts.sampling.policies import context_length
+from stages.checks import check_choices, check_least
 from stages.stage import Stage, only_when, parent
 from stages.workspace import Quarantined, Workspace
 from training.adapters import ADAPTER, LoraArgs
@@ -41,20 +36,20 @@ logger = logging.getLogger(__name__)
 
 TARGETS = ("hard", "soft")
 _POSITIONS = 10  # from which on positions are taken together
-_LEAST = 1e-7  # the smallest chance of being wrong that is believed, since the last digits of a float32 say 0
+_LEAST = 1e-7  # probabilities stay so far from 0 and 1: a float32 rounds there, and the logarithm would be infinite
 
 
 @dataclass
 class TrainRewardArgs:
     """Arguments of the stage `train_reward`.
 
-    `kind` orm reads `rollouts`, sorm reads `labels`. `positions` and `balance` are the ORM's; `balance_lengths` is the
-    SORM's rule 3 (GLoRe sec. 3.2), and `targets` says whether it learns its labels (hard) or the share of
-    continuations expected to be right (soft). `shuffled_labels` trains the control that can learn nothing.
+    `kind` orm reads `rollouts`, sorm reads `labels`. `positions` and `balance` are the ORM's. For the SORM,
+    `balance_lengths` is rule 3 (GLoRe sec. 3.2), and `targets` says whether it learns its labels (hard) or the expected
+    share of right continuations (soft). `shuffled_labels` trains the control, which can learn nothing.
     """
 
     kind: str = "orm"  #: orm or sorm
-    policy: str = parent("train_policy", "train_reward", any_path=True)  #: the causal LM to start from
+    policy: str = parent("train_policy", "train_reward", any_path=True)  #: the causal LM to start from: a folder, hub:…
     rollouts: str | None = parent("sample", default=None)  #: an artifact of sample, for an ORM
     labels: str | None = parent("label_steps", "import_labels", default=None)  #: step labels, for a SORM
     positions: str = only_when("all_steps", "kind", "orm")
@@ -72,33 +67,24 @@ class TrainRewardArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that does not fit the others."""
-        if self.kind not in ("orm", "sorm"):
-            raise ValueError(f"kind={self.kind!r} is neither orm nor sorm")
-        if self.positions not in POSITIONS or self.balance not in BALANCES:
-            raise ValueError(
-                f"positions={self.positions!r} must be one of {', '.join(POSITIONS)} and balance={self.balance!r} "
-                f"one of {', '.join(BALANCES)}"
-            )
+        check_choices(self, kind=("orm", "sorm"), positions=POSITIONS, balance=BALANCES, targets=TARGETS)
         if (self.kind == "orm") != (self.rollouts is not None) or (self.kind == "sorm") != (self.labels is not None):
             raise ValueError(
                 f"an orm is trained on rollouts, a sorm on labels: kind={self.kind} with "
                 f"rollouts={self.rollouts}, labels={self.labels}"
             )
-        if self.targets not in TARGETS or (self.kind == "orm" and self.targets != "hard"):
+        if self.kind == "orm" and self.targets != "hard":
             raise ValueError(f"targets={self.targets!r} must be hard, or soft for a sorm, and kind is {self.kind}")
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share must be in (0, 1), not {self.validation_share}")
-        if self.max_length < 8:
-            raise ValueError(f"max_length must be at least 8, not {self.max_length}")
+        check_least(self, max_length=8)
 
 
 def split_problems(ids: Sequence[str], share: float, seed: int) -> set[str]:
     """The problems held out for validation: a share of them, at least one, never all."""
-    unique = sorted(set(ids))
-    if len(unique) < 2:
-        raise ValueError(f"a reward model needs at least 2 problems, one of them for validation, not {len(unique)}")
-    random.Random(f"validation/{seed}").shuffle(unique)
-    return set(unique[: min(len(unique) - 1, max(1, round(share * len(unique))))])
+    if len(set(ids)) < 2:
+        raise ValueError(f"a reward model needs at least 2 problems, one of them for validation, not {len(set(ids))}")
+    return draw_held_out(ids, share, seed)
 
 
 def build_solutions(args: TrainRewardArgs, work: Workspace) -> tuple[list[LabelledSolution], list[LabelledSolution]]:
@@ -131,31 +117,26 @@ def shuffle_labels(solutions: Sequence[LabelledSolution], seed: int) -> list[Lab
 def validate_scores(
     kind: str, solutions: Sequence[LabelledSolution], scores: Sequence[Sequence[float]]
 ) -> dict[str, float]:
-    """What the held-out problems say of a model, by their own labels; a soft one counts as right from over 0.5.
+    """What a model is worth on the held-out problems, by their labels; a soft label above 0.5 counts as right.
 
     Cross-entropy (of the labels as they are), AUROC, Brier score, expected calibration error, and accuracy over all
-    steps and at each position (`accuracy_at_1` is the first step, `accuracy_at_10` all from the tenth on);
-    `threshold` is the one of best balanced accuracy on intermediate steps (0.5 where they are all of one kind). For
-    a SORM also how often the first wrong step is found; for an ORM AUROC and within-problem pairwise accuracy of
-    the scores of full solutions. What the labels cannot give is left out.
+    steps and at each position (`accuracy_at_1` is the first step, `accuracy_at_10` all from the tenth on).
+    `threshold` is the one of best balanced accuracy on intermediate steps (0.5 where they are all of one kind). For a
+    SORM also how often the first wrong step is found; for an ORM AUROC and within-problem pairwise accuracy of the
+    scores of full solutions. What the labels cannot give is left out.
     """
     known = [
-        (label, score, step)
+        (label, score, step, len(own) - 1)
         for solution, own in zip(solutions, scores, strict=True)
         for step, (label, score) in enumerate(zip(solution.labels, own, strict=True))
         if label is not None
     ]
-    right, values = [label > 0.5 for label, *_ in known], [score for _, score, _ in known]
-    intermediate = [
-        (label > 0.5, score)
-        for solution, own in zip(solutions, scores, strict=True)
-        for label, score in list(zip(solution.labels, own, strict=True))[:-1]
-        if label is not None
-    ]
-    threshold = best_threshold([label for label, _ in intermediate], [score for _, score in intermediate])
+    right, values = [label > 0.5 for label, *_ in known], [score for _, score, *_ in known]
+    early = [n for n, (*_, step, last) in enumerate(known) if step < last]
+    threshold = best_threshold([right[n] for n in early], [values[n] for n in early])
     hits = [(value >= threshold) == label for label, value in zip(right, values, strict=True)]
     found = {
-        "cross_entropy": sum(cross_entropy(label, score) for label, score, _ in known) / len(known),
+        "cross_entropy": sum(cross_entropy(label, score) for label, score, *_ in known) / len(known),
         "auroc": auroc(right, values),
         "brier": brier(right, values),
         "calibration_error": expected_calibration_error(right, values),
@@ -163,7 +144,7 @@ def validate_scores(
         "threshold": threshold,
     }
     places: dict[int, list[bool]] = {}
-    for hit, (_, _, step) in zip(hits, known, strict=True):
+    for hit, (_, _, step, _) in zip(hits, known, strict=True):
         places.setdefault(min(step + 1, _POSITIONS), []).append(hit)
     found |= {f"accuracy_at_{place}": sum(own) / len(own) for place, own in sorted(places.items())}
     if kind == "orm":
@@ -176,7 +157,7 @@ def validate_scores(
 
 
 def cross_entropy(label: float, probability: float) -> float:
-    """What a step's probability costs in nats, given its label in [0, 1]."""
+    """Binary cross-entropy of one step in nats; its label is in [0, 1]."""
     sure = min(max(probability, _LEAST), 1 - _LEAST)
     return -label * math.log(sure) - (1 - label) * math.log(1 - sure)
 
@@ -184,23 +165,22 @@ def cross_entropy(label: float, probability: float) -> float:
 def found_errors(
     solutions: Sequence[LabelledSolution], scores: Sequence[Sequence[float]], threshold: float
 ) -> float | None:
-    """How often the first wrong step, or that there is none, is what the scores say; of the solutions whose labels
-    up to there are all known."""
-    truth, said = [], []
+    """How often the scores name the first wrong step, or say that there is none, among the solutions whose labels up to
+    there are all known; None where there is no such solution."""
+    hits = []
     for solution, own in zip(solutions, scores, strict=True):
-        until = [None if label is None else label > 0.5 for label in solution.labels]
-        wrong = until.index(False) if False in until else None
-        if None not in until[:wrong]:
-            truth.append(wrong)
-            said.append(next((i for i, score in enumerate(own) if score < threshold), None))
-    return first_error_accuracy(truth, said)
+        right = [None if label is None else label > 0.5 for label in solution.labels]
+        wrong = right.index(False) if False in right else None
+        if None not in right[:wrong]:
+            hits.append(first_error(own, threshold) == wrong)
+    return sum(hits) / len(hits) if hits else None
 
 
 def drop_too_long(
     scorer: Scorer, problems: dict[str, Problem], solutions: Sequence[LabelledSolution], work: Workspace
 ) -> list[LabelledSolution]:
-    """The solutions that the model can read whole. The others are counted, and their labels, and named in
-    quarantine.parquet by their problems."""
+    """The solutions that the model can read whole. The others and their labels are counted; quarantine.parquet names
+    their problems."""
     from rewards.scorer import TooLong
 
     kept, left_out, lost = [], [], 0
@@ -229,7 +209,7 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     source = work.parents["rollouts" if args.kind == "orm" else "labels"]
     problems = {problem.id: problem for problem in source.rows(Problem, "problems")}
     template = args.prompt.template()
-    questions = {problem.id: problem.question for problem in problems.values()}
+    questions = {name: problem.question for name, problem in problems.items()}
     train, validation = build_solutions(args, work)
     if args.shuffled_labels:
         train = shuffle_labels(train, args.train.seed)
@@ -238,12 +218,7 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     reader = Scorer(model, tokenizer, args.kind, 0.5, template=template)
     validation = drop_too_long(reader, problems, validation, work)
     most = min(args.max_length, context_length(model) or args.max_length)
-    examples, names, lost = [], [], 0
-    for solution in train:
-        own, gone = encode_solutions(tokenizer, questions, [solution], most, template)
-        examples += own
-        names += [solution.problem_id] * len(own)
-        lost += gone
+    examples, owners, lost = encode_solutions(tokenizer, questions, train, most, template)
 
     def evaluate(trained: PreTrainedModel) -> dict[str, float]:
         scorer = Scorer(trained, tokenizer, args.kind, 0.5, template=template)
@@ -252,10 +227,8 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
 
     final: dict[str, float] = {}
     if examples or not args.allow_empty:
-        judge = evaluate if validation else None
-        trained = fit(
-            model, tokenizer, examples, reward_loss, args.train, work, f"train {args.kind}", judge, names
-        )  # fmt: skip
+        judge, name = evaluate if validation else None, f"train {args.kind}"
+        trained = fit(model, tokenizer, examples, reward_loss, args.train, work, name, judge, owners)
         final = trained.evaluation
         work.spend(int(trained.figures["trained_tokens"]))
         work.count(**trained.figures)

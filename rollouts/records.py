@@ -146,3 +146,8 @@ class Choice:
 
 
 CandidateKey = tuple[str, str, str, int]  # problem_id, kind, where, sample
+
+
+def identity(item: Candidate | Judgement) -> CandidateKey:
+    """What names a candidate: (problem, kind, where, sample)."""
+    return item.problem_id, item.kind, item.where, item.sample

@@ -1,7 +1,7 @@
-"""Solutions cut into steps; prompts and steps as token ids.
+"""Prompts and steps as token ids.
 
-A step is a line. The last step of a finished solution is its answer line (`#### n` in GSM8K's format). A prompt and
-what follows it are encoded apart, and all steps at once; the end of a step is found through character offsets.
+What a step is, `rollouts/solution.py` says. A prompt and what follows it are encoded apart, and all steps at once; the
+end of a step is found through character offsets.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+from rollouts.solution import cut_solution
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -32,8 +34,8 @@ def cut_text(text: str) -> str:
     if len(text) > MAX_CHARACTERS:
         text = text[: text.rfind("\n", 0, MAX_CHARACTERS) + 1] or text[:MAX_CHARACTERS]
     end = steps = 0
-    for line in text.splitlines(keepends=True):
-        end += len(line)
+    for line in text.split("\n"):
+        end += len(line) + 1
         steps += bool(line.strip())
         if steps == MAX_STEPS:
             return text[:end]
@@ -41,14 +43,8 @@ def cut_text(text: str) -> str:
 
 
 def split_steps(text: str) -> list[str]:
-    """Cut a solution into its steps: the lines that are not blank, stripped, up to and with the answer line."""
-    steps = []
-    for line in text.splitlines():
-        if line := line.strip():
-            steps.append(line)
-            if line.startswith(ANSWER_MARK):
-                break
-    return steps
+    """The steps of a solution: the lines that count, up to and with the one that states the answer (`cut_solution`)."""
+    return list(cut_solution(text).steps)
 
 
 def join_steps(steps: Sequence[str]) -> str:

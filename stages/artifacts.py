@@ -1,7 +1,6 @@
-"""A finished stage's folder `<root>/<stage>/<key>/`, found by its key: rows or a checkpoint, and `manifest.json`.
+"""A finished stage's folder `<root>/<stage>/<key>/`: rows or a checkpoint, and `manifest.json`.
 
-A folder appears under its key only when it is complete; two jobs that want the same one do not both make it.
-Left out: how the key comes about (`stages/stage.py`), and where arguments come from.
+Left out: how an artifact is made (`stages/make.py`), and how its key comes about (`stages/stage.py`).
 """
 
 from __future__ import annotations
@@ -87,9 +86,7 @@ def open_artifact(path: str | Path, *stages: str, thorough: bool = True) -> Arti
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether a folder says that it is an artifact, whatever its state; one of other people's says otherwise."""
-    if not (path / "manifest.json").is_file():
-        return False
+    """Whether a folder has the manifest of an artifact, which may be damaged."""
     try:
         manifest = read_json(path / "manifest.json")
     except StoreError:
@@ -110,12 +107,12 @@ def _check_manifest(file: Path, value: Any) -> None:
 
 
 def _is_inner(name: str) -> bool:
-    """Whether a file's name leads nowhere but into its artifact: `model/weights`, not `../x`, `/x`, `a//b`, `a\\b`."""
+    """Whether a file's name stays within its artifact: `model/weights`, not `../x`, `/x`, `a//b`, `a\\b`."""
     return "\\" not in name and "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
 
 
 def _names(folder: Path) -> set[str]:
-    """The names of all that lies in a folder but folders themselves and `_JUNK`; a link to a folder is listed."""
+    """The names of all files below a folder but `_JUNK`; a link to a folder counts as a file."""
     return {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")

@@ -1,6 +1,7 @@
-"""A command as a process of its own: how it starts, how its result and progress come back, and how all of it ends.
+"""A command as a process of its own: how it starts, returns its result and progress, and ends with all its children.
 
-Both come back through files. What a child prints is never read: libraries, model texts and its own children print too.
+Result and progress come back through files. What a child prints is never read: libraries and its own children print
+too, and so do model texts.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from stages.files import read_json
 from stages.launch import LAUNCHED, LaunchArgs, launch_command
 from stages.progress import PROGRESS_FILE, Report, read_report
 
-PARENT = "STEPWISE_PARENT"  # set for processes that must not outlive the one with this number
-FAMILY = "STEPWISE_FAMILY"  # set for a child and all that it starts: a name for each child on the way down to it
-GRACE = 10.0  # seconds that processes get to end by themselves; Slurm kills after 30, by default
-EVERY = 0.25  # seconds between two looks at a child
+PARENT = "STEPWISE_PARENT"  # the id of the process that this one must not outlive
+FAMILY = "STEPWISE_FAMILY"  # /TOKEN/TOKEN…: a token for each `child` above this process, and its own
+GRACE = 10.0  # grace period in seconds, from SIGTERM to SIGKILL; that of Slurm is 30 by default
+POLL_EVERY = 0.25  # seconds
 
 
 class JobFailed(RuntimeError):
@@ -51,9 +52,9 @@ def run_resolved(
 ) -> dict[str, Any]:
     """Run `program --resolved file --result RESULT` to its end; returns what it wrote to the JSON file RESULT.
 
-    With `launch`, as several processes, of which the first one on this machine writes the result. What they print goes
-    to `log`, or where this process prints. `show` is called with every new report of progress. When `stop` is set, or
-    this function is left by an exception, everything that was started is ended.
+    With `launch` there are several processes, and the first one on this machine writes the result. Their output goes
+    to `log`, or to that of this process. `show` is called with every new report of progress. When `stop` is set, or an
+    exception ends this function, all processes that it started are ended.
 
     Raises:
         JobFailed: the process failed, and the message says how, or it ended without a result.
@@ -77,7 +78,7 @@ def run_resolved(
             shown = None
             while process.poll() is None:
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(EVERY)
+                    process.wait(POLL_EVERY)
                 if stop is not None and stop.is_set():
                     raise JobStopped(name)
                 if show is not None and (report := read_report(progress)) not in (None, shown):
@@ -92,39 +93,39 @@ def run_resolved(
 
 @contextmanager
 def child(command: list[str], environment: dict[str, str] | None = None, **options: Any) -> Iterator[subprocess.Popen]:
-    """A process of `command`, in a session of its own; it and all that it started are ended where the block is left.
+    """A process of `command`, in a session of its own; when the block ends, it and all its descendants are ended.
 
-    They are told to end, and killed where they have not after `GRACE` seconds, also those that are stopped (SIGSTOP) or
-    in a session of their own, as the ranks of a launch are. Ctrl-C in a terminal reaches only this process, which then
-    ends them; a second one kills them at once.
+    They get SIGTERM, and SIGKILL after the grace period, also those that are stopped (SIGSTOP) or have a session of
+    their own, as the ranks of a launch do. Ctrl-C in a terminal reaches only this process, which then ends them; a
+    second Ctrl-C kills them at once.
     """
     token = uuid.uuid4().hex
     marks = {PARENT: str(os.getpid()), FAMILY: f"{os.environ.get(FAMILY, '')}/{token}"}
     process = None
     try:
-        with _signals_held():
+        with _signals_delayed():
             process = subprocess.Popen(
                 command, env=os.environ | marks | (environment or {}), start_new_session=True, **options
             )
         yield process
     finally:
         if process is not None:
-            with _signals_held() as came:
+            with _signals_delayed() as came:
                 _end(process, token, came)
 
 
 @contextmanager
-def _signals_held() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM take effect after the block, so that it is not left half done; gives those that came.
+def _signals_delayed() -> Iterator[list[int]]:
+    """Delay SIGINT and SIGTERM to the end of the block; yields the list of those that have come.
 
-    Python handles signals in the main thread: in others there is nothing to hold.
+    Python handles signals in the main thread, so that in others there is nothing to delay.
     """
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield came
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # None: not set from Python
+    # None: a handler that is not Python's
     before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
     for number in before:
         signal.signal(number, lambda number, _: came.append(number))
@@ -138,14 +139,14 @@ def _signals_held() -> Iterator[list[int]]:
 
 
 def _end(process: subprocess.Popen, token: str, hurry: list[int]) -> None:
-    """End the process and all marked with `token`: told first, killed after `GRACE`, or once `hurry` is not empty."""
+    """End the process and all of its `token`: SIGTERM, then SIGKILL after `GRACE` or once `hurry` is not empty."""
     deadline = time.monotonic() + GRACE
 
     def wait(family: set[psutil.Process]) -> None:
         while (process.poll() is None or any(map(_runs, family))) and not hurry and time.monotonic() < deadline:
             time.sleep(0.02)
 
-    family = _family(token)  # before those between have gone, which say who belongs to whom
+    family = _family(token)  # now, while the parents are there by which children are found
     if process.poll() is None:
         process.terminate()  # it ends its own children in order
         wait(set())
@@ -164,7 +165,7 @@ def _end(process: subprocess.Popen, token: str, hurry: list[int]) -> None:
 
 
 def _family(token: str) -> set[psutil.Process]:
-    """All processes that have this token in their environment, and their children: some write over theirs."""
+    """All processes with this token in their environment, and their children: some overwrite their environment."""
     found: set[psutil.Process] = set()
     for one in psutil.process_iter(["environ"]):
         if token in (one.info["environ"] or {}).get(FAMILY, ""):
@@ -181,10 +182,10 @@ def _runs(one: psutil.Process) -> bool:
 
 
 def end_with_parent() -> None:
-    """In a process that `child` started, or one below it: end when the process that called `child` has gone.
+    """In a process that `child` started, or a descendant: end when the process that called `child` has ended.
 
-    A process of a launch also ends for certain `GRACE` seconds after it was told to: in an exchange with another that
-    has died, it may never come back to Python to hear of it.
+    A rank of a launch also ends at the latest `GRACE` seconds after a SIGTERM: in a collective operation with a rank
+    that has died, it may never return to Python, where the signal is handled.
     """
     parent = os.environ.get(PARENT)
     if parent is not None:
@@ -205,7 +206,7 @@ def _watch(parent: int) -> None:
 
 
 def _end_when_told() -> None:
-    """Watch for SIGTERM beside the main thread, which hears of it only between two steps of Python."""
+    """Exit `GRACE` seconds after a SIGTERM, whatever the main thread does."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

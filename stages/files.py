@@ -1,4 +1,4 @@
-"""JSON files written whole or not at all, and hashes of files and folders.
+"""Files written whole or not at all, JSON above all, and hashes of files and folders.
 
 Left out: rows of records (`stages/rows.py`).
 """
@@ -6,21 +6,23 @@ Left out: rows of records (`stages/rows.py`).
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 LARGE = 1 << 20  # bytes from which on hashing a file takes longer than looking it up
-SETTLED = 2.0  # seconds
-REMEMBERED = 1000
+SETTLED = 2.0  # seconds after which a file that changes again has another time
+REMEMBERED = 1000  # hashes
 NOT_OF_A_MODEL = (
     *("*.md", "LICENSE*", "optimizer*.pt", "optimizer*.bin", "scheduler*.pt", "scheduler*.bin", "scaler.pt", "*.pth"),
     *("trainer_state.json", "training_args.bin", "events.out.tfevents.*"),
 )
-_FORM = [int, int, int, str]
+_FORM = [int, int, int, str]  # size, time of change in nanoseconds, inode, hash
 
 
 class StoreError(ValueError):
@@ -35,19 +37,13 @@ def write_json(path: str | Path, value: Any) -> None:
     """
     path = Path(path)
     try:
-        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        data = text.encode()
+        data = (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except (TypeError, ValueError) as error:
         raise StoreError(f"{path}: cannot be written as JSON: {error}") from error
-    aside = aside_name(path)
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with replacing(path) as aside, aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync(path: str | Path) -> None:
@@ -76,9 +72,22 @@ def read_json(path: str | Path) -> Any:
         raise StoreError(f"{path}: malformed JSON: {error}") from error
 
 
-def aside_name(path: Path) -> Path:
+def next_name(folder: Path, pattern: str) -> Path:
+    """The first path of a pattern such as `soup.log.{}`, counted from 1, that is not there yet."""
+    paths = (folder / pattern.format(number) for number in itertools.count(1))
+    return next(path for path in paths if not path.exists())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write: it replaces `path` where the block ends well, and is removed otherwise."""
     # the process id keeps two writers of one file apart; the last one wins
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def hash_contents(path: str | Path) -> str:
@@ -126,12 +135,10 @@ def _hashes_file() -> Path:
 
 
 def _read_hashes() -> dict[str, list[Any]]:
-    """What is remembered, by path: size, time, inode, hash; whatever is not of this form is forgotten."""
+    """What is remembered by path; whatever is not of `_FORM` is forgotten."""
     try:
-        known = read_json(_hashes_file())
-    except StoreError:
-        return {}
-    if not isinstance(known, dict):
+        known = dict(read_json(_hashes_file()))
+    except (StoreError, TypeError, ValueError):
         return {}
     return {name: one for name, one in known.items() if isinstance(one, list) and list(map(type, one)) == _FORM}
 

@@ -1,8 +1,7 @@
-"""Entries of unfinished work, kept as they come in: one JSON line each, in a file a process that only grows.
+"""Entries of unfinished work: one JSON line each, appended as they come to one file for each process.
 
 `{"request":"q/7","key":"9f…","sample":0,"tokens":12,"refused":null,"row":{…},"crc32":"1a2b3c4d"}`
-Each line goes to the operating system at once, so that no kill loses it; all go to the disk itself once a second while
-entries come, and at the end.
+Each line is written at once, so that no kill loses it, and synced to the disk once a second and at the end.
 Left out: which requests are asked for (`rollouts/sampling/collect.py`), and finished rows (`stages/rows.py`).
 """
 
@@ -42,7 +41,7 @@ class Entry:
 
 
 class Journal:
-    """The file to which this process adds its entries. What a crash left of a last line is cut off.
+    """The file to which this process appends its entries. A last line that a crash cut off is dropped.
 
     Raises:
         StoreError: the file cannot be opened.
@@ -89,7 +88,7 @@ class Journal:
             self._sync()
 
     def close(self) -> None:
-        """Bring everything to the disk itself. Closing again does nothing.
+        """Sync to the disk and close. Closing again does nothing.
 
         Raises:
             StoreError: the disk did not take it.
@@ -114,9 +113,9 @@ class Journal:
 class JournalIndex:
     """Where the samples of some requests are in the journals of a folder. Rows stay on disk until they are asked for.
 
-    `wanted` says how many samples are wanted, by the key of their request. `tokens` are what they cost, `left_out` has
-    how many lines are not used and where the first is, by the reason. A sample that was refused gives way to one that
-    was drawn.
+    `wanted` has the number of samples by the key of their request. `tokens` are those spent on all samples; `left_out`
+    has, by reason, how many lines are not used and where the first one is. A sample that was drawn replaces one with
+    the same number that was refused.
     """
 
     def __init__(self, folder: Path, wanted: Mapping[str, int]) -> None:

@@ -1,8 +1,8 @@
-"""Finding a stage's artifact or making it: the key, the lock, the run, the manifest.
+"""Find a stage's artifact or make it: the key, the lock, the run, the manifest.
 
-A folder appears under its key only when it is complete; two jobs that want the same one do not both make it.
-Left out: finished folders themselves (`stages/artifacts.py`), parents (`stages/parents.py`), and what stays of work
-that is not finished (`stages/unfinished.py`).
+A folder gets its name when it is complete, and two jobs that want the same artifact do not both make it.
+Left out: finished folders (`stages/artifacts.py`), parents (`stages/parents.py`), and what remains of work that is not
+finished (`stages/unfinished.py`).
 """
 
 from __future__ import annotations
@@ -22,26 +22,27 @@ from stages.files import files_in, sha256, sync, write_json
 from stages.parents import Parents, find_parents, lineage, parent_keys, with_local_paths
 from stages.processes import Processes, current
 from stages.stage import Stage, artifact_key, plain_args
+from stages.tracking import Tracker, Untracked
 from stages.unfinished import Attempts, clean_up, leftovers, locked
-from stages.workspace import Track, Untracked, Workspace
+from stages.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-_told: set[Path] = set()  # artifacts of another commit that have been mentioned
+_told: set[Path] = set()  # artifacts of another commit, each logged once
 
 
 def make(
     stage: Stage,
     args: Any,
     root: str | Path,
-    track: Callable[[Path], Track] | None = None,
+    track: Callable[[Path], Tracker] | None = None,
     processes: Processes | None = None,
 ) -> tuple[Artifact, bool]:
     """Find this stage's artifact or make it; also say whether it was there already.
 
     `track` opens the tracker in the folder that the stage writes in. A second job that wants the same artifact waits
-    for the first, and takes over if that one dies. A stage that fails or is stopped leaves no artifact; what it had
-    kept of its work (`Workspace.unfinished`) is there for the next try. All `processes` of a launch call this.
+    for the first, and takes over if that one dies. A stage that fails or is stopped leaves no artifact, but what it
+    has in `Workspace.unfinished` stays for the next attempt. All ranks of a launch call this.
 
     Raises:
         ArtifactError: a parent cannot be used, or the artifact that is there is damaged.
@@ -76,7 +77,7 @@ def _key(stage: Stage, args: Any, parents: Parents) -> str:
 
 
 def _found(root: str | Path, stage: Stage, key: str) -> Artifact | None:
-    """The finished artifact, tidied up around; a line says so where another commit made it."""
+    """The finished artifact, without what a killed process left beside it; logs a line if another commit made it."""
     found = find(root, stage.name, key)
     if found is None:
         return None
@@ -89,7 +90,7 @@ def _found(root: str | Path, stage: Stage, key: str) -> Artifact | None:
 
 
 def _check_parents(parents: Parents) -> None:
-    """See that what the parents' manifests say of their files is true, byte for byte."""
+    """Check the parents' files against the hashes of their manifests."""
     for found in parents.values():
         for one in found if isinstance(found, list) else [found]:
             if one is not None and one.stage is not None:
@@ -102,11 +103,11 @@ def _make(
     key: str,
     folder: Path,
     parents: Parents,
-    track: Callable[[Path], Track] | None,
+    track: Callable[[Path], Tracker] | None,
     processes: Processes,
 ) -> None:
     unfinished, partial = folder / f".{key}.unfinished", folder / f".{key}.partial"
-    if not processes.first:  # these write in folders that are dropped in the end
+    if not processes.first:  # its folder is dropped in the end
         partial = folder / f".{key}.partial.{processes.rank}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
@@ -135,7 +136,7 @@ def _make(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _run(stage: Stage, args: Any, space: Workspace, track: Callable[[Path], Track] | None) -> None:
+def _run(stage: Stage, args: Any, space: Workspace, track: Callable[[Path], Tracker] | None) -> None:
     if track is not None:
         space.track = track(space.folder)
     try:

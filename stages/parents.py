@@ -6,8 +6,11 @@ only its server knows by its name and host.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,70 +46,93 @@ def lineage(found: Any) -> Any:
     return found and {"stage": found.stage, "key": found.key, "path": str(found.path)}
 
 
-def with_local_paths(args: Any, parents: Parents, prefix: str = "") -> Any:
+def with_local_paths(args: Any, parents: Parents) -> Any:
     """The arguments as a stage reads them: the folder of its parent in place of every hub id."""
-    changes: dict[str, Any] = {}
+    args = copy.deepcopy(args)
+    for one in parent_fields(args):
+        found = parents[one.name]
+        folders = found if isinstance(found, list) else [found]
+        local = [str(own.path) if is_hub(path) else path for path, own in zip(one.paths, folders, strict=False)]
+        if local != one.paths:
+            setattr(one.owner, one.field.name, local if isinstance(found, list) else local[0])
+    return args
+
+
+@dataclass(frozen=True)
+class ParentField:
+    """A field of a stage's arguments that holds a parent: its dotted `name` and the dataclass that it is in."""
+
+    name: str
+    owner: Any
+    field: dataclasses.Field
+
+    @property
+    def value(self) -> Any:
+        return getattr(self.owner, self.field.name)
+
+    @property
+    def paths(self) -> list[Any]:
+        """What is given: a path for each parent, or none."""
+        if isinstance(self.value, list):
+            return self.value
+        return [] if self.value is None else [self.value]
+
+
+def parent_fields(args: Any, prefix: str = "") -> Iterator[ParentField]:
+    """The fields among arguments that hold parents and count, also those of dataclasses within (`problems.path`)."""
     for one in counted_fields(args):
         value, name = getattr(args, one.name), prefix + one.name
         if "parent" in one.metadata:
-            found = parents[name]
-            if isinstance(value, list):
-                pairs = zip(value, found, strict=True)
-                changes[one.name] = [str(own.path) if is_hub(item) else item for item, own in pairs]
-            elif found is not None and is_hub(value):
-                changes[one.name] = str(found.path)
+            yield ParentField(name, args, one)
         elif dataclasses.is_dataclass(value):
-            changes[one.name] = with_local_paths(value, parents, f"{name}.")
-        elif isinstance(value, list) and any(map(dataclasses.is_dataclass, value)):
-            changes[one.name] = [with_local_paths(item, parents, f"{name}[{n}].") for n, item in enumerate(value)]
-    return dataclasses.replace(args, **changes)
-
-
-def _resolve(args: Any, told: dict[str, Any] | None, prefix: str = "") -> Parents:
-    """The parents by dotted field name; `told` are their keys, where they are known already."""
-    parents: Parents = {}
-    for one in counted_fields(args):
-        value, name = getattr(args, one.name), prefix + one.name
-        key = None if told is None else told.get(name)
-        if "parent" in one.metadata:
-            if isinstance(value, list):
-                keys = key or [None] * len(value)
-                parents[name] = [_open(args, one, item, f"{name}[{n}]", keys[n]) for n, item in enumerate(value)]
-            else:
-                parents[name] = None if value is None else _open(args, one, value, name, key)
-        elif dataclasses.is_dataclass(value):
-            parents |= _resolve(value, told, f"{name}.")
+            yield from parent_fields(value, f"{name}.")
         elif isinstance(value, list):
             for n, item in enumerate(value):
                 if dataclasses.is_dataclass(item):
-                    parents |= _resolve(item, told, f"{name}[{n}].")
+                    yield from parent_fields(item, f"{name}[{n}].")
+
+
+def _resolve(args: Any, told: dict[str, Any] | None) -> Parents:
+    """The parents by dotted field name; `told` are their keys, where they are known already."""
+    parents: Parents = {}
+    for one in parent_fields(args):
+        key = None if told is None else told.get(one.name)
+        if isinstance(one.value, list):
+            keys = key or [None] * len(one.value)
+            names = [f"{one.name}[{n}]" for n in range(len(one.value))]
+            parents[one.name] = [_open(one, *three) for three in zip(one.value, names, keys, strict=True)]
+        else:
+            parents[one.name] = None if one.value is None else _open(one, one.value, one.name, key)
     return parents
 
 
-def _open(args: Any, one: dataclasses.Field, value: Any, name: str, key: str | None) -> Artifact:
-    stages, any_path, or_name = (one.metadata[what] for what in ("parent", "any_path", "or_name"))
+def _open(one: ParentField, value: Any, name: str, key: str | None) -> Artifact:
+    metadata = one.field.metadata
+    stages, any_path, or_name = (metadata[what] for what in ("parent", "any_path", "or_name"))
     if not isinstance(value, str | Path) or str(value) in ("", MISSING):
         raise ArtifactError(f"{name}={value!r}: the path of a parent must be given{wanted_stage(stages)}")
     path = Path(value)
-    if or_name is not None and (served := getattr(args, or_name)):
+    if or_name is not None and (served := getattr(one.owner, or_name)):
         return _outside(path, f"name:{served}")
     try:
         if any_path and is_hub(value):
-            found = snapshot(key or str(value), one.metadata["hub"])
+            found = snapshot(key or str(value), metadata["hub"])
             return _outside(found.folder, found.name)
         if not any_path or is_artifact(path):
             return open_artifact(path, *stages, thorough=False)
+        if path.exists():
+            return _outside(path, key or f"sha256:{hash_contents(path)}")
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise ArtifactError(f"{name}: {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise ArtifactError(f"{name}: {error}") from error
-    if not path.exists():
-        raise ArtifactError(f"{name}: {path}: there is no such file or folder{wanted_stage(stages)}{_hint(value, one)}")
-    return _outside(path, key or f"sha256:{hash_contents(path)}")
-
-
-def _hint(value: str | Path, one: dataclasses.Field) -> str:
-    if not one.metadata["any_path"] or not re.fullmatch(r"[A-Za-z][\w.-]*/[\w.-]+", str(value)):
-        return ""
-    return f" (a {one.metadata['hub']} of the Hugging Face hub is written hub:{value})"
+    hint = ""
+    if any_path and re.fullmatch(r"[A-Za-z][\w.-]*/[\w.-]+", str(value)):
+        hint = f" (a {metadata['hub']} of the Hugging Face hub is written hub:{value})"
+    wanted = wanted_stage(stages)
+    if any_path and stages:
+        wanted = f"; wanted is a model's folder, hub:org/name, or an artifact of stage {' or '.join(stages)}"
+    raise ArtifactError(f"{name}: {path}: there is no such file or folder{wanted}{hint}")
 
 
 def _outside(path: Path, key: str) -> Artifact:

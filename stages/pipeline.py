@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stages.artifacts import open_artifact
 from stages.child import JobFailed, run_resolved
+from stages.files import next_name
 from stages.make import look_up
-from stages.progress import Report
+from stages.progress import Bar, open_display
 from stages.stage import Stage
+from stages.text import visible
 
 PENDING = "(made by the pipeline)"  # stands in a config for a parent that an earlier stage will make
 
@@ -44,7 +45,7 @@ class NodeResult:
 
 
 class StageFailedError(ValueError):
-    """A stage's process ended with an error; the message has its own last words."""
+    """A stage's process ended with an error; the message has the last line of its log."""
 
 
 Runner = Callable[[Node, Any], NodeResult]
@@ -55,8 +56,8 @@ def run_pipeline(
 ) -> dict[str, NodeResult]:
     """Run every node after those it needs, at most `parallel` at once; returns the result of each.
 
-    `given` are the paths of what no node makes. When a stage fails, those that run beside it are let finish (their
-    artifacts are kept), and nothing new starts. When this process is interrupted, `stop` is called to end them.
+    `given` are the paths of what no node makes. When a stage fails, those that are running finish (their artifacts are
+    kept), and no other starts. When this process is interrupted, `stop` is called to end them.
 
     Raises:
         StageFailedError: the first failure.
@@ -83,7 +84,7 @@ def run_pipeline(
                         results[node.name] = future.result()
                         paths[node.name] = str(future.result().path)
         except BaseException:
-            stop()  # or the pool waits until they have finished
+            stop()  # the pool waits for them
             raise
     if failure is not None:
         raise failure
@@ -91,10 +92,10 @@ def run_pipeline(
 
 
 class StageRunner:
-    """Runs each stage as `program(stage) --resolved FILE`, and shows what all of them are at.
+    """Runs each stage as `program(stage) --resolved FILE`, and shows the progress of all of them.
 
-    `folder` gets the arguments and the log of each; `settings` are the rest of its config. Where `console` is no
-    terminal, progress is in the logs.
+    `folder` gets the arguments NAME.yaml and the log NAME.log of each; NAME.log.1 is that of the first attempt where
+    there were several. `settings` are the rest of the config. Where `console` is no terminal, progress is in the logs.
     """
 
     def __init__(
@@ -109,15 +110,7 @@ class StageRunner:
         self.root, self.folder, self.program = root, folder, program
         self.threads, self.settings, self.console = threads, settings, console
         self.stopped = threading.Event()
-        self.progress = Progress(
-            TextColumn("{task.description:<28}", markup=False),
-            BarColumn(bar_width=16),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}", markup=False),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self.progress = open_display(console)
 
     def __call__(self, node: Node, args: Any) -> NodeResult:
         """Run one node, unless its artifact is there.
@@ -133,8 +126,11 @@ class StageRunner:
         file, log = self.folder / f"{node.name}.yaml", self.folder / f"{node.name}.log"
         config = {**dataclasses.asdict(args), **self.settings}
         config["run"] = {"name": node.name, "artifacts": self.root, "threads": self.threads}
-        file.write_text(_as_yaml(config), encoding="utf-8")
-        bar = StageBar(self.progress, node.name)
+        # JSON is YAML; all escaped, since a text may hold what no encoding has
+        file.write_text(json.dumps(config, indent=1) + "\n")
+        if log.exists():  # of an attempt before
+            os.replace(log, next_name(self.folder, f"{node.name}.log.{{}}"))
+        bar = Bar(self.progress, node.name)
         try:
             result = run_resolved(
                 self.program(node.stage), file, log=log, show=bar.show if self.console.is_terminal else None,
@@ -154,10 +150,10 @@ class StageRunner:
         return NodeResult(artifact.path, result["reused"])
 
     def _print(self, *lines: str) -> None:
-        self.console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+        self.console.print(visible("\n".join(lines)), highlight=False, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
-        """End every child, and start no other: they leave no artifact, so the next run makes it anew."""
+        """End every child, which then leaves no artifact, and start no other."""
         self.stopped.set()
 
     def __enter__(self) -> StageRunner:
@@ -168,45 +164,10 @@ class StageRunner:
         self.progress.stop()
 
 
-class StageBar:
-    """The line of one stage in a display of many: that of the piece of work it is at."""
-
-    def __init__(self, progress: Progress, name: str) -> None:
-        self.progress, self.name = progress, name
-        self.task, self.label = None, None
-
-    def show(self, report: Report) -> None:
-        """Show this report, in a new line if it is of another piece of work."""
-        if report.label != self.label:
-            self.close()
-            title = self.name if report.label == self.name else f"{self.name}: {report.label}"
-            self.task, self.label = self.progress.add_task(title[:28], total=report.total, rate=""), report.label
-        speed = next(task.speed for task in self.progress.tasks if task.id == self.task)
-        rate = f"{speed:.3g} {report.unit}/s" if speed else ""
-        self.progress.update(self.task, completed=report.done, total=report.total, rate=rate)
-
-    def close(self) -> None:
-        """Take the line away."""
-        if self.task is not None:
-            self.progress.remove_task(self.task)
-            self.task = None
-
-
-def _as_yaml(config: dict[str, Any]) -> str:
-    """JSON that YAML reads as the same: what YAML takes for a line end, or refuses, is escaped, and only that.
-
-    (`json.dumps` alone would write an emoji as two halves, which YAML does not join.)
-    """
-    text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
-    return re.sub(
-        "[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text
-    )
-
-
 def _last_words(log: Path) -> list[str]:
     """The last lines of a log, fit for a terminal: at most 5, of 1,000 characters."""
     with log.open("rb") as file:
         file.seek(-min(4096, log.stat().st_size), 2)
         lines = file.read().decode(errors="replace").splitlines()
-    lines = ["".join(char if char.isprintable() else " " for char in line).rstrip() for line in lines]
+    lines = visible("\n".join(line.rstrip() for line in lines)).split("\n")
     return [f"    {line[:1000]}" for line in lines if line][-5:]

@@ -1,4 +1,4 @@
-"""The processes of one launch: which of them this one is, a barrier and a broadcast.
+"""The ranks of one launch: which of them this process is, a barrier and a broadcast.
 
 A launcher (`accelerate launch`, torchrun) sets RANK and WORLD_SIZE; without one there is a single process.
 """
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 T = TypeVar("T")
-_PATIENCE = timedelta(minutes=10)  # for the others to start
+_TIMEOUT = timedelta(minutes=10)  # until all have started
 _POLL_EVERY = 0.02  # seconds
-_turns = itertools.count()  # every process makes the same calls in the same order: the number says which one
+_calls = itertools.count()  # all ranks make the same calls in the same order, so a call's number is its name
 
 
 class ProcessError(ValueError):
-    """The processes of this launch are not those that were asked for, or one of them has gone."""
+    """The ranks of this launch are not those that were asked for, or one of them has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """Process `rank` of `count` (the world size). The first one writes what all of them read."""
+    """This process is `rank` of `count` (the world size)."""
 
     rank: int = 0
     count: int = 1
@@ -40,33 +40,33 @@ class Processes:
         return self.rank == 0
 
     def wait(self) -> None:
-        """A barrier: return when every process of the launch has come here.
+        """A barrier: return when every rank has called this.
 
-        It is polled in Python, so that a waiting process can be told to end. When another has died, the launcher
-        notices and ends this one.
+        It polls in Python, so that a waiting process still reacts to SIGTERM: when a rank has died, the launcher sends
+        one to the others.
 
         Raises:
-            ProcessError: the process that keeps the count has ended.
+            ProcessError: the process that holds the store has ended.
         """
         if self.count > 1:
-            self._count_up(f"wait/{next(_turns)}")
+            self._count_up(f"wait/{next(_calls)}")
 
     def broadcast(self, value: T) -> T:
-        """The value of the first process, as JSON gives it back; every process must call this.
+        """The value that rank 0 passes, as JSON gives it back; every rank must call this.
 
         Raises:
-            ProcessError: the process that keeps it has ended.
+            ProcessError: the process that holds the store has ended.
         """
         if self.count == 1:
             return value
-        name = f"broadcast/{next(_turns)}"
+        name = f"broadcast/{next(_calls)}"
         if self.first:
             _store().set(name, json.dumps(value))
         self.wait()
         return json.loads(_store().get(name))
 
     def leave(self) -> None:
-        """Call this last of all. The first process waits here for the others, whose counts it may keep."""
+        """Call this last. Rank 0 waits here for the others, since it may hold the store."""
         if self.count > 1 and _store.cache_info().currsize:
             self._count_up("leave", wait=self.first)
 
@@ -82,7 +82,7 @@ class Processes:
 
 
 def current() -> Processes:
-    """This process's place in its launch.
+    """The rank of this process and the world size.
 
     Raises:
         ProcessError: the environment contradicts itself.
@@ -95,8 +95,8 @@ def current() -> Processes:
 
 @cache
 def _store() -> Store:
-    """The key-value store of this launch: the launcher keeps it, or the first process."""
+    """The key-value store of this launch; the launcher holds it, or rank 0."""
     import torch.distributed as dist
 
-    store, _, _ = next(iter(dist.rendezvous("env://", timeout=_PATIENCE)))
+    store, _, _ = next(iter(dist.rendezvous("env://", timeout=_TIMEOUT)))
     return dist.PrefixStore("stepwise", store)

@@ -12,11 +12,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
+
+from stages.files import replacing
+
+if TYPE_CHECKING:
+    import rich.progress
+    from rich.console import Console
 
 PROGRESS_FILE = "STEPWISE_PROGRESS"
+BAR_EVERY = 0.1  # seconds between two looks of a bar
 FILE_EVERY = 0.25  # seconds between two reports to a parent process
 TEXT_EVERY = 30.0  # seconds between two lines in a log file
 SHORT = 5.0  # seconds: what takes less leaves no line in a log file and no bar, as a stage may have a hundred of them
@@ -32,17 +40,11 @@ class Report:
     unit: str
 
 
-class Progress(Protocol):
-    """What a stage sees of its progress."""
+class Progress:
+    """What a stage sees of its progress. As it stands, nobody is shown it."""
 
     def advance(self, n: float = 1) -> None:
         """Report that `n` more units are done."""
-
-
-class Silent:
-    """Progress that nobody sees: that of all processes but the first, which shows everybody's."""
-
-    def advance(self, n: float = 1) -> None: ...
 
 
 @contextmanager
@@ -51,49 +53,48 @@ def progress(total: float | None, unit: str, label: str) -> Iterator[Progress]:
 
     `unit` is a plural, such as "problems"; `label` says what is being done.
     """
+    start = Report(label, 0, total, unit)
     if path := os.environ.get(PROGRESS_FILE):
-        with Reports(total, unit, label, FILE_EVERY, lambda reports: _write(reports.report(), Path(path))) as reports:
+        with _Reports(start, FILE_EVERY, lambda report, _: _write(report, Path(path))) as reports:
             yield reports
     elif sys.stderr.isatty():
-        with _bar(total, unit, label) as bar:
-            yield bar
+        from rich.console import Console
+
+        with open_display(Console(stderr=True)) as display:
+            bar = Bar(display)
+            bar.show(start)
+            with _Reports(start, BAR_EVERY, lambda report, _: bar.show(report)) as reports:
+                yield reports
+            display.live.transient = reports.seconds < SHORT
     else:
-        with Reports(total, unit, label, TEXT_EVERY, _print, SHORT) as reports:
+        with _Reports(start, TEXT_EVERY, _print, SHORT) as reports:
             yield reports
 
 
-class Reports:
-    """Progress as reports, at most one every `every` seconds, and one at the end unless all took less than `short`."""
+class _Reports(Progress):
+    """Sends a report and the seconds it took, at most every `every` seconds; and one at the end, unless it all took
+    less than `short`."""
 
-    def __init__(
-        self,
-        total: float | None,
-        unit: str,
-        label: str,
-        every: float,
-        send: Callable[[Reports], None],
-        short: float = 0.0,
-    ) -> None:
-        self.total, self.unit, self.label = total, unit, label
-        self.every, self.send, self.short = every, send, short
-        self.done: float = 0
+    def __init__(self, start: Report, every: float, send: Callable[[Report, float], None], short: float = 0.0) -> None:
+        self.report, self.every, self.send, self.short = start, every, send, short
         self.start = self.sent = time.monotonic()
 
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.start
+
     def advance(self, n: float = 1) -> None:
-        self.done += n
+        self.report = replace(self.report, done=self.report.done + n)
         if time.monotonic() - self.sent >= self.every:
             self.sent = time.monotonic()
-            self.send(self)
+            self.send(self.report, self.seconds)
 
-    def report(self) -> Report:
-        return Report(self.label, self.done, self.total, self.unit)
-
-    def __enter__(self) -> Reports:
+    def __enter__(self) -> _Reports:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        if time.monotonic() - self.start >= self.short:
-            self.send(self)
+    def __exit__(self, *error: object) -> None:
+        if self.seconds >= self.short:
+            self.send(self.report, self.seconds)
 
 
 def read_report(path: Path) -> Report | None:
@@ -105,58 +106,62 @@ def read_report(path: Path) -> Report | None:
 
 
 def _write(report: Report, path: Path) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # progress that cannot be shown (a full disk, a parent that has gone) must not end the work
-    with suppress(OSError):
+    with suppress(OSError), replacing(path) as aside:
         aside.write_text(json.dumps(asdict(report)))
-        os.replace(aside, path)  # so that a reader sees no half
 
 
-def _print(reports: Reports) -> None:
-    print(_as_text(reports.report(), time.monotonic() - reports.start), file=sys.stderr, flush=True)
-
-
-def _as_text(report: Report, seconds: float) -> str:
+def _print(report: Report, seconds: float) -> None:
     rate = report.done / seconds if seconds > 0 else 0.0
     of = "" if report.total is None else f"/{report.total:g}"
     text = f"{report.label}: {report.done:g}{of} {report.unit}, {rate:.1f} a second"
     if report.total is not None and rate > 0 and report.done < report.total:
         text += f", {_clock((report.total - report.done) / rate)} left"
-    return f"{text}, {_clock(seconds)} so far"
+    print(f"{text}, {_clock(seconds)} so far", file=sys.stderr, flush=True)
 
 
 def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return str(timedelta(seconds=round(seconds)))
 
 
-@contextmanager
-def _bar(total: float | None, unit: str, label: str) -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
+def open_display(console: Console) -> rich.progress.Progress:
+    """A display of bars, to be entered; it shows nothing where the console is no terminal."""
+    from rich import progress as rich
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}", markup=False),
-        TextColumn("{task.fields[rate]}", markup=False),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+    return rich.Progress(
+        rich.TextColumn("{task.description:<28}", markup=False),
+        rich.BarColumn(bar_width=16),
+        rich.MofNCompleteColumn(),
+        rich.TextColumn("{task.fields[rate]}", markup=False),
+        rich.TimeElapsedColumn(),
+        rich.TextColumn("left"),
+        rich.TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
     )
-    with RichProgress(*columns, console=Console(stderr=True)) as display:
-        task, start = display.add_task(label, total=total, unit=unit, rate=""), time.monotonic()
 
-        class Bar:
-            def advance(self, n: float = 1) -> None:
-                display.advance(task, n)
-                speed = display.tasks[0].speed
-                display.update(task, rate=f"{speed:.1f}/s" if speed else "")
 
-        try:
-            yield Bar()
-        finally:
-            display.live.transient = time.monotonic() - start < SHORT
+class Bar:
+    """One line of a display: that of the piece of work that the stage `name` is at."""
+
+    def __init__(self, display: rich.progress.Progress, name: str = "") -> None:
+        self.display, self.name = display, name
+        self.task: rich.progress.TaskID | None = None
+        self.label: str | None = None
+
+    def show(self, report: Report) -> None:
+        """Show this report, in a new line if it is of another piece of work than the one before."""
+        if report.label != self.label:
+            self.close()
+            title = f"{self.name}: {report.label}" if self.name not in ("", report.label) else report.label
+            self.task = self.display.add_task(title[:28], total=report.total, rate=report.unit)
+            self.label = report.label
+        speed = next(task.speed for task in self.display.tasks if task.id == self.task)
+        rate = f"{speed:.3g} {report.unit}/s" if speed else report.unit
+        self.display.update(self.task, completed=report.done, total=report.total, rate=rate)
+
+    def close(self) -> None:
+        """Take the line away."""
+        if self.task is not None:
+            self.display.remove_task(self.task)
+            self.task = None

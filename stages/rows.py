@@ -1,4 +1,4 @@
-"""Records to and from Parquet files, and JSON files written whole or not at all.
+"""Records to and from Parquet files, written whole or not at all.
 
 The columns come from the record's type hints, so a file of another record is refused by name. Left out: which
 folder a file belongs to (`stages/artifacts.py`).
@@ -7,7 +7,6 @@ folder a file belongs to (`stages/artifacts.py`).
 from __future__ import annotations
 
 import dataclasses
-import os
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -16,7 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stages.files import StoreError, aside_name
+from stages.files import StoreError, replacing
 from stages.text import shown
 
 if TYPE_CHECKING:
@@ -41,19 +40,19 @@ def write_rows(path: str | Path, records: Iterable[Any], cls: type | None = None
     cls = cls or (None if first is None else type(first))
     if cls is None:
         raise StoreError(f"{path}: no rows, so their class must be given")
-    schema, aside, written = schema_of(cls), aside_name(path), 0
+    schema, written = schema_of(cls), 0
     records = records if first is None else chain([first], records)
     try:
-        with pq.ParquetWriter(aside, schema, compression="zstd", write_page_checksum=True) as writer:
+        with (
+            replacing(path) as aside,
+            pq.ParquetWriter(aside, schema, compression="zstd", write_page_checksum=True) as writer,
+        ):
             # a part at a time, since a million rollouts do not fit in memory; its size decides the bytes of the file
             while part := list(islice(records, ROWS_AT_ONCE)):
                 writer.write_table(_table(path, part, cls, schema, written))
                 written += len(part)
-        os.replace(aside, path)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
     return written
 
 

@@ -16,8 +16,8 @@ import re
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,6 +55,14 @@ class TrackingArgs:
         for tag in self.tags:
             if not 1 <= len(tag) <= 64:
                 raise ValueError(f"tracking.tags: {tag!r} must have 1 to 64 characters")
+
+
+class Untracked:
+    """A tracker that drops all metrics."""
+
+    def log(self, step: int, **metrics: float) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Tracker:
@@ -112,14 +120,6 @@ class Tracker:
             except Exception as error:  # as above
                 self._give_up(error)
 
-    def __enter__(self) -> Tracker:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _plain(self, name: str, value: Any, step: int) -> int | float | None:
         if not isinstance(value, numbers.Real):
             raise TypeError(f"metric {name} must be a number, not {value!r}")
@@ -138,20 +138,6 @@ class Tracker:
 def _open_mirror(args: TrackingArgs, config: dict[str, Any], folder: Path) -> Any:
     import wandb
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key(wandb) else "offline")
-    try:
-        run = _start(wandb, args, config, folder, mode)
-    except wandb.errors.Error as error:
-        if mode != "online":
-            raise
-        logger.warning("W&B cannot be reached, its run is kept offline: %s", error)
-        run = _start(wandb, args, config, folder, "offline")
-    # W&B's own counter begins at 0 again when a run is resumed offline
-    run.define_metric("*", step_metric="step")
-    return run
-
-
-def _start(wandb: Any, args: TrackingArgs, config: dict[str, Any], folder: Path, mode: str) -> Any:
     settings = wandb.Settings(
         console="off",
         disable_code=True,
@@ -166,7 +152,8 @@ def _start(wandb: Any, args: TrackingArgs, config: dict[str, Any], folder: Path,
         x_disable_stats=True,
         x_save_requirements=False,
     )
-    return wandb.init(
+    start = partial(
+        wandb.init,
         project=args.project,
         entity=args.entity,
         group=args.group,
@@ -174,10 +161,20 @@ def _start(wandb: Any, args: TrackingArgs, config: dict[str, Any], folder: Path,
         tags=list(args.tags),
         config=_without_secrets(config),
         dir=str(folder),
-        mode=mode,
         reinit="create_new",
         settings=settings,
     )
+    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key(wandb) else "offline")
+    try:
+        run = start(mode=mode)
+    except wandb.errors.Error as error:
+        if mode != "online":
+            raise
+        logger.warning("W&B cannot be reached, its run is kept offline: %s", error)
+        run = start(mode="offline")
+    # W&B's own counter begins at 0 again when a run is resumed offline
+    run.define_metric("*", step_metric="step")
+    return run
 
 
 def _has_key(wandb: Any) -> bool:

@@ -1,4 +1,4 @@
-"""An artifact that is being made: its lock, what is kept of the attempts to make it, and what is left behind.
+"""An artifact that is being made: its lock, what is kept of failed attempts, and what killed ones leave behind.
 
 Beside `<key>/` there are, all in the stage's folder: `<key>.lock`; `.<key>.partial`, the folder that will become the
 artifact (`.partial.N` for the other processes of a launch, dropped in the end); and `.<key>.unfinished`, which stays
@@ -7,7 +7,6 @@ when an attempt ends early, with the stage's own files, `attempts.json` and `met
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import shutil
@@ -19,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from stages.artifacts import ArtifactError
-from stages.files import StoreError, files_in, read_json, write_json
+from stages.files import StoreError, files_in, next_name, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ ATTEMPTS = "attempts.json"
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold the lock of an artifact, a file; it is free when the process that holds it has ended, however that was.
+    """Hold the lock of an artifact, which is a file. The system frees it when the process ends, even by a kill.
 
     Raises:
         Timeout: another process holds it, and `wait` is false.
@@ -61,8 +60,8 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
 class Attempts:
     """The attempts to make one artifact: how long all of them took, and the metrics of those that ended early.
 
-    `attempts.json` holds the seconds of those that have ended and when the last one began. One that was killed could
-    not write its end: it lasted until the last change of a file of its, such as a journal or a checkpoint.
+    `attempts.json` holds the seconds of those that have ended and when the last one began. An attempt that was killed
+    counts until the last change of one of its files, such as a journal or a checkpoint.
     """
 
     def __init__(self, unfinished: Path, partial: Path) -> None:
@@ -76,7 +75,7 @@ class Attempts:
         return self.before + time.monotonic() - self._clock
 
     def begin(self) -> None:
-        """Note that an attempt begins, after what was left by one that was killed."""
+        """Begin an attempt, and keep the metrics of one that was killed."""
         self.before = self._until_now()
         self._keep_metrics()
         shutil.rmtree(self.partial, ignore_errors=True)
@@ -85,7 +84,7 @@ class Attempts:
         self._clock = time.monotonic()
 
     def fail(self) -> None:
-        """Note that the attempt ends without an artifact; where nothing of it is kept, nothing stays."""
+        """End the attempt without an artifact. If it has nothing to resume from, its folder is removed."""
         with suppress(OSError):  # what ended it says more than that the disk is full
             self._keep_metrics()
             if any(path.name != ATTEMPTS for path in self.folder.iterdir()):
@@ -94,7 +93,7 @@ class Attempts:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
     def _until_now(self) -> float:
-        """Seconds of the attempts before; none where they left nothing to go on from."""
+        """Seconds of the attempts before; 0 where they left nothing to resume from."""
         try:
             known = read_json(self.folder / ATTEMPTS)
             seconds, began = float(known["seconds"]), known["began"]
@@ -111,8 +110,7 @@ class Attempts:
         metrics = self.partial / "metrics.jsonl"
         if metrics.is_file() and metrics.stat().st_size:
             self.folder.mkdir(exist_ok=True)
-            names = (self.folder / f"metrics.{number}.jsonl" for number in itertools.count(1))
-            os.replace(metrics, next(name for name in names if not name.exists()))
+            os.replace(metrics, next_name(self.folder, "metrics.{}.jsonl"))
 
     def _write(self, began: float | None) -> None:
         self.folder.mkdir(exist_ok=True)
@@ -120,7 +118,7 @@ class Attempts:
 
 
 def leftovers(folder: Path, key: str, processes: int = 0) -> list[Path]:
-    """What unfinished work on an artifact has left: with `processes` only the folders of more than so many."""
+    """The folders of unfinished work on an artifact; given `processes`, only those of ranks from that number on."""
     parts = [path for path in folder.glob(f".{key}.partial.*") if path.suffix[1:].isdecimal()]
     if processes:
         return [path for path in parts if int(path.suffix[1:]) >= processes]
@@ -128,7 +126,7 @@ def leftovers(folder: Path, key: str, processes: int = 0) -> list[Path]:
 
 
 def clean_up(folder: Path, key: str) -> None:
-    """Drop what a process that was killed left beside a finished artifact, unless another one is at it."""
+    """Drop what a killed process left beside a finished artifact, unless another process holds the lock."""
     if not leftovers(folder, key):
         return
     try:
@@ -136,5 +134,5 @@ def clean_up(folder: Path, key: str) -> None:
             if (folder / key).exists():
                 for path in leftovers(folder, key):
                     shutil.rmtree(path, ignore_errors=True)
-    except (Timeout, ArtifactError):  # it does so itself; or the folder is only to be read
+    except (Timeout, ArtifactError):  # another process cleans up; or the folder is read-only
         return

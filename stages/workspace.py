@@ -8,56 +8,42 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stages.processes import Processes
-from stages.progress import Progress, Silent, progress
+from stages.progress import Progress, progress
 from stages.rows import write_rows
+from stages.tracking import Tracker, Untracked
 
 if TYPE_CHECKING:
     from stages.artifacts import Artifact
-from dataclasses import dataclass
+
+T = TypeVar("T")
 
 
-class Closable(Protocol):
-    """What has to be closed."""
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """Something that was left out while the rest went on: what it is called, and why."""
 
-    def close(self) -> None: ...
-
-
-C = TypeVar("C", bound=Closable)
-
-
-class Track(Protocol):
-    """Where a stage's metrics go; `stages.tracking.Tracker` is the real one."""
-
-    def log(self, step: int, **metrics: float) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Untracked:
-    """Metrics that go nowhere."""
-
-    def log(self, step: int, **metrics: float) -> None: ...
-
-    def close(self) -> None: ...
+    id: str
+    reason: str
 
 
 class Workspace:
     """What a stage works with: `folder` to write in, `parents` by field name (`problems.path` where nested).
 
-    `unfinished` is a folder that stays when the stage is stopped, for what a restart goes on from. With several
-    `processes` each has a workspace; the first one's folder becomes the artifact.
+    `unfinished` is a folder that stays when the stage is stopped, for what the next attempt resumes from. With several
+    `processes` each rank has a workspace, and the folder of rank 0 becomes the artifact.
     """
 
     def __init__(
         self,
         folder: Path,
         parents: dict[str, Artifact | list[Artifact] | None],
-        track: Track,
+        track: Tracker | Untracked,
         unfinished: Path | None = None,
         processes: Processes | None = None,
     ) -> None:
@@ -68,7 +54,7 @@ class Workspace:
         self.notes: dict[str, str] = {}
         self.tokens = 0
         self._quarantined: list[Quarantined] = []
-        self._open: list[Closable] = []
+        self._open = ExitStack()
 
     def count(self, **values: float) -> None:
         """Note finite numbers for the manifest.
@@ -96,17 +82,17 @@ class Workspace:
         self._quarantined += left_out
 
     def write_rows(self, name: str, records: Iterable[Any], cls: type | None = None) -> None:
-        """Write `<name>.parquet` and count its rows under `name`; only the first process does."""
+        """Write `<name>.parquet` and count its rows under `name`; only rank 0 does."""
         if self.processes.first:
             self.count(**{name: write_rows(self.folder / f"{name}.parquet", records, cls)})
 
     def progress(self, total: float | None, unit: str, label: str) -> AbstractContextManager[Progress]:
-        """Show the progress of one long piece of work (`stages.progress.progress`); only the first process does."""
-        return progress(total, unit, label) if self.processes.first else nullcontext(Silent())
+        """Show the progress of one long piece of work (`stages.progress.progress`); only rank 0 does."""
+        return progress(total, unit, label) if self.processes.first else nullcontext(Progress())
 
-    def keep_open(self, resource: C) -> C:
-        """Close this when the stage has ended."""
-        self._open.append(resource)
+    def keep_open(self, resource: T) -> T:
+        """Call the resource's `close` when the stage has ended."""
+        self._open.callback(resource.close)
         return resource
 
     def finish(self) -> None:
@@ -116,13 +102,4 @@ class Workspace:
 
     def close(self) -> None:
         """Close what was to be kept open."""
-        while self._open:
-            self._open.pop().close()
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantined:
-    """Something that was left out while the rest went on: what it is called, and why."""
-
-    id: str
-    reason: str
+        self._open.close()

@@ -1,18 +1,18 @@
-"""LoRA and QLoRA: small trained matrices beside frozen linear layers, and a trained head (through peft).
+"""LoRA and QLoRA through peft: small trained matrices beside frozen linear layers, and a trained head.
 
-`add_adapter` before training, `merge_adapter` after it: what is saved then is a normal model. With `quantize` the
-frozen layers are kept in 4 bits (QLoRA, Dettmers et al. 2023).
+With rank 8 a layer of 1,024 x 1,024 weights gets 2 x 8 x 1,024 that are trained. `add_adapter` before training,
+`merge_adapter` after it: what is saved is a normal model. With `quantize` the frozen weights have 4 bits (QLoRA,
+Dettmers et al. 2023); by hand, since transformers quantises only what it opens from a folder, and whole.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rollouts.sampling.policies import HEADS, check_adapter, check_finite, naming
+from rollouts.sampling.policies import HEADS, check_finite
 
 if TYPE_CHECKING:
     import torch
@@ -71,9 +71,9 @@ def linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
 
 
 def add_adapter(model: PreTrainedModel, args: LoraArgs, seed: int = 0) -> PreTrainedModel | PeftModel:
-    """The model with an adapter, all else frozen but a reward model's head; the model itself where the rank is 0.
+    """The model with an adapter, and all but that and a reward model's head frozen; the model itself with rank 0.
 
-    The adapter starts by adding nothing. `model` is changed, and must not be used any more.
+    An adapter adds nothing before it is trained. `model` itself is changed: do not use it any more.
 
     Raises:
         ValueError: no linear layer has one of the names, or bitsandbytes is asked for but not there.
@@ -112,10 +112,7 @@ def _config(model: PreTrainedModel, args: LoraArgs, wanted: list[str]) -> LoraCo
 
 
 def merge_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The model with its adapter added into its weights, which are in full precision again: it scores the same.
-
-    A model without an adapter is returned as it is.
-    """
+    """The model with its adapter added to its weights, in float32: it scores the same. Without an adapter: as it is."""
     if not hasattr(model, "peft_config"):
         return model
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -138,28 +135,6 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     """
     check_finite(model, str(folder))
     model.save_pretrained(folder)
-
-
-def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """Put a saved adapter, and its head, on the model that it was trained on (opened as it was then).
-
-    Raises:
-        ValueError: the folder has no adapter that loads, or it lacks weights, has too many, or one is not finite.
-    """
-    from peft import PeftModel, get_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    path = str(folder)
-    check_adapter(path)
-    with naming(path, "adapter"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is missing or unexpected is refused below
-        adapted = PeftModel.from_pretrained(model, path, is_trainable=True)
-        saved = set(load_file(folder / "adapter_model.safetensors"))
-    wanted = set(get_peft_model_state_dict(adapted))
-    if saved != wanted:
-        raise ValueError(f"adapter {path} lacks {sorted(wanted - saved)[:5]} and has {sorted(saved - wanted)[:5]} more")
-    check_finite(adapted, path)
-    return adapted
 
 
 def _quantize(model: PreTrainedModel, layers: dict[str, torch.nn.Module]) -> None:
@@ -188,13 +163,8 @@ def _quantize(model: PreTrainedModel, layers: dict[str, torch.nn.Module]) -> Non
 
 def _dequantize(model: PreTrainedModel) -> None:
     import torch
-    from bitsandbytes.functional import dequantize_4bit
-    from bitsandbytes.nn import Linear4bit
+    from transformers import BitsAndBytesConfig
+    from transformers.integrations.bitsandbytes import dequantize_and_replace
 
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, Linear4bit):
-            weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
-            plain = torch.nn.Linear(*reversed(weight.shape), bias=layer.bias is not None, device=weight.device)
-            plain.weight.data, plain.bias = weight, layer.bias
-            model.set_submodule(name, plain)
+    dequantize_and_replace(model, BitsAndBytesConfig(load_in_4bit=True), torch.float32)
     model.is_loaded_in_4bit = False

@@ -1,7 +1,8 @@
-"""Checkpoints inside a run: written aside with a manifest of hashes, then renamed, so complete or not there.
+"""Checkpoints of a run that is not finished: `checkpoints/step-00000120` holds the run after its 120th step.
 
-The loader verifies every file, key, shape, type and number, names what it refuses, and falls back to the newest good
-one. Left out: what a run puts in (`training/loop.py`), and finished models (`stages/artifacts.py`).
+A checkpoint is written under another name, with a manifest of hashes, and then renamed: it is there whole, or not at
+all. Loading checks every file, key, shape, type and number, warns of what it refuses and why, and takes the newest good
+one. Left out: what a run saves (`training/loop.py`), and finished models (`stages/artifacts.py`).
 """
 
 from __future__ import annotations
@@ -22,17 +23,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MANIFEST, STATE, WEIGHTS, MOMENTS, BEST = (
-    *("manifest.json", "state.json", "weights.safetensors", "moments.safetensors", "best.safetensors"),
-)
-FIGURES = (
-    "running",
-    "tokens",
-    "useful",
-    "computed",
-    "seconds",
-    "misses",
-)  # numbers of a run that go on from where they were
+MANIFEST, STATE, WEIGHTS = "manifest.json", "state.json", "weights.safetensors"
+MOMENTS, BEST = "moments.safetensors", "best.safetensors"
+FIGURES = ("running", "tokens", "useful", "computed", "seconds", "misses")  # what a resumed run counts on from
 PARTS = ("exp_avg", "exp_avg_sq", "step")  # of the optimizer's state of one weight
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -46,7 +39,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run goes on from: its numbers, its weights and the optimizer's state, and the best weights so far."""
+    """What a run needs to go on: its numbers, trained weights, optimizer's state, and the best weights so far."""
 
     state: dict[str, Any]
     weights: Tensors
@@ -56,7 +49,8 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a checkpoint must hold to be this run's: `belongs` exactly, and a tensor of each of these shapes."""
+    """What a checkpoint must hold to be of this run: the same `belongs` (`training/identity.py`), a tensor of each of
+    these shapes, and at most `steps` steps."""
 
     belongs: dict[str, Any]
     shapes: Shapes
@@ -64,20 +58,20 @@ class Wanted:
 
 
 class Checkpoints:
-    """The checkpoints of one run, in folders `step-NNNNNNNN` of `folder`. Only one process may write."""
+    """The checkpoints of one run below `folder`, of which the last `keep` good ones stay. Only rank 0 uses this."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
         self._good: list[str] = []  # loaded or written here, the newest last
 
     def found(self) -> list[Path]:
-        """All that are there, good or bad, the newest first."""
+        """The folders that are there, good or bad, the newest first."""
         if not self.folder.is_dir():
             return []
         return sorted((path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True)
 
     def newest(self, wanted: Wanted) -> Checkpoint | None:
-        """The newest good one, or None; a warning names each one that is refused, and why."""
+        """The newest good checkpoint, or None; a warning says which ones are refused, and why."""
         there = self.found()
         for path in there:
             try:
@@ -92,7 +86,7 @@ class Checkpoints:
         return None
 
     def save(self, step: int, checkpoint: Checkpoint) -> Path:
-        """Write one, then remove all but the last `keep` good ones.
+        """Write the checkpoint of a step, then remove all but the last `keep` good ones.
 
         Raises:
             CheckpointError: it cannot be written.
@@ -116,7 +110,7 @@ class Checkpoints:
         return path
 
     def _remove(self, path: Path) -> None:
-        # under its own name it must be complete for as long as it is there
+        # renamed first: a folder with a checkpoint's name is never half removed
         hidden = path.with_name(f".old-{path.name}")
         os.replace(path, hidden)
         shutil.rmtree(hidden)
@@ -163,11 +157,15 @@ def load(path: Path, wanted: Wanted) -> Checkpoint:
     return Checkpoint(state, weights, moments, best)
 
 
-def _check_files(path: Path) -> list[str]:
+def _read(file: Path) -> Any:
     try:
-        manifest = read_json(path / MANIFEST)
+        return read_json(file)
     except StoreError as error:
         raise CheckpointError(str(error)) from error
+
+
+def _check_files(path: Path) -> list[str]:
+    manifest = _read(path / MANIFEST)
     listed = manifest if isinstance(manifest, dict) else {}
     if not {STATE, WEIGHTS, MOMENTS} <= listed.keys() <= {STATE, WEIGHTS, MOMENTS, BEST}:
         raise CheckpointError(f"{path / MANIFEST}: not the manifest of a checkpoint: it lists {sorted(listed)}")
@@ -188,10 +186,7 @@ def _check_files(path: Path) -> list[str]:
 
 
 def _check_state(file: Path, wanted: Wanted, step: int) -> dict[str, Any]:
-    try:
-        state = read_json(file)
-    except StoreError as error:
-        raise CheckpointError(str(error)) from error
+    state = _read(file)
     kinds = {"step": int, "belongs": dict, "untouched": list, "figures": dict, "rows": list}
     kinds |= {"evaluation": dict, "best": dict | None}
     if not isinstance(state, dict) or state.keys() != kinds.keys():
@@ -213,13 +208,11 @@ def _check_state(file: Path, wanted: Wanted, step: int) -> dict[str, Any]:
 
 
 def _moment_shapes(file: Path, state: dict[str, Any], shapes: Shapes) -> Shapes:
-    """The optimizer's state of every weight but those that never had a gradient."""
+    """Name and shape of the optimizer's tensors: three for each weight, none where there was no gradient so far."""
     import torch
 
     if not set(state["untouched"]) < shapes.keys():
-        raise CheckpointError(
-            f"{file}: untouched is {state['untouched'][:5]}, none of which may be other than a weight"
-        )
+        raise CheckpointError(f"{file}: untouched is {state['untouched'][:5]}, not some of the weights")
     return {
         f"{name}/{part}": ((), torch.float32) if part == "step" else shape
         for name, shape in shapes.items()
@@ -236,7 +229,7 @@ def _check_tensors(file: Path, shapes: Shapes) -> Tensors:
         tensors = load_file(file)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from error
-    for kind, names in (("missing", shapes.keys() - tensors.keys()), ("unknown", tensors.keys() - shapes.keys())):
+    for kind, names in (("missing", shapes.keys() - tensors), ("unknown", tensors.keys() - shapes)):
         if names:
             raise CheckpointError(f"{file}: {kind}: {', '.join(sorted(names)[:5])}, {len(names)} in all")
     for name, (shape, dtype) in shapes.items():

@@ -81,12 +81,9 @@ class Engine:
         self.sharded = self.count > 1 and wants_shards(args.shard)
         if args.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if self.sharded:
-            self.trained = self.wrapped = _shard(model, self.device, self.count)
-        else:
-            self.trained = self.wrapped = model.to(self.device)
-        if self.count > 1 and not self.sharded:
-            self.wrapped = _replicate(model, self.device)
+        self.trained = _shard(model, self.device, self.count) if self.sharded else model.to(self.device)
+        replicated = self.count > 1 and not self.sharded
+        self.wrapped = _replicate(model, self.device) if replicated else self.trained
         self.optimizer = make_optimizer(self.trained, args)
         self.named = {name: p for name, p in self.trained.named_parameters() if p.requires_grad}
 
@@ -170,17 +167,14 @@ class Engine:
         for key in known:
             name, _, part = key.rpartition("/")
             like = self.named[name]
-            scalar = part == "step"
-            self.optimizer.state[like][part] = self._placed(moments.get(key), like, None if scalar else like)
+            self.optimizer.state[like][part] = self._placed(moments.get(key), like, None if part == "step" else like)
 
     def _placed(self, tensor: torch.Tensor | None, like: torch.Tensor, shape: torch.Tensor | None) -> torch.Tensor:
         """Rank 0's full tensor on each rank's device, sharded as `shape` is (None: a float32 scalar)."""
         import torch
 
-        if tensor is None:
-            tensor = (
-                torch.empty((), dtype=torch.float32) if shape is None else torch.empty(like.shape, dtype=like.dtype)
-            )
+        if tensor is None:  # on the other ranks
+            tensor = torch.empty(()) if shape is None else torch.empty(like.shape, dtype=like.dtype)
         tensor = tensor.to(self.device, copy=True)
         if self.count > 1:
             torch.distributed.broadcast(tensor, 0)
@@ -197,14 +191,6 @@ class Engine:
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([value])[0]
-
-    def gather(self, value: Any) -> list[Any]:
-        """The value of every rank, in order; all ranks must call this."""
-        if self.count == 1:
-            return [value]
-        from accelerate.utils import gather_object
-
-        return gather_object([value])
 
     def finish(self) -> None:
         """Leave the trained weights in `model`, in full and in evaluation mode; all ranks must call this."""

@@ -10,22 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from training.attention.packed import Packing
-
 if TYPE_CHECKING:
     import torch
 
     from training.attention.last_layer import TargetTokens
-    from training.attention.shared import PrefixPacking
+    from training.attention.packed import Packing
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
     """Token ids, and a target for some of them: `targets[i]` belongs to position `positions[i]`.
 
-    For a policy the target of position t is the id of token t + 1; for a reward model it is the label, in [0, 1],
-    of the step that ends at position t. The first `prompt` ids are the prompt: examples that have the same one come
-    into one step, and nothing else depends on it.
+    A policy's target at position t is the id of token t + 1; a reward model's is the label, in [0, 1], of the step that
+    ends at position t. The first `prompt` ids are the prompt: examples with the same prompt come into the same step.
     """
 
     ids: list[int]
@@ -38,10 +35,10 @@ class Example:
 class Batch:
     """Tensors of one batch: `ids` (batch, length), and `rows`, `positions`, `targets` (targets,): each target's place.
 
-    A padded batch has a `mask` (batch, length), one example a row. A packed one has `position_ids` (batch, length)
-    instead, which start at 0 with every example of a row, and `packing`: where the examples are. With shared prefixes
-    it is one row, in which an example may begin with tokens of another (`training/prefix_sharing.py`). With
-    `target_tokens` logits are right at targets only.
+    A padded batch has one example a row, and a `mask` (batch, length). A packed one has several: instead of a mask,
+    `position_ids` (batch, length), which start at 0 with every example, and `packing`, where the examples are. With
+    shared prefixes it is one row, in which an example may begin with tokens of another (`training/prefix_sharing.py`).
+    With `target_tokens` logits are right at targets only.
     """
 
     ids: torch.Tensor
@@ -50,7 +47,7 @@ class Batch:
     positions: torch.Tensor
     targets: torch.Tensor
     position_ids: torch.Tensor | None = None
-    packing: Packing | PrefixPacking | None = None
+    packing: Packing | None = None
     target_tokens: TargetTokens | None = None
 
     def to(self, device: torch.device) -> Batch:
@@ -60,28 +57,29 @@ class Batch:
     def inputs(self) -> dict[str, Any]:
         """What a model is called with: `model(**batch.inputs())`.
 
-        Without a cache: with one the library does not look for restarted positions, and examples of a row would see
-        one another.
+        Without a cache: with one the library does not notice that positions start anew, and the examples of a row would
+        see one another.
         """
         if self.position_ids is None:
             return {"input_ids": self.ids, "attention_mask": self.mask, "use_cache": False}
         inputs = {"input_ids": self.ids, "position_ids": self.position_ids, "use_cache": False}
         if self.target_tokens is not None:
             inputs["target_tokens"] = self.target_tokens
-        if not isinstance(self.packing, Packing):
-            return inputs | {"packing": self.packing}
-        bounds, longest = self.packing.bounds, self.packing.longest
-        # flash attention looks for restarted positions in batches of one row only: it is told where examples start
-        inputs |= {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
+        if self.packing.starts is not None:
+            # the library's flash attention looks for restarted positions in a batch of one row only: it is told
+            inputs |= dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), self.packing.starts)
+            inputs |= dict.fromkeys(("max_length_q", "max_length_k"), self.packing.longest)
         return inputs | {"packing": self.packing}
 
 
-def place_targets(examples: Sequence[Example], rows: Sequence[int], starts: Sequence[int]) -> tuple[torch.Tensor, ...]:
-    """(rows, positions, targets) of all targets, given the row and the column where each example starts."""
+def place_targets(
+    examples: Sequence[Example], rows: Sequence[int], paths: Sequence[Sequence[int]]
+) -> tuple[torch.Tensor, ...]:
+    """(rows, positions, targets) of all targets, given the row of each example and the columns of its tokens there."""
     import torch
 
     each = torch.tensor([len(example.positions) for example in examples])
-    places = [start + position for e, start in zip(examples, starts, strict=True) for position in e.positions]
+    places = [path[position] for e, path in zip(examples, paths, strict=True) for position in e.positions]
     targets = torch.tensor([target for e in examples for target in e.targets], dtype=torch.float64)
     return torch.repeat_interleave(torch.tensor(rows), each), torch.tensor(places, dtype=torch.long), targets
 
@@ -96,4 +94,4 @@ def pad_batch(examples: Sequence[Example], pad_id: int) -> Batch:
     for row, example in enumerate(examples):
         ids[row, : len(example.ids)] = torch.tensor(example.ids)
         mask[row, : len(example.ids)] = 1
-    return Batch(ids, mask, *place_targets(examples, range(len(examples)), [0] * len(examples)))
+    return Batch(ids, mask, *place_targets(examples, range(len(examples)), [range(longest)] * len(examples)))

@@ -1,7 +1,7 @@
 """The one training loop: policies and reward models differ in their loss and their examples only.
 
-The loss is weighted so that neither the layout of a step, nor the number of micro-batches and processes, changes it.
-What a step draws on is a function of (seed, epoch, step, process), so that a run that was killed goes on bit by bit.
+The loss of a step is the mean over all its targets: layout, micro-batches and number of ranks do not change it. Order
+and random numbers are functions of (seed, epoch, step, rank), so that a run that was killed goes on bit by bit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from stages.files import write_json
 from stages.progress import Progress
 from stages.workspace import Workspace
-from training.args import EarlyStoppingArgs, TrainArgs
+from training.args import TrainArgs
 from training.attention.install import packed_attention
 from training.checkpoints import FIGURES, Checkpoint, Checkpoints, Wanted
 from training.distributed import Engine, Loss, Tensors, noticing
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["EarlyStoppingArgs", "TrainArgs", "Trained", "TrainingError", "fit"]
-
 Evaluate = Callable[["PreTrainedModel"], dict[str, float]]
 
 
@@ -42,8 +40,8 @@ class TrainingError(ValueError):
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's `figures` (steps, examples, tokens, seconds, running mean of the loss), and what `evaluate` last said of
-    the weights that the model has now."""
+    """A run's `figures` (steps, examples, tokens, seconds, running mean of the loss), and the `evaluation` of the
+    weights that the model has now."""
 
     figures: dict[str, float]
     evaluation: dict[str, float]
@@ -62,8 +60,8 @@ def fit(
 ) -> Trained:
     """Train `model` in place; it is in evaluation mode afterwards, its weights whole, on every process.
 
-    Examples without targets are left out. Numbers go to `work.track`, checkpoints to `work.unfinished`, where a run
-    that is called again with the same arguments goes on. `names` tells whose the examples are, for error messages.
+    Examples without targets are left out. Metrics go to `work.track`. Checkpoints go to `work.unfinished`: called again
+    with the same arguments, the run goes on from the newest. `names` are those of the examples in error messages.
 
     Raises:
         TrainingError: there is nothing to train on; a loss, gradient or metric is not finite (the message names the
@@ -126,15 +124,16 @@ class _Run:
         """Take all steps that are left."""
         import torch
 
+        args = self.args
         self.engine.wrapped.train()
         step = None if self.finished else self.loader.prepare(self.done)
         while step is not None:
-            number, schedule = self.done, (self.steps, self.args.warmup, self.args.final_share)
-            rate = self.args.learning_rate * learning_rate_share(number, *schedule)
+            number = self.done
+            rate = args.learning_rate * learning_rate_share(number, self.steps, args.warmup, args.final_share)
             self.engine.set_rate(rate)
-            torch.manual_seed(step_seed(self.args.seed, number, self.engine.rank))
+            torch.manual_seed(step_seed(args.seed, number, self.engine.rank))
             seen = self.engine.step(step.batches, step.counted, step.targets, self.loss, self.is_due(number + 1))
-            # while the device is at work
+            # prepared while the device is at work on this one
             following = self.loader.prepare(number + 1) if number + 1 < self.last else None
             value, due = self.engine.read(seen)
             if not math.isfinite(value):
@@ -149,7 +148,7 @@ class _Run:
             step = None if self.finished else following
 
     def note(self, value: float, rate: float, step: Step) -> None:
-        """Keep the figures of a step that is done; about fifty of a run are logged."""
+        """Add up the figures of a step that is done; about fifty steps of a run are logged."""
         for name, count in step.figures.items():
             self.figures[name] += count
         running = self.figures["running"]
@@ -158,7 +157,7 @@ class _Run:
             self.log(loss=self.figures["running"], learning_rate=rate, tokens=self.figures["tokens"])
 
     def log(self, **metrics: float) -> None:
-        """Log, and remember it for a run that goes on from here with a new log."""
+        """Log, and keep it for the checkpoint: a resumed run has a new log, and writes it there again."""
         self.rows.append((self.done, metrics))
         self.work.track.log(self.done, **metrics)
 
@@ -171,7 +170,7 @@ class _Run:
         self.engine.wrapped.eval()
         with self.engine.autocast():
             own = self.evaluate(self.engine.trained)
-        # a GPU need not add up in the same order twice, and all must decide the same
+        # a GPU may add up in another order each time, but all ranks must decide the same
         self.evaluation = self.engine.broadcast({name: float(value) for name, value in own.items()})
         self.engine.wrapped.train()
         for name, value in self.evaluation.items():
@@ -197,10 +196,9 @@ class _Run:
         file = self.work.unfinished / "not_finite.json"
         if self.engine.rank == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(
-                file, {"step": self.done + 1, "value": str(value), "examples": list(map(self.shown, step.chosen))}
-            )
-        self.engine.broadcast(None)  # it is there before any process ends
+            shown = list(map(self.shown, step.chosen))
+            write_json(file, {"step": self.done + 1, "value": str(value), "examples": shown})
+        self.engine.broadcast(None)  # no rank ends before the file is there
         names = [str(i) if self.names is None else f"{i} ({self.names[i]})" for i in step.chosen[:20]]
         more = len(step.chosen) - len(names)
         raise TrainingError(
@@ -221,7 +219,7 @@ class _Run:
         }
 
     def is_due(self, step: int) -> bool:
-        """Whether a checkpoint should follow this step; with several processes the first one has the clock."""
+        """Whether a checkpoint should follow this step; time is rank 0's."""
         args = self.args.checkpoints
         if args.every_steps is not None and step % args.every_steps == 0:
             return True
@@ -255,9 +253,8 @@ class _Run:
             return
         self.engine.set_weights(found.weights if found else {})
         self.engine.set_moments(found.moments if found else {})
-        self.done, self.figures, self.best = state["step"], state["figures"], state["best"]
-        self.evaluation, self.best_weights = state["evaluation"], found and found.best
-        self.rows = [(step, metrics) for step, metrics in state["rows"]]
+        self.done, self.figures, self.rows = state["step"], state["figures"], state["rows"]
+        self.evaluation, self.best, self.best_weights = state["evaluation"], state["best"], found and found.best
         for step, metrics in self.rows:
             self.work.track.log(step, **metrics)
         logger.info("going on after step %d of %d", self.done, self.last)
@@ -268,9 +265,14 @@ class _Run:
             self.engine.set_weights(self.best_weights or {})
             self.evaluation = self.best["evaluation"]
         self.engine.finish()
-        found = {"steps": self.done, "examples": len(self.loader.kept), "trained_tokens": self.figures["tokens"]}
-        if self.best is not None:
-            found["best_step"] = self.best["step"]
-        found["useful_tokens"] = self.figures["useful"] / max(1, self.figures["computed"])
-        seconds = self.figures["seconds"] + time.monotonic() - self.began
-        return Trained(found | {"loss": self.figures["running"], "train_seconds": seconds}, self.evaluation)
+        best = {} if self.best is None else {"best_step": self.best["step"]}
+        figures = {
+            "steps": self.done,
+            "examples": len(self.loader.kept),
+            "trained_tokens": self.figures["tokens"],
+            **best,
+            "useful_tokens": self.figures["useful"] / max(1, self.figures["computed"]),
+            "loss": self.figures["running"],
+            "train_seconds": self.figures["seconds"] + time.monotonic() - self.began,
+        }
+        return Trained(figures, self.evaluation)

@@ -1,4 +1,4 @@
-"""Making, saving and opening what is trained: small policies from a config, reward models from a policy."""
+"""Small policies made from nothing, and how every model is saved. Opening them: `rollouts/sampling/policies.py`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rollouts.sampling.policies import (
-    check_finite,
-)
+from rollouts.sampling.policies import check_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-_FASTEST = 10  # rotary frequencies that a head which looks back uses
-_MARGIN = 5.0  # by which its logit for the token looked at is above those of its neighbours
+_FASTEST = 10  # rotary frequencies that a head which looks back uses: slower ones hardly tell neighbours apart
+_MARGIN = 5.0  # its logit for the token looked at is higher by this than for the neighbours
 
 
 @dataclass
@@ -27,13 +25,13 @@ class ModelArgs:
     heads: int = 2
     feed_forward: int = 384
     context: int = 512
-    # standard deviations of the first weights. The library's 0.02 is for wide models: so narrow a one learns twice as
-    # slowly with it. Embeddings large beside what the layers add let a token be told by itself from the first step on;
-    # without that, learning to look things up by name is a lottery (experiments/log/2026-11-22-first-weights.md)
+    # standard deviations of the first weights. The library's 0.02 is for wide models: a model as narrow as this learns
+    # twice as slowly with it. The embeddings are large beside what layers add, so that each token is told from the
+    # others at once: else some seeds never learn to look a name up (experiments/log/2026-11-22-first-weights.md)
     initializer_range: float = 0.05
     embedding_range: float = 0.15
     branch_range: float = 0.01
-    # heads of the first layer that begin by looking so many tokens back; a head a number, the others as always
+    # [1, 3]: head 0 of the first layer begins by looking 1 token back, head 1 by 3; the other heads begin as always
     look_back: list[int] = field(default_factory=list)
 
     def validate(self) -> None:
@@ -84,14 +82,14 @@ def make_policy(args: ModelArgs, tokenizer: PreTrainedTokenizerFast, seed: int) 
 
 
 def _look_back(model: PreTrainedModel, head: int, distance: int) -> None:
-    """Give a head of the first layer biases with which it looks at the token `distance` before, whatever the tokens.
+    """Give a head of the first layer biases that make it look at the token `distance` back, whatever the tokens are.
 
-    Rotary position embeddings turn queries and keys by an angle that grows with the position, so a query bias that is
-    the key bias turned back by `distance` positions fits best there.
+    Rotary embeddings turn queries and keys by an angle that grows with the position. A query bias that is the key bias,
+    turned back by `distance` positions, matches the key at that distance best.
     """
     attention, frequencies = model.model.layers[0].self_attn, model.model.rotary_emb.inv_freq.tolist()
     half = len(frequencies)
-    turning = frequencies[:_FASTEST]  # slower ones tell neighbours apart too little
+    turning = frequencies[:_FASTEST]
     margin = sum(1 - math.cos(frequency) for frequency in turning)
     size = math.sqrt(_MARGIN * math.sqrt(2 * half) / margin)
     for i, frequency in enumerate(turning):

@@ -10,7 +10,7 @@ import random
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
-from training.attention.packed import find_packing
+from training.attention.packed import Branch, find_packing
 from training.examples import Batch, Example, place_targets
 
 _PACKED_TOGETHER = 8192  # examples that are fitted at a time: enough for full packs, and the order stays random
@@ -32,16 +32,12 @@ def plan_packs(
     rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
     rng.shuffle(order)
+    parts = _cut_families(order, lengths, pack_tokens, range(len(lengths)) if families is None else families)
+    sizes = [sum(lengths[i] for i in part) for part in parts]
     packs: list[list[int]] = []
-    if families is None:
-        for start in range(0, len(order), _PACKED_TOGETHER):
-            packs += _best_fit(order[start : start + _PACKED_TOGETHER], lengths, pack_tokens)
-    else:
-        parts = _cut_families(order, lengths, pack_tokens, families)
-        sizes = [sum(lengths[i] for i in part) for part in parts]
-        for start in range(0, len(parts), _PACKED_TOGETHER):
-            found = _best_fit(list(range(len(parts)))[start : start + _PACKED_TOGETHER], sizes, pack_tokens)
-            packs += [[i for at in pack for i in parts[at]] for pack in found]
+    for start in range(0, len(parts), _PACKED_TOGETHER):
+        found = _best_fit(range(len(parts))[start : start + _PACKED_TOGETHER], sizes, pack_tokens)
+        packs += [[i for at in pack for i in parts[at]] for pack in found]
     rng.shuffle(packs)
     return packs
 
@@ -62,7 +58,7 @@ def _cut_families(
     return parts
 
 
-def _best_fit(chosen: list[int], lengths: Sequence[int], pack_tokens: int) -> list[list[int]]:
+def _best_fit(chosen: Sequence[int], lengths: Sequence[int], pack_tokens: int) -> list[list[int]]:
     packs: list[list[int]] = []
     open_: list[tuple[int, int]] = []  # (room, pack), sorted
     for i in sorted(chosen, key=lambda i: -lengths[i]):
@@ -86,22 +82,27 @@ def pack_batch(packs: Sequence[Sequence[Example]], pad_id: int) -> Batch:
     """
     import torch
 
-    rows = [[token for example in pack for token in example.ids] for pack in packs]
-    if not rows or not all(rows):
-        raise ValueError(f"{len(rows)} packs, of {[len(row) for row in rows]} tokens: there is nothing to read")
-    longest = max(map(len, rows))
-    ids = torch.full((len(rows), longest), pad_id)
+    sizes = [sum(len(example.ids) for example in pack) for pack in packs]
+    if not sizes or not all(sizes):
+        raise ValueError(f"{len(sizes)} packs, of {sizes} tokens: there is nothing to read")
+    width = max(sizes)
+    ids = torch.full((len(packs), width), pad_id)
     # padding has position 0 everywhere: each such token is a sequence of its own
-    positions = torch.zeros(len(rows), longest, dtype=torch.long)
-    examples, owners, starts = [], [], []
-    for number, (row, pack) in enumerate(zip(rows, packs, strict=True)):
-        ids[number, : len(row)] = torch.tensor(row)
-        start = 0
+    positions = torch.zeros(len(packs), width, dtype=torch.long)
+    examples, rows, paths, branches = [], [], [], []
+    for row, pack in enumerate(packs):
+        column = 0
         for example in pack:
-            positions[number, start : start + len(example.ids)] = torch.arange(len(example.ids))
+            end = column + len(example.ids)
+            ids[row, column:end] = torch.tensor(example.ids)
+            positions[row, column:end] = torch.arange(len(example.ids))
+            places = range(row * width + column, row * width + end)
+            branches.append(Branch(places, range(len(places)), places))
             examples.append(example)
-            owners.append(number)
-            starts.append(start)
-            start += len(example.ids)
-    packing = find_packing([[len(example.ids) for example in pack] for pack in packs], longest)
-    return Batch(ids, None, *place_targets(examples, owners, starts), positions, packing)
+            rows.append(row)
+            paths.append(range(column, end))
+            column = end
+    starts = torch.cat([(positions.flatten() == 0).nonzero()[:, 0], torch.tensor([ids.numel()])]).int()
+    # of examples of one length the last comes first: which random numbers of a dropout each gets hangs on the order
+    packing = find_packing(branches[::-1], ids.numel(), starts)
+    return Batch(ids, None, *place_targets(examples, rows, paths), positions, packing)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from training.attention.install import reads_packs
 from training.attention.last_layer import find_target_tokens
-from training.attention.shared import Branch, find_prefix_packing
-from training.examples import Batch, Example
+from training.attention.packed import Branch, find_packing
+from training.examples import Batch, Example, place_targets
 from training.packing import pack_batch, plan_packs
 
 if TYPE_CHECKING:
@@ -153,17 +153,9 @@ def share_batch(examples: Sequence[Example], pad_id: int, targets_only: bool = F
     if any(row.shared):
         each = zip(row.paths, row.shared, strict=True)
         branches = [Branch(path[same:], range(same, len(path)), path) for path, same in each if same < len(path)]
-        places = [path[at] for example, path in zip(examples, row.paths, strict=True) for at in example.positions]
-        targets = torch.tensor([target for example in examples for target in example.targets], dtype=torch.float64)
-        batch = Batch(
-            ids=torch.tensor([row.ids]),
-            mask=None,
-            rows=torch.zeros(len(places), dtype=torch.long),
-            positions=torch.tensor(places, dtype=torch.long),
-            targets=targets,
-            position_ids=torch.tensor([row.depths]),
-            packing=find_prefix_packing(branches, len(row.ids)),
-        )
+        packing, depths = find_packing(branches, len(row.ids)), torch.tensor([row.depths])
+        targets = place_targets(examples, [0] * len(examples), row.paths)
+        batch = Batch(torch.tensor([row.ids]), None, *targets, depths, packing)
         paths: Sequence[Sequence[int]] = row.paths
     else:
         batch = pack_batch([examples], pad_id)

@@ -1,4 +1,4 @@
-"""Cost of labels against first errors found, a panel a file.
+"""Cost of labels against first errors found, a panel a file: `docs/labelling.png`.
 
 `python -m experiments.bench.figure_labelling NAME=FILE.jsonl … OUT.png`, with files of
 `experiments/bench/labelling_study.py` and `tests/rewards/labels/labelling_sweep.py`. A file that holds several worlds
@@ -17,9 +17,9 @@ from experiments.report.figures import BLUE, DPI, GREEN, GREY, ORANGE, STYLE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {"any": ORANGE, "at_least": GREEN, "posterior": BLUE}
+RULES = {"any": ("any of 8", ORANGE), "at_least": ("2 of 16", GREEN), "posterior": ("posterior", BLUE)}
 MARKERS = {"exhaustive": "s", "forward": ">", "binary": "D", "adaptive": "o"}
-NAMES = {"any": "any of 8", "at_least": "2 of 16", "posterior": "posterior"}
+TICKS = (0.05, 0.1, 0.2, 0.4, 1, 2, 4)
 
 
 def read_panels(given: list[str]) -> dict[str, list[dict[str, Any]]]:
@@ -27,37 +27,37 @@ def read_panels(given: list[str]) -> dict[str, list[dict[str, Any]]]:
     panels: dict[str, list[dict[str, Any]]] = {}
     for one in given:
         name, _, file = one.partition("=")
-        for line in Path(file).read_text().splitlines():
-            row = json.loads(line)
+        for row in map(json.loads, Path(file).read_text().splitlines()):
             panels.setdefault(", ".join(part for part in (name, row.get("world")) if part), []).append(row)
     return panels
 
 
 def draw_panel(axes: Axes, name: str, rows: list[dict[str, Any]]) -> None:
-    """One world: a point for every way."""
+    """One world: a point for every way, and the paper's with a black edge and a line."""
     for row in rows:
         paper = row["search"] == "exhaustive" and row["rule"] == "any" and " 8, " in row["way"]
-        axes.plot(
-            row["cost_of_wrong"], row["accuracy"], MARKERS[row["search"]], color=COLOURS[row["rule"]], markersize=7,
-            markeredgecolor="black" if paper else "none", markeredgewidth=1.5,
-        )  # fmt: skip
+        look = {"color": RULES[row["rule"]][1], "markeredgecolor": "black" if paper else "none"}
+        axes.plot(row["cost_of_wrong"], row["accuracy"], MARKERS[row["search"]], markersize=7, **look)
         if paper:
             axes.axhline(row["accuracy"], color=GREY, linewidth=0.8, linestyle=":")
     axes.set_xscale("log")
-    ticks = [0.05, 0.1, 0.2, 0.4, 1, 2, 4]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
     axes.minorticks_off()
     axes.set_title(name, fontsize=10.5)
     axes.set_xlabel("tokens, beside 8 at every prefix")
     axes.set_ylabel("first errors found")
 
 
-def draw(panels: dict[str, list[dict[str, Any]]], out: Path) -> None:
-    """All panels, two a row, and the key."""
+def main() -> None:
+    """Draw what the command line names, two panels a row."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+    *given, out = sys.argv[1:] or [""]
+    if not given or not all("=" in one for one in given):
+        raise SystemExit("usage: python -m experiments.bench.figure_labelling NAME=FILE.jsonl ... OUT.png")
+    panels = read_panels(given)
     rows = (len(panels) + 1) // 2
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 2.9 * rows + 0.6), layout="constrained")
@@ -66,17 +66,10 @@ def draw(panels: dict[str, list[dict[str, Any]]], out: Path) -> None:
             draw_panel(axes, name, own)
         for axes in grid[len(panels) :]:
             axes.axis("off")
-        key = [Line2D([], [], color=COLOURS[rule], linewidth=4, label=NAMES[rule]) for rule in COLOURS]
+        key = [Line2D([], [], color=colour, linewidth=4, label=name) for name, colour in RULES.values()]
         key += [Line2D([], [], color=GREY, marker=m, linestyle="none", label=name) for name, m in MARKERS.items()]
         figure.legend(handles=key, loc="outside upper center", ncols=7, frameon=False, fontsize=9, handletextpad=0.4)
         figure.savefig(out, dpi=DPI)
-
-
-def main() -> None:
-    """Draw what the command line names."""
-    if len(sys.argv) < 3 or not all("=" in one for one in sys.argv[1:-1]):
-        raise SystemExit("usage: python -m experiments.bench.figure_labelling NAME=FILE.jsonl ... OUT.png")
-    draw(read_panels(sys.argv[1:-1]), Path(sys.argv[-1]))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ compared on the same continuations, and one is not luckier than another.
 
 from __future__ import annotations
 
-import argparse
-import itertools
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.bench.measure import make_parser, print_header
 from rewards.labels.labeller import Labeller
 from rewards.labels.prefixes import Prefix, open_prefixes
 from rewards.labels.search import SearchArgs
@@ -51,16 +50,21 @@ class Continued:
     tokens: int
 
 
+def open_parts(rollout: Rollout) -> list[Prefix]:
+    """The prefixes of a rollout that need continuations to be labelled."""
+    return [(rollout.problem_id, rollout.steps[:n]) for n in range(1, open_prefixes(rollout.steps) + 1)]
+
+
 def sample_bank(
     policy: str, args: SamplerArgs, problems: dict[str, Problem], wrong: Sequence[Rollout]
 ) -> dict[Prefix, list[Continued]]:
     """`KEPT` continuations of every open prefix of the wrong rollouts."""
-    prefixes = {(r.problem_id, r.steps[:n]): None for r in wrong for n in range(1, open_prefixes(r.steps) + 1)}
+    places = list(dict.fromkeys(prefix for rollout in wrong for prefix in open_parts(rollout)))
     requests = [
         Request(str(i), render_prompt(problems[name].question), join_steps(steps), KEPT)
-        for i, (name, steps) in enumerate(prefixes)
+        for i, (name, steps) in enumerate(places)
     ]
-    places, found = list(prefixes), {}
+    found: dict[Prefix, dict[int, Continued]] = {}
     with closing(load_sampler(policy, args)) as sampler:
         for sample in sampler.sample(requests):
             prefix = places[int(sample.request_id)]
@@ -98,12 +102,7 @@ def study(
         hits.append(found == true_first_error(problem, rollout.steps))
         if not went_past(problem, rollout.steps):
             plain.append(hits[-1])
-    paper = sum(
-        one.tokens
-        for r in wrong
-        for n in range(1, open_prefixes(r.steps) + 1)
-        for one in bank[r.problem_id, r.steps[:n]][:PAPER_K]
-    )
+    paper = sum(one.tokens for r in wrong for prefix in open_parts(r) for one in bank[prefix][:PAPER_K])
     return {
         "search": args.search, "rule": args.rule, "way": f"{args.describe()}, {args.continuations} at most",
         "solutions": len(wrong), "cost_of_wrong": tokens / paper, "continuations": samples / len(wrong),
@@ -133,18 +132,19 @@ def run(rollouts: str, policy: str, limit: int, batch_size: int) -> Iterator[dic
 
 def main() -> None:
     """Write a line for every way."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("rollouts", help="an artifact of the stage sample")
     parser.add_argument("policy", help="the policy that continues: the rollouts' own, or a stronger one")
     parser.add_argument("out", type=Path)
     parser.add_argument("--problems", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=512)
     given = parser.parse_args()
+    print_header(f"{given.rollouts}, continued by {given.policy}")
     with given.out.open("w") as file:
         for row in run(given.rollouts, given.policy, given.problems, given.batch_size):
             print(json.dumps(row), file=file, flush=True)
-            numbers = itertools.starmap("{}={:.3f}".format, ((k, v) for k, v in row.items() if isinstance(v, float)))
-            print(f"{row['way']}: {', '.join(numbers)}")
+            numbers = [f"{name}={value:.3f}" for name, value in row.items() if isinstance(value, float)]
+            print(f"{row['way']}: {', '.join(numbers)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,54 +7,35 @@ python -m experiments.bench.sampling_speed --model MODEL --gsm8k FOLDER --prompt
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from experiments.bench.measure import bench_problems, in_turns, make_parser, print_header, print_rates
 from refine.students.shipped import SHIPPED, find_start
-from rollouts.problems.args import ProblemArgs
-from rollouts.problems.load import load_problems
 from rollouts.prompts import render_prompt
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.policies import load_policy
 from rollouts.sampling.protocol import Request, load_sampler
 from rollouts.steps import encode_prompt
-from rollouts.world.args import WorldArgs
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-# the world of the demo, which the shipped student knows, with shorter and longer solutions
-WORLD = {
-    "min_steps": 1,
-    "max_factor": 4,
-    "min_distractors": 2,
-    "max_distractors": 3,
-    "side_branches": False,
-    "direct_distractors": False,
-    "people": 12,
-    "totals": 0.0,
-    "shortcuts": False,
-    "operations": ["more", "fewer", "times", "share"],
-}
+# longer and shorter solutions than the demo's
+WORLD = {"min_steps": 1, "max_steps": 5}
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--model", default=SHIPPED, help="a policy's folder; by default the student that is shipped")
     parser.add_argument("--gsm8k", metavar="FOLDER", help="take GSM8K's train problems, not the embedded world's")
-    parser.add_argument("--max-steps", type=int, default=5, help="longest solutions of the embedded world's problems")
     parser.add_argument("--prompts", type=int, default=128)
     parser.add_argument("--n", type=int, default=8, help="samples of each prompt")
     parser.add_argument("--rows", type=int, default=256, help="rows decoded at once, by both")
     parser.add_argument("--max-tokens", type=int, default=200)
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
     if args.rows < args.n:
@@ -63,12 +44,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def load_prompts(args: argparse.Namespace) -> list[str]:
-    if args.gsm8k:
-        problems = ProblemArgs(source="gsm8k", path=args.gsm8k, split="train", limit=args.prompts)
-    else:
-        world = WorldArgs(max_steps=args.max_steps, **WORLD)
-        problems = ProblemArgs(source="arithmetic", split="train", limit=args.prompts, world=world)
-    return [render_prompt(problem.question) for problem in load_problems(problems)]
+    return [render_prompt(problem.question) for problem in bench_problems("train", args.prompts, args.gsm8k, **WORLD)]
 
 
 def written_tokens(rows: torch.Tensor, ends: Sequence[int]) -> int:
@@ -87,7 +63,8 @@ def plain_generate(
     import torch
 
     torch.manual_seed(seed)
-    ends = {tokenizer.eos_token_id, *_listed(model.generation_config.eos_token_id)}
+    known = model.generation_config.eos_token_id
+    ends = sorted({tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None})
     at_once, total = args.rows // args.n, 0
     for start in range(0, len(prompts), at_once):
         heads = [encode_prompt(tokenizer, prompt) for prompt in prompts[start : start + at_once]]
@@ -96,84 +73,55 @@ def plain_generate(
             input_ids=given["input_ids"],
             attention_mask=given["attention_mask"],
             do_sample=True,
-            temperature=args.temperature,
+            temperature=1.0,
             top_k=0,  # the whole distribution, as the other draws from
             top_p=1.0,
             num_return_sequences=args.n,
             max_new_tokens=args.max_tokens,
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=sorted(ends),
+            eos_token_id=ends,
         )
-        total += written_tokens(out[:, given["input_ids"].shape[1] :], sorted(ends))
+        total += written_tokens(out[:, given["input_ids"].shape[1] :], ends)
     return total
 
 
-def _listed(value: int | list[int] | None) -> list[int]:
-    return [] if value is None else value if isinstance(value, list) else [value]
-
-
-def compare(args: argparse.Namespace) -> tuple[list[float], list[float]]:
-    """Tokens a second of the backend and of plain generate, in each repeat; they take turns, after a short warm-up."""
+def compare(args: argparse.Namespace) -> dict[str, list[float]]:
+    """Tokens a second of the backend and of plain generate in each round."""
     policy, prompts = find_start(args.model), load_prompts(args)
-    sampler = load_sampler(
-        policy,
-        SamplerArgs(temperature=args.temperature, max_tokens=args.max_tokens, batch_size=args.rows, device=args.device),
-    )
+    settings = SamplerArgs(temperature=1.0, max_tokens=args.max_tokens, batch_size=args.rows, device=args.device)
+    sampler = load_sampler(policy, settings)
     model, tokenizer = load_policy(policy, device=args.device)  # another copy: the sampler changes its model
+    lengths = [len(encode_prompt(tokenizer, prompt)) for prompt in prompts]
+    print_header(
+        f"{args.model}: {model.num_parameters() / 1e6:.1f} million weights, {model.dtype}, on {model.device}\n"
+        f"{len(prompts)} prompts of {min(lengths)} to {max(lengths)} tokens, {args.n} samples each, {args.rows} rows "
+        f"at once, at most {args.max_tokens} tokens, temperature 1"
+    )
 
-    def ours(prompts: list[str], seed: int) -> int:
-        requests = [Request(f"r{i}", prompt, n=args.n, seed=seed) for i, prompt in enumerate(prompts)]
+    def of_round(number: int) -> list[str]:
+        return prompts if number >= 0 else prompts[:2]
+
+    def ours(number: int) -> int:
+        requests = [
+            Request(f"r{i}", prompt, n=args.n, seed=max(0, number)) for i, prompt in enumerate(of_round(number))
+        ]
         samples = list(sampler.sample(requests))
         if refused := [sample.reason for sample in samples if sample.reason]:
             raise ValueError(f"{len(refused)} samples were refused: {refused[0]}")
         return sum(sample.completion_tokens for sample in samples)
 
-    def plain(prompts: list[str], seed: int) -> int:
-        return plain_generate(model, tokenizer, prompts, args, seed)
+    def plain(number: int) -> int:
+        return plain_generate(model, tokenizer, of_round(number), args, max(0, number))
 
-    show_setting(args, model, [len(encode_prompt(tokenizer, prompt)) for prompt in prompts])
-    for run in (ours, plain):
-        run(prompts[:2], 0)
-    rates: tuple[list[float], list[float]] = ([], [])
-    for seed in range(args.repeats):
-        rates[0].append(timed(lambda: ours(prompts, seed)))  # noqa: B023 called at once
-        rates[1].append(timed(lambda: plain(prompts, seed)))  # noqa: B023
-        print(f"repeat {seed + 1}: hf {rates[0][-1]:.0f}, generate {rates[1][-1]:.0f} tokens a second", flush=True)
-    return rates
-
-
-def timed(run: Callable[[], int]) -> float:
-    start = time.perf_counter()
-    tokens = run()
-    return tokens / (time.perf_counter() - start)
-
-
-def show_setting(args: argparse.Namespace, model: PreTrainedModel, lengths: list[int]) -> None:
-    import torch
-    import transformers
-
-    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else platform.processor() or "CPU"
-    print(f"{args.model}: {model.num_parameters() / 1e6:.1f} million weights, {model.dtype}, {type(model).__name__}")
-    print(
-        f"device {model.device} ({device}), {torch.get_num_threads()} threads; load {os.getloadavg()[0]:.1f}; "
-        f"python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
-    )
-    print(
-        f"{len(lengths)} prompts of {min(lengths)} to {max(lengths)} tokens, {args.n} samples each, {args.rows} rows "
-        f"at once, at most {args.max_tokens} tokens, temperature {args.temperature}"
-    )
+    return in_turns({"backend hf": ours, "model.generate": plain}, args.rounds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    ours, plain = compare(parse_arguments(argv))
-    ratios = [a / b for a, b in zip(ours, plain, strict=True)]
-    print(f"backend hf      {statistics.median(ours):10.0f} tokens a second")
-    print(f"model.generate  {statistics.median(plain):10.0f} tokens a second")
-    print(f"ratio           {statistics.median(ratios):10.2f} (from {min(ratios):.2f} to {max(ratios):.2f})")
+    print_rates(compare(parse_arguments(argv)))
     return 0
 
 

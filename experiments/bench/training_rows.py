@@ -14,40 +14,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollouts.problems.args import ProblemArgs
-from rollouts.problems.load import load_problems
 from rollouts.prompts import render_prompt, render_solution
 from rollouts.records import Problem
 from rollouts.steps import split_steps
-from rollouts.world.args import WorldArgs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from training.examples import Example
 
-# the world that the shipped student knows, with shorter and longer solutions
-WORLD = {
-    "min_steps": 1,
-    "max_steps": 6,
-    "max_factor": 4,
-    "min_distractors": 0,
-    "max_distractors": 3,
-    "side_branches": False,
-    "direct_distractors": False,
-    "people": 12,
-    "totals": 0.0,
-    "operations": ["more", "fewer", "times", "share"],
-}
+# shorter and longer solutions than the demo's
+WORLD = {"min_steps": 1, "max_steps": 6, "min_distractors": 0, "shortcuts": True}
 _RESULT = re.compile(r"=(-?[0-9.,]+)>>\1")  # <<7+5=12>>12
 Row = dict[str, Any]
-
-
-def make_problems(split: str, number: int, gsm8k: str | None) -> list[Problem]:
-    """The first problems of a split: GSM8K's from a folder, else the embedded world's."""
-    if gsm8k:
-        return load_problems(ProblemArgs(source="gsm8k", path=gsm8k, split=split, limit=number))
-    return load_problems(ProblemArgs(source="arithmetic", split=split, limit=number, world=WorldArgs(**WORLD)))
 
 
 def corrupt(steps: Sequence[str], rng: random.Random) -> tuple[list[str], list[bool]] | None:
@@ -87,6 +66,11 @@ def text_rows(problems: Iterable[Problem]) -> list[Row]:
         {"prompt": render_prompt(problem.question), "completion": render_solution(split_steps(problem.solution or ""))}
         for problem in problems
     ]
+
+
+def as_tuples(examples: Iterable[Example]) -> list[tuple[list[int], list[int], list[float]]]:
+    """Examples in the form that both sides can read."""
+    return [(example.ids, example.positions, example.targets) for example in examples]
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> None:

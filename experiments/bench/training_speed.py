@@ -1,4 +1,4 @@
-"""Our training beside TRL's own trainers, on the same rows, weights, optimiser and machine; and scoring, one forward
+"""Our training beside TRL's own trainers, on the same rows, weights, optimizer and machine; and scoring, one forward
 for all steps beside one a prefix. TRL runs in environments of its own, and all take turns.
 
 make bench-training
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,19 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.training_rows import (
-    Row,
-    examples_of,
-    make_problems,
-    read_jsonl,
-    step_rows,
-    text_rows,
-    write_jsonl,
-)
+from experiments.bench.measure import bench_problems, make_parser, print_header, ratios, spread
+from experiments.bench.training_rows import WORLD, as_tuples, examples_of, step_rows, text_rows, write_jsonl
+from experiments.bench.training_run import MARK
 from refine.students.shipped import SHIPPED, find_start
 
 JOBS = {"prm": "stepwise reward model", "sft": "supervised fine-tuning"}
-_MARK = "@result "
 _WARMUP = 0.05
 _ROOT = Path(__file__).parents[2]
 _COLUMNS = {"examples/s": 12, "tokens/s": 11, "tokens/CPU s": 14, "useful": 8, "steps": 7, "loss": 9, "whole s": 9}
@@ -48,6 +40,10 @@ class Contender:
     command: list[str]
     runs: list[Found] = field(default_factory=list)
 
+    def all(self, name: str) -> list[float]:
+        """One number of every run."""
+        return [run[name] for run in self.runs]
+
 
 @dataclass(frozen=True)
 class Data:
@@ -62,11 +58,9 @@ class Data:
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--model", default=SHIPPED, help="a policy's folder; by default the student that is shipped")
     parser.add_argument("--gsm8k", metavar="FOLDER", help="take GSM8K's problems, not the embedded world's")
-    parser.add_argument("--rows", metavar="FILE", help="take these rows (JSONL, TRL's stepwise form) to train on")
-    parser.add_argument("--held-out", metavar="FILE", help="and these to measure the loss on")
     parser.add_argument("--problems", type=int, default=400, help="problems to train on")
     parser.add_argument("--solutions", type=int, default=4, help="solutions of each, one of them right")
     parser.add_argument("--held-out-problems", type=int, default=100)
@@ -78,8 +72,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--trl-sft", metavar="PYTHON", default=".venv-trl-sft/bin/python")
     parser.add_argument("--alone", action="store_true", help="without TRL")
     args = parser.parse_args(argv)
-    if (args.rows is None) != (args.held_out is None):
-        parser.error("--rows and --held-out go together")
     for job in JOBS:
         path = getattr(args, f"trl_{job}")
         if job in args.jobs and not args.alone and not Path(path).exists():
@@ -94,31 +86,22 @@ def write_data(job: str, args: argparse.Namespace, folder: Path) -> Data:
     model = find_start(args.model)
     tokenizer = load_tokenizer(model)
     folder.mkdir()
+    # SFT has one solution a problem: it gets as many rows as the other job
+    number = args.problems * (args.solutions if job == "sft" else 1)
+    problems = bench_problems("train", number, args.gsm8k, **WORLD)
+    others = bench_problems("test" if args.gsm8k else "validation", args.held_out_problems, args.gsm8k, **WORLD)
+    if job == "prm":
+        rows, held_out = step_rows(problems, args.solutions), step_rows(others, args.solutions, seed=1)
+    else:
+        rows, held_out = text_rows(problems), text_rows(others)
     paths = [folder / f"{name}.jsonl" for name in ("rows", "held-out", "held-out-ids")]
-    rows, held_out = _rows(job, args)
-    examples = examples_of(tokenizer, rows)
-    write_jsonl(paths[0], rows)
-    write_jsonl(paths[1], held_out)
-    told = examples_of(tokenizer, held_out)
-    write_jsonl(paths[2], ({"ids": e.ids, "positions": e.positions, "targets": e.targets} for e in told))
+    for path, written in zip(paths, (rows, held_out, as_tuples(examples_of(tokenizer, held_out))), strict=True):
+        write_jsonl(path, written)
     ours = theirs = Path(model)
     if job == "prm":
         ours, theirs = folder / "ours", folder / "theirs"
         save_starts(model, ours, theirs)
-    return Data(*paths, ours, theirs, [len(example.ids) for example in examples])
-
-
-def _rows(job: str, args: argparse.Namespace) -> tuple[list[Row], list[Row]]:
-    if job == "prm" and args.rows:
-        return read_jsonl(args.rows), read_jsonl(args.held_out)
-    other = "test" if args.gsm8k else "validation"
-    if job == "prm":
-        problems = make_problems("train", args.problems, args.gsm8k)
-        held_out = make_problems(other, args.held_out_problems, args.gsm8k)
-        return step_rows(problems, args.solutions), step_rows(held_out, args.solutions, seed=1)
-    # as many rows as the other job has
-    problems = make_problems("train", args.problems * args.solutions, args.gsm8k)
-    return text_rows(problems), text_rows(make_problems(other, args.held_out_problems, args.gsm8k))
+    return Data(*paths, ours, theirs, [len(example.ids) for example in examples_of(tokenizer, rows)])
 
 
 def save_starts(model: str, ours: Path, theirs: Path) -> None:
@@ -143,25 +126,25 @@ def save_starts(model: str, ours: Path, theirs: Path) -> None:
 
 def contenders(job: str, args: argparse.Namespace, data: Data) -> list[Contender]:
     """Who trains: we, and TRL with the settings that were fastest here (docs/performance.md says which were tried)."""
-    common = ["--rows", str(data.rows), "--learning-rate", str(args.learning_rate)]
-    here = [sys.executable, "-m", "experiments.bench.our_trainer", job, *common]
+    common = [job, "--rows", str(data.rows), "--learning-rate", str(args.learning_rate)]
+    here = [sys.executable, "-m", "experiments.bench.our_trainer", *common]
     here += ["--start", str(data.ours), "--held-out", str(data.held_out), "--warmup", str(_WARMUP)]
     here += ["--tokens-per-step", str(args.tokens_per_step)]
     found = [Contender(f"ours, {layout}", [*here, "--layout", layout]) for layout in ("shared", "packed", "padded")]
     if args.alone:
         return found
-    there = [getattr(args, f"trl_{job}"), "-m", "experiments.bench.trl_trainers", job, *common]
-    there += ["--start", str(data.theirs), "--held-out", str(data.held_out_ids)]
     batch = max(1, round(args.tokens_per_step * len(data.lengths) / sum(data.lengths)))
-    warm = ["--warmup", str(max(1, round(_WARMUP * len(data.lengths) / batch)))]
-    plain = [*there, *warm, "--batch", str(batch)]
-    grouped = [*plain, "--sampling", "group_by_length"]
+    there = [getattr(args, f"trl_{job}"), "-m", "experiments.bench.trl_trainers", *common]
+    there += ["--start", str(data.theirs), "--held-out", str(data.held_out_ids)]
+    there += ["--warmup", str(max(1, round(_WARMUP * len(data.lengths) / batch)))]
+    plain = [*there, "--batch", str(batch)]
+    by_length = Contender("TRL, by length", [*plain, "--sampling", "group_by_length"])
     if job == "prm":
-        return [*found, Contender("TRL, by length", grouped), Contender("TRL, random order", plain)]
+        return [*found, by_length, Contender("TRL, random order", plain)]
     # small packs: on a CPU the mask of a pack is dense, and longer ones were slower
     pack = max(256, *data.lengths)
     packed = ["--packing", str(pack), "--batch", "1", "--accumulate", str(max(1, round(args.tokens_per_step / pack)))]
-    return [*found, Contender("TRL, packing", [*there, *warm, *packed]), Contender("TRL, by length", grouped)]
+    return [*found, Contender("TRL, packing", [*there, *packed]), by_length]
 
 
 def run(command: Sequence[str]) -> Found:
@@ -172,10 +155,10 @@ def run(command: Sequence[str]) -> Found:
     """
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=_ROOT, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
+    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or len(lines) != 1:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {(done.stderr or done.stdout)[-2000:]}")
-    return json.loads(lines[0].removeprefix(_MARK))
+    return json.loads(lines[0].removeprefix(MARK))
 
 
 def check_equal(contenders: Sequence[Contender]) -> None:
@@ -198,22 +181,22 @@ def compare(job: str, args: argparse.Namespace, folder: Path) -> None:
             contender.runs.append(run(contender.command))
             print(f"  round {number + 1}: {contender.name}: {contender.runs[-1]['seconds']:.1f} s", file=sys.stderr)
     check_equal(entrants)
-    for line in render_table(job, entrants, data.lengths):
-        print(line, flush=True)
+    print("\n".join(render_table(job, entrants, data.lengths)), flush=True)
 
 
 def render_table(job: str, contenders: Sequence[Contender], lengths: Sequence[int]) -> list[str]:
     """Medians of all rounds, and of the ratios of our shared path to each other within a round."""
-    first = contenders[0].runs[0]
+    ours, first = contenders[0], contenders[0].runs[0]
+    versions = next((f", {one.runs[0]['versions']}" for one in contenders if "versions" in one.runs[0]), "")
     lines = [
         f"{JOBS[job]}: {first['examples']} examples of {min(lengths)} to {max(lengths)} tokens, "
         f"{first['tokens']} useful tokens, {first['targets']} targets",
-        f"held-out loss before {first['start_loss']:.4f}, {first['threads']} threads",
+        f"held-out loss before {first['start_loss']:.4f}, {first['threads']} threads{versions}",
         " " * 18 + "".join(f"{name:>{width}}" for name, width in _COLUMNS.items()),
     ]
     for contender in contenders:
-        middle = {name: statistics.median(run[name] for run in contender.runs) for name in _NUMBERS}
-        speeds = [
+        middle = {name: statistics.median(contender.all(name)) for name in _NUMBERS}
+        cells = [
             f"{first['examples'] / middle['seconds']:.1f}",
             f"{first['tokens'] / middle['seconds']:.0f}",
             f"{first['tokens'] / middle['cpu_seconds']:.0f}",
@@ -222,45 +205,29 @@ def render_table(job: str, contenders: Sequence[Contender], lengths: Sequence[in
             f"{middle['loss']:.4f}",
             f"{middle['whole_seconds']:.1f}",
         ]
-        row = (f"{text:>{width}}" for text, width in zip(speeds, _COLUMNS.values(), strict=True))
+        row = (f"{text:>{width}}" for text, width in zip(cells, _COLUMNS.values(), strict=True))
         lines.append(f"{contender.name:18}" + "".join(row))
-    for contender in contenders[1:]:
-        by = [ratios(contenders[0], contender, clock) for clock in ("seconds", "cpu_seconds")]
-        wall, cpu = (f"{statistics.median(one):.2f} ({min(one):.2f} to {max(one):.2f})" for one in by)
-        lines.append(f"ours, shared is {wall} times as fast as {contender.name}; by processor time {cpu}")
+    for other in contenders[1:]:
+        wall, cpu = (spread(ratios(ours.all(clock), other.all(clock))) for clock in ("seconds", "cpu_seconds"))
+        lines.append(f"ours, shared is {wall} times as fast as {other.name}; by processor time {cpu}")
     return [*lines, ""]
-
-
-def ratios(ours: Contender, other: Contender, clock: str) -> list[float]:
-    """How many times as fast we were, in each round."""
-    return [theirs[clock] / own[clock] for own, theirs in zip(ours.runs, other.runs, strict=True)]
 
 
 def compare_scoring(args: argparse.Namespace, folder: Path) -> None:
     """Print what it takes to score every step of the held-out solutions, both ways."""
     data = write_data("prm", args, folder)
     command = [sys.executable, "-m", "experiments.bench.our_trainer", "score"]
-    command += ["--start", str(data.ours), "--rows", str(data.held_out), "--held-out", str(data.held_out)]
-    runs = [run(command) for _ in range(args.rounds)]
-    first = runs[0]
+    command += ["--start", str(data.ours), "--held-out", str(data.held_out)]
+    scoring = Contender("ours", command, [run(command) for _ in range(args.rounds)])
+    first = scoring.runs[0]
     print(f"scoring: {first['solutions']} solutions, {first['steps']} steps, largest gap {first['largest_gap']:.1e}")
     ways = {"shared": "all steps, prompts once", "whole": "one forward for all steps", "prefix": "one a prefix"}
     for name, way in ways.items():
-        seconds = statistics.median(one[f"{name}_seconds"] for one in runs)
+        seconds = statistics.median(scoring.all(f"{name}_seconds"))
         print(f"{way:28}{first[f'{name}_tokens']:12} tokens{seconds:9.2f} s")
-    faster = statistics.median(one["prefix_cpu_seconds"] / one["whole_cpu_seconds"] for one in runs)
+    faster = ratios(scoring.all("whole_cpu_seconds"), scoring.all("prefix_cpu_seconds"))
     fewer = first["prefix_tokens"] / first["whole_tokens"]
-    print(f"{fewer:.2f} times fewer tokens, {faster:.2f} times less processor time", flush=True)
-
-
-def show_setting(args: argparse.Namespace) -> None:
-    threads = os.environ.get("OMP_NUM_THREADS", "all")
-    print(
-        f"{args.model}, float32, AdamW, one epoch, about {args.tokens_per_step} tokens a step, learning rate "
-        f"{args.learning_rate:g}; {args.rounds} rounds in turns, medians\n"
-        f"CPU ({platform.processor() or platform.machine()}, {os.cpu_count()} cores), OMP_NUM_THREADS={threads}, "
-        f"load {os.getloadavg()[0]:.1f}, python {platform.python_version()}"
-    )
+    print(f"{fewer:.2f} times fewer tokens, {statistics.median(faster):.2f} times less processor time", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -269,7 +236,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    show_setting(args)
+    print_header(
+        f"{args.model}, float32, AdamW, one epoch, about {args.tokens_per_step} tokens a step, learning rate "
+        f"{args.learning_rate:g}; {args.rounds} rounds in turns, medians"
+    )
     with tempfile.TemporaryDirectory() as name:
         for job in args.jobs:
             if job == "score":

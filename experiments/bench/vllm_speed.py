@@ -8,15 +8,13 @@ nothing; the backend keeps each sample as it comes, as a stage does.
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import tempfile
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from experiments.bench.measure import in_turns, make_parser, print_header, print_rates
 from refine.students.shipped import find_start
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
@@ -31,26 +29,6 @@ if TYPE_CHECKING:
 
     from rollouts.backends.vllm.sampler import VLLMSampler
 
-ARMS = ("engine", "backend")
-
-
-@dataclass
-class VLLMBench:
-    """Tokens a second by arm and round, and shares of prompt tokens found in the cache."""
-
-    rates: dict[str, list[float]] = field(default_factory=lambda: {arm: [] for arm in ARMS})
-    hits_of_samples: float = 0.0  # where n samples share a prompt
-    hits_of_continuations: float = 0.0  # where prefixes of samples are gone on from
-
-    def median(self, arm: str) -> float:
-        return statistics.median(self.rates[arm])
-
-    @property
-    def ratio(self) -> float:
-        """Of the backend's rate to the engine's, the median of the rounds: other work on the machine slows both."""
-        pairs = zip(self.rates["backend"], self.rates["engine"], strict=True)
-        return statistics.median(backend / engine for backend, engine in pairs)
-
 
 def store_rows(folder: Path, sampler: VLLMSampler, requests: Sequence[Request]) -> list[Sample]:
     """Draw all samples and keep each as a stage does."""
@@ -60,7 +38,6 @@ def store_rows(folder: Path, sampler: VLLMSampler, requests: Sequence[Request]) 
         samples.append(sample)
         return sample
 
-    folder.mkdir()
     work = Workspace(folder, {}, Untracked())
     collect(sampler, requests, work, "backend", keep)
     work.close()
@@ -80,8 +57,8 @@ def open_both(policy: str, args: SamplerArgs) -> tuple[LLM, VLLMSampler]:
     return llm, VLLMSampler(llm.llm_engine, Watch([], died=lambda: None), load_tokenizer(policy), args, lora=None)
 
 
-def generate(llm: LLM, sampler: VLLMSampler, requests: Sequence[Request]) -> dict[tuple[str, int], str]:
-    """The texts of all samples by the engine alone."""
+def generate(llm: LLM, sampler: VLLMSampler, requests: Sequence[Request]) -> Iterator[tuple[str, int, str, int]]:
+    """All samples by the engine alone: request, number, text and tokens of each."""
     from vllm import SamplingParams
 
     filled = [fill(request, sampler.args) for request in requests]
@@ -99,74 +76,70 @@ def generate(llm: LLM, sampler: VLLMSampler, requests: Sequence[Request]) -> dic
         ],
         use_tqdm=False,
     )
-    pairs = zip(filled, outputs, strict=True)
-    return {(request.id, part.index): part.text for request, output in pairs for part in output.outputs}
+    for request, output in zip(filled, outputs, strict=True):
+        for part in output.outputs:
+            yield request.id, part.index, part.text, len(part.token_ids)
 
 
-def bench(llm: LLM, sampler: VLLMSampler, requests: Sequence[Request], rounds: int) -> VLLMBench:
-    """Measure both arms in turn, each first in every other round, each with an empty cache.
+def bench(llm: LLM, sampler: VLLMSampler, requests: Sequence[Request], rounds: int) -> None:
+    """Measure both arms, each time with an empty cache, and print what was found.
 
     Raises:
         ValueError: the arms gave different texts, so that their times do not compare.
     """
-    found = VLLMBench()
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(-1, rounds):  # the first warms up and does not count
-            seconds: dict[str, float] = {}
-            for arm in ARMS if number % 2 else reversed(ARMS):
-                llm.llm_engine.reset_prefix_cache()
-                read, hit = sampler.prompt_tokens, sampler.cached_tokens
-                start = time.perf_counter()
-                if arm == "engine":
-                    texts = generate(llm, sampler, requests)
-                else:
-                    samples = store_rows(Path(folder) / f"round{number}", sampler, requests)
-                seconds[arm] = time.perf_counter() - start
-                if arm == "backend":
-                    found.hits_of_samples = (sampler.cached_tokens - hit) / (sampler.prompt_tokens - read)
-            if {(sample.request_id, sample.index): sample.text for sample in samples} != texts:
-                raise ValueError("the backend and the engine gave different texts")
-            if number >= 0:
-                tokens = sum(sample.completion_tokens for sample in samples)
-                for arm in ARMS:
-                    found.rates[arm].append(tokens / seconds[arm])
-        found.hits_of_continuations = continue_prefixes(llm, sampler, requests, samples)
-    return found
+    backends, engines = [], []  # the texts of each round
+    kept: list[Sample] = []
+    hits = 0.0
+
+    def backend(number: int) -> int:
+        nonlocal hits
+        with TemporaryDirectory() as folder, cold_cache(llm, sampler) as found:
+            kept[:] = store_rows(Path(folder), sampler, requests)
+        hits = found()
+        backends.append({(sample.request_id, sample.index): sample.text for sample in kept})
+        return sum(sample.completion_tokens for sample in kept)
+
+    def engine(number: int) -> int:
+        with cold_cache(llm, sampler):
+            made = list(generate(llm, sampler, requests))
+        engines.append({(name, index): text for name, index, text, _ in made})
+        return sum(tokens for *_, tokens in made)
+
+    rates = in_turns({"backend": backend, "engine": engine}, rounds)
+    if backends != engines:
+        raise ValueError("the backend and the engine gave different texts")
+    print_rates(rates)
+    print(f"prompt tokens found in the cache: n samples {hits:.1%}")
+    print(f"                                  continuations {continue_prefixes(llm, sampler, requests, kept):.1%}")
+
+
+@contextmanager
+def cold_cache(llm: LLM, sampler: VLLMSampler) -> Iterator[Callable[[], float]]:
+    """Begin with an empty prefix cache; gives what share of the prompt tokens read since then was found there."""
+    llm.llm_engine.reset_prefix_cache()
+    read, hit = sampler.prompt_tokens, sampler.cached_tokens
+    yield lambda: (sampler.cached_tokens - hit) / (sampler.prompt_tokens - read)
 
 
 def continue_prefixes(llm: LLM, sampler: VLLMSampler, requests: Sequence[Request], samples: Sequence[Sample]) -> float:
-    """Go on once from each proper prefix of the first sample of each request, in the order of a search for the first
-    wrong step; the share of the tokens read that were in the cache, which is empty at the start."""
+    """Go on from each proper prefix of the first sample of each request, as a search for the first wrong step does: the
+    share of the tokens read that were in the cache."""
     prompts = {request.id: request.prompt for request in requests}
-    chosen = sorted((s for s in samples if s.index == 0), key=lambda sample: sample.request_id)
     wanted = []
-    for sample in chosen:
+    for sample in sorted((s for s in samples if s.index == 0), key=lambda sample: sample.request_id):
         lines = sample.text.splitlines(keepends=True)
         for steps in range(len(lines)):
             name, prefix = f"{sample.request_id}/{steps}", "".join(lines[:steps])
             wanted.append(Request(name, prompts[sample.request_id], prefix=prefix, n=4, max_tokens=32))
-    llm.llm_engine.reset_prefix_cache()
-    read, hit = sampler.prompt_tokens, sampler.cached_tokens
-    for _ in sampler.sample(wanted):
-        pass
-    return (sampler.cached_tokens - hit) / (sampler.prompt_tokens - read)
-
-
-def lines_of(found: VLLMBench) -> list[str]:
-    """What was measured, in words."""
-    lines = []
-    for arm in ARMS:
-        rates = found.rates[arm]
-        lines.append(f"{arm:8} {found.median(arm):9,.0f} tokens/s (median; {min(rates):,.0f} to {max(rates):,.0f})")
-    lines.append(f"backend / engine: {found.ratio:.3f} (median of {len(found.rates['engine'])} rounds)")
-    lines.append(f"prompt tokens found in the cache: n samples {found.hits_of_samples:.1%}")
-    lines.append(f"                                  continuations {found.hits_of_continuations:.1%}")
-    return lines
+    with cold_cache(llm, sampler) as found:
+        for _ in sampler.sample(wanted):
+            pass
+    return found()
 
 
 def main() -> None:
     """Measure with the numbers that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--policy", default=find_start("shipped"))
     parser.add_argument("--problems", type=int, default=256)
     parser.add_argument("--samples", type=int, default=8)
@@ -177,8 +150,12 @@ def main() -> None:
     requests = [Request(problem.id, render_prompt(problem.question), n=asked.samples) for problem in problems]
     llm, sampler = open_both(asked.policy, SamplerArgs(backend="vllm", max_tokens=asked.max_tokens))
     try:
-        for line in lines_of(bench(llm, sampler, requests, asked.rounds)):
-            print(line, flush=True)
+        print_header(
+            f"{asked.policy}: {len(requests)} prompts, {asked.samples} samples each of at most {asked.max_tokens} "
+            f"tokens, {asked.rounds} rounds in turns, medians",
+            ("torch", "transformers", "vllm"),
+        )
+        bench(llm, sampler, requests, asked.rounds)
     finally:
         sampler.close()
 

@@ -15,8 +15,9 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from omegaconf import DictConfig
 
 from experiments.commands.catalogue import COMMANDS
 from experiments.commands.config import ConfigError, Job, build_job, claim_folder, read_yaml, register_schema
+from experiments.commands.dry_run import stage_plan
 from experiments.commands.evidence import error_log
 from experiments.commands.overrides import hydra_told
 from experiments.commands.sweeps import Sweep, finished, objective_of, reason_told
@@ -38,13 +40,13 @@ from stages.text import CleanRecord, one_line, visible
 from stages.tracking import Tracker
 
 Work = Callable[[Job], dict[str, Any]]
+Plan = Callable[[Job], tuple[list[str], bool]]  # what a dry run prints; whether all of it is made already
 
 
 def stage_command(
     stage: Stage, config_name: str | None = None, show: Callable[[Artifact], None] | None = None
-) -> Callable[[], None]:
-    """The command of one stage: finds or makes its artifact, of which `show` prints more than the path. See
-    `command`."""
+) -> Command:
+    """The command of one stage: finds or makes its artifact, of which `show` prints more than the path."""
 
     def work(job: Job) -> dict[str, Any]:
         tracking = dataclasses.replace(
@@ -60,12 +62,7 @@ def stage_command(
         known = {name: artifact.manifest[name] for name in ("stage", "key", "seconds", "tokens")}
         return known | {"path": str(artifact.path), "reused": reused}
 
-    def plan(job: Job) -> Iterator[str]:
-        from experiments.commands.dry_run import stage_plan
-
-        return stage_plan(stage, job)
-
-    return command(stage.name, stage.args, work, config_name, plan=plan)
+    return command(stage.name, stage.args, work, config_name, plan=lambda job: stage_plan(stage, job))
 
 
 def command(
@@ -74,9 +71,19 @@ def command(
     work: Work,
     config_name: str | None = None,
     relaunch: bool = True,
-    plan: Callable[[Job], Iterable[str]] | None = None,
-) -> Callable[[], None]:
+    plan: Plan | None = None,
+) -> Command:
     """What `python -m experiments.<name>` runs: `work` with arguments of class `args`.
+
+    `config_name` is the primary config, `name` by default. Without `relaunch`, `work` itself sees to
+    `launch.num_processes`. `plan` is for `dry_run`, and tells a sweep which of its arms are still finished.
+    """
+    return Command(name, args, work, config_name or name, relaunch, plan, register_schema(name, args))
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, which is called without arguments: they are in `sys.argv`.
 
     Hydra composes them from `conf/<config_name>.yaml` and the command line; `--resolved FILE.yaml` takes them from a
     file as they stand. The run's folder gets `config.yaml` and `result.json`, what `work` returns. With --resolved
@@ -84,46 +91,45 @@ def command(
     `--result FILE.json` behind it, it is written to that file, which is how one command runs another. Where the work
     fails, `error.log` in the run's folder has the trace.
 
-    With `launch.num_processes` over 1 the work is done by that many processes under `accelerate launch`, unless
-    `relaunch` is false: then `work` itself sees to it. With `dry_run` the lines of `plan` are printed, and that is all.
-    A sweep returns to its sweeper the number that `objective` names.
+    With `launch.num_processes` over 1 the work is done by that many processes under `accelerate launch`. With
+    `dry_run` the lines of `plan` are printed, and that is all. A sweep returns to its sweeper the number that
+    `objective` names.
 
     Exit codes: 0; 2 for the user's errors, in one line on stderr (STEPWISE_TRACEBACK=1: with the trace); 130 when
     stopped by Ctrl-C, 143 when told to end, 141 when nobody reads its output; 1 for anything else, as for a sweep in
     which an arm failed.
     """
-    schema = register_schema(name, args)
 
-    def run(job: Job) -> dict[str, Any]:
-        if not job.dry_run:
-            return work(job)
-        if plan is None:
-            raise ConfigError(f"dry_run=true: {name} is one step, of which there is nothing to say before it runs")
-        print(*plan(job), sep="\n")
-        return {"dry_run": True}
+    name: str
+    args: type
+    work: Work
+    config_name: str
+    relaunch: bool
+    plan: Plan | None
+    schema: DictConfig
 
-    def main() -> None:
-        if args.__module__ == "__main__":
-            # what a launcher sends to another process is found there by the name of its module
+    def __call__(self) -> None:
+        if self.args.__module__ == "__main__":
+            # a launcher sends these classes to other processes, which look for them in the module by its name
             spec = sys.modules["__main__"].__spec__
-            return importlib.import_module(spec.name if spec else COMMANDS[name]).main()
-        # so that a process that is told to end (by its parent, by a cluster) leaves nothing half-written
+            return importlib.import_module(spec.name if spec else COMMANDS[self.name]).main()
+        # an exception, so that a process that is told to end (by its parent, by a cluster) leaves nothing half-written
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         end_with_parent()
         logging.setLogRecordFactory(CleanRecord)
-        # a library's news of every request is not this program's
+        # these libraries log every request
         for library in ("httpx", "filelock", "datasets", "urllib3"):
             logging.getLogger(library).setLevel(logging.WARNING)
         try:
             with reason_told():
                 if "--resolved" in sys.argv[1:]:
-                    _run_resolved_here(schema, args, run, relaunch)
+                    self._run_resolved_here()
                 elif {"--help", "-h"} & {*sys.argv[1:]}:
                     from experiments.commands.describe import print_help
 
-                    print_help(name, config_name or name, schema)
+                    print_help(self.name, self.config_name, self.schema)
                 else:
-                    _run_with_hydra(schema, args, run, config_name or name, relaunch)
+                    self._run_with_hydra()
                 sys.stdout.flush()
         except KeyboardInterrupt:
             sys.exit(130)
@@ -132,108 +138,115 @@ def command(
                 raise
             sys.exit(141)
 
-    return main
+    def _run_resolved_here(self) -> None:
+        """What `--resolved FILE` does."""
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        with _one_line_errors():
+            processes = current()
+            # what all processes would say, the first one says
+            logging.getLogger().setLevel(logging.INFO if processes.first else logging.ERROR)
+            match sys.argv[1:]:
+                case ["--resolved", file]:
+                    result_file = None
+                case ["--resolved", file, "--result", result_file]:
+                    pass
+                case argv:
+                    raise ConfigError(f"--resolved takes one file and no overrides, not {' '.join(argv)}")
+            job = build_job(self.schema, self.args, read_yaml(Path(file)), Path(file).parent)
+            result = self._work(job, Path(file))
+            if result_file is None and processes.first:
+                print(json.dumps(result), flush=True)
+            # the first process of each machine: whoever started the launch there waits for a file of that machine
+            if result_file is not None and os.environ.get("LOCAL_RANK", "0") == "0":
+                write_json(result_file, result)
+            processes.leave()
 
+    def _run_with_hydra(self) -> None:
+        import hydra
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
 
-def this_program() -> list[str]:
-    """The command line, without arguments, that started this process."""
-    spec = sys.modules["__main__"].__spec__
-    return [sys.executable, "-m", spec.name] if spec else [sys.executable, str(Path(sys.argv[0]).resolve())]
+        program, sweep = this_program(), Sweep.new()
 
+        @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=self.config_name)
+        def task(config: Any) -> float | None:
+            settings = HydraConfig.get()
+            if settings.mode != RunMode.MULTIRUN:
+                return self._run_composed(config, None)
+            return sweep.arm(list(settings.overrides.task), lambda: self._run_composed(config, program))
 
-def _run_resolved_here(schema: DictConfig, args: type, work: Work, relaunch: bool) -> None:
-    """What `--resolved FILE` does."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    with _one_line_errors():
-        processes = current()
-        # what all processes would say, the first one says
-        logging.getLogger().setLevel(logging.INFO if processes.first else logging.ERROR)
-        file, result_file = _resolved_files(sys.argv[1:])
-        job = build_job(schema, args, read_yaml(file), file.parent)
-        result = _work(job, work, file, relaunch)
-        if result_file is None and processes.first:
-            print(json.dumps(result), flush=True)
-        # the first process of each machine: whoever started the launch there waits for a file of that machine
-        if result_file is not None and os.environ.get("LOCAL_RANK", "0") == "0":
-            write_json(result_file, result)
-        processes.leave()
+        with _one_line_errors(), hydra_told(self.args):
+            try:
+                task()
+                failed = sweep.end()
+            except ValueError:
+                failed = sweep.end()  # Optuna raises where no trial has succeeded
+                if not failed:
+                    raise
+            finally:
+                shutil.rmtree(sweep.folder, ignore_errors=True)
+        if failed:
+            raise SystemExit(1)
 
+    def _run_composed(self, config: Any, program: list[str] | None) -> float | None:
+        """Run what Hydra has composed, in this process, or by `program` in one of its own; returns the objective.
 
-def _run_with_hydra(schema: DictConfig, args: type, work: Work, config_name: str, relaunch: bool) -> None:
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
+        An arm of a sweep has a process of its own: jobs that share one would share its accelerator state and memory.
+        """
+        from hydra.core.hydra_config import HydraConfig
 
-    program, sweep = this_program(), Sweep.new()
-
-    def run(config: Any) -> float | None:
         settings = HydraConfig.get()
         folder = Path(os.path.relpath(settings.runtime.output_dir, settings.runtime.cwd))
         with _one_line_errors(), _no_useless_folder(Path(settings.runtime.output_dir), Path(settings.runtime.cwd)):
             if settings.job.chdir:
                 os.chdir(settings.runtime.cwd)
                 raise ConfigError("hydra.job.chdir=true: a command stays in the folder in which it was started")
-            # jobs that share a process share its accelerator state and memory
-            apart, file = settings.mode == RunMode.MULTIRUN, folder / "config.yaml"
-            job = build_job(schema, args, config, folder)
-            if apart and job.objective is None and not settings.sweeper._target_.endswith("BasicSweeper"):
+            file = folder / "config.yaml"
+            job = build_job(self.schema, self.args, config, folder)
+            if program and job.objective is None and not settings.sweeper._target_.endswith("BasicSweeper"):
                 raise ConfigError("this sweeper needs objective=KEY, the number of the result to go by")
             if job.dry_run:
-                _work(job, work, file, relaunch)
+                self._work(job, file)
                 return None
             claim_folder(job)
-            result = finished(folder) if apart else None
-            if result is None:
-                result = run_resolved(program, file) if apart else _work(job, work, file, relaunch)
+            result = finished(folder) if program else None
+            # its artifacts may be those of an older version of a stage
+            if result is not None and (self.plan is None or self.plan(job)[1]):
+                print(f"{folder} (finished before)")
+            else:
+                result = run_resolved(program, file) if program else self._work(job, file)
                 write_json(folder / "result.json", result)
                 _show(result)
-            else:
-                print(f"{folder} (finished before)")
             return None if job.objective is None else objective_of(result, job.objective)
 
-    @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)
-    def task(config: Any) -> float | None:
-        settings = HydraConfig.get()
-        if settings.mode != RunMode.MULTIRUN:
-            return run(config)
-        return sweep.arm(list(settings.overrides.task), lambda: run(config))
-
-    with _one_line_errors(), hydra_told(args):
-        try:
-            task()
-            failed = sweep.end()
-        except ValueError:
-            failed = sweep.end()  # Optuna raises where no trial has succeeded
-            if not failed:
-                raise
-        finally:
-            shutil.rmtree(sweep.folder, ignore_errors=True)
-    if failed:
-        raise SystemExit(1)
-
-
-def _work(job: Job, work: Work, file: Path, relaunch: bool) -> dict[str, Any]:
-    if relaunch and not job.dry_run and must_launch(job.launch, current()):
-        try:
-            return run_resolved(this_program(), file, job.launch)
-        except JobFailed as error:
-            if error.code > 128:  # ended by a signal, and perhaps nobody could say so
-                raise
-            raise SystemExit(error.code) from error
-    if job.run.threads is not None:
-        # torch reads these when it is loaded, which is later
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            os.environ[name] = str(job.run.threads)
-        if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(job.run.threads)
-    with error_log(file):
-        return work(job)
+    def _work(self, job: Job, file: Path) -> dict[str, Any]:
+        """Do the work here, in the processes of a launch, or not at all (`dry_run`)."""
+        if job.dry_run:
+            if self.plan is None:
+                raise ConfigError(f"dry_run=true: {self.name} is one step, and has no plan to show")
+            print(*self.plan(job)[0], sep="\n")
+            return {"dry_run": True}
+        if self.relaunch and must_launch(job.launch, current()):
+            try:
+                return run_resolved(this_program(), file, job.launch)
+            except JobFailed as error:
+                if error.code > 128:  # ended by a signal, and perhaps nobody could say so
+                    raise
+                raise SystemExit(error.code) from error
+        if job.run.threads is not None:
+            # torch reads these when it is loaded, which is later
+            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+                os.environ[name] = str(job.run.threads)
+            if "torch" in sys.modules:
+                sys.modules["torch"].set_num_threads(job.run.threads)
+        with error_log(file):
+            return self.work(job)
 
 
-def _resolved_files(argv: list[str]) -> tuple[Path, Path | None]:
-    if argv[0] != "--resolved" or len(argv) not in (2, 4) or argv[2:3] not in ([], ["--result"]):
-        raise ConfigError(f"--resolved takes one file and no overrides, not {' '.join(argv)}")
-    return Path(argv[1]), Path(argv[3]) if argv[3:] else None
+def this_program() -> list[str]:
+    """The command line, without arguments, that started this process."""
+    spec = sys.modules["__main__"].__spec__
+    return [sys.executable, "-m", spec.name] if spec else [sys.executable, str(Path(sys.argv[0]).resolve())]
 
 
 def _show(result: dict[str, Any]) -> None:

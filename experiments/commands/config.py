@@ -19,8 +19,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.commands.yaml_files import ConfigError, read_yaml, write_yaml
+from experiments.commands.yaml_files import ConfigError, leaves, read_yaml, write_yaml
+from refine.students.shipped import SHIPPED, find_start
 from stages.launch import LaunchArgs
+from stages.parents import parent_fields
 from stages.tracking import TrackingArgs
 
 
@@ -46,7 +48,7 @@ class RunArgs:
 
 
 @dataclass
-class Outer:
+class CommonArgs:
     """The settings that every command has beside its own."""
 
     run: RunArgs = field(default_factory=RunArgs)
@@ -57,19 +59,14 @@ class Outer:
 
 
 # what may differ between two runs that share a folder: where results go, not what they are
-OUTER = tuple(one.name for one in dataclasses.fields(Outer))
+COMMON = tuple(one.name for one in dataclasses.fields(CommonArgs))
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run's arguments, checked: the command's own, those of `Outer`, its folder, and all of it as plain values."""
+@dataclass(kw_only=True)
+class Job(CommonArgs):
+    """One run's settings, checked: the command's own arguments, its folder, and all of it as plain values."""
 
     args: Any
-    run: RunArgs
-    tracking: TrackingArgs
-    launch: LaunchArgs
-    objective: str | None
-    dry_run: bool
     folder: Path
     config: dict[str, Any]
 
@@ -77,19 +74,19 @@ class Job:
 def register_schema(name: str, args: type) -> DictConfig:
     """Make the schema of a command and register it with Hydra as `<name>_schema`.
 
-    The schema is `args` with the settings of `Outer` beside its fields. Its type is `args`, no class made at run time:
+    The schema is `args` with the settings of `CommonArgs` beside its fields. Its type is `args`, no class of run time:
     a launcher (joblib, submitit) sends it to another process, which finds `args` by name.
 
     Raises:
         TypeError: `args` has a field of one of these names.
     """
-    taken = {one.name for one in dataclasses.fields(args)} & {*OUTER, "defaults"}
+    taken = {one.name for one in dataclasses.fields(args)} & {*COMMON, "defaults"}
     if taken:
         raise TypeError(f"{args.__name__} must not have fields called {sorted(taken)}")
-    schema, outer = OmegaConf.structured(args), OmegaConf.structured(Outer(run=RunArgs(name=name)))
+    schema, common = OmegaConf.structured(args), OmegaConf.structured(CommonArgs(run=RunArgs(name=name)))
     with open_dict(schema):
-        for one in OUTER:
-            schema[one] = outer._get_node(one)
+        for one in COMMON:
+            schema[one] = common._get_node(one)
     node = schema.copy()
     with open_dict(node):
         node.defaults = ["base", "_self_"]
@@ -117,12 +114,19 @@ def build_job(schema: DictConfig, args: type, values: Any, folder: Path) -> Job:
     try:
         for value in (root.run, root.tracking, root.launch, own):
             validate(value)
+        _find_shipped(own)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    outer = {one: getattr(root, one) for one in OUTER}
     plain = OmegaConf.to_container(config, enum_to_str=True)
     _refuse_pipes(plain)
-    return Job(args=own, folder=folder, config=plain, **outer)
+    return Job(args=own, folder=folder, config=plain, **{one: getattr(root, one) for one in COMMON})
+
+
+def _find_shipped(args: Any) -> None:
+    """Wherever a policy is asked for, `shipped` is the folder of the student that comes with the package."""
+    for one in parent_fields(args):
+        if one.value == SHIPPED and "train_policy" in one.field.metadata["parent"]:
+            setattr(one.owner, one.field.name, find_start(SHIPPED))
 
 
 def _refuse_pipes(value: Any, name: str = "") -> None:
@@ -139,13 +143,23 @@ def _refuse_pipes(value: Any, name: str = "") -> None:
             raise ConfigError(f"{name}={value}: is a pipe, not a file or folder")
 
 
-def validate(value: Any) -> None:
-    """Call `validate` of every dataclass within these arguments that has one, the innermost first."""
+def validate(value: Any, name: str = "") -> None:
+    """Call `validate` of every dataclass within these arguments that has one, the innermost first.
+
+    Raises:
+        ValueError: one of them refuses a value; the field that its message begins with gets its dotted name.
+    """
     if dataclasses.is_dataclass(value):
-        for one in dataclasses.fields(value):
-            validate(getattr(value, one.name))
+        fields = [one.name for one in dataclasses.fields(value)]
+        for one in fields:
+            validate(getattr(value, one), f"{name}{one}.")
         if hasattr(value, "validate"):
-            value.validate()
+            try:
+                value.validate()
+            except ValueError as error:
+                if not name or re.match(r"\w*", str(error))[0] not in fields:
+                    raise
+                raise ValueError(f"{name}{error}") from error
     elif isinstance(value, list):
         for item in value:
             validate(item)
@@ -155,12 +169,12 @@ def validate(value: Any) -> None:
 
 
 def run_folder(overrides: Iterable[str]) -> str:
-    """The name of a run's folder below that of `run.name`: its overrides, but for those named in `OUTER`.
+    """The name of a run's folder below that of `run.name`: its overrides, but for those named in `COMMON`.
 
     Without overrides it is `.`, that folder itself. What is long, or no good as a file's name, is cut short and gets
     8 hex characters of its hash.
     """
-    kept = [one for one in overrides if re.split(r"[.=@]", one.lstrip("+~"), maxsplit=1)[0] not in OUTER]
+    kept = [one for one in overrides if re.split(r"[.=@]", one.lstrip("+~"), maxsplit=1)[0] not in COMMON]
     # quotes are for Hydra's eyes: title='007' is title=007
     kept = sorted(re.sub(r"=(['\"])([^'\"\\]*)\1$", r"=\2", one) for one in kept)
     text = ",".join(kept)
@@ -185,9 +199,13 @@ def claim_folder(job: Job) -> None:
     """
     file = job.folder / "config.yaml"
     if file.exists() and not job.run.overwrite:
-        found = _inner(read_yaml(file))
-        if found != _inner(job.config):
-            changed = sorted(_differences(found, _inner(job.config)))
+        old, new = (dict(leaves(_own(config))) for config in (read_yaml(file), job.config))
+        changed = [
+            f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name) != new.get(name)
+        ]
+        if changed:
             raise ConfigError(
                 f"{job.folder}: holds a run with other arguments ({'; '.join(changed)}): "
                 f"choose another run.name, or run.overwrite=true to take the folder over"
@@ -198,13 +216,5 @@ def claim_folder(job: Job) -> None:
     write_yaml(file, job.config)
 
 
-def _inner(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in OUTER}
-
-
-def _differences(old: Any, new: Any, name: str = "") -> Iterable[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in old.keys() | new.keys():
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
-    elif old != new:
-        yield f"{name} was {old!r}, now {new!r}"
+def _own(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in COMMON}

@@ -15,11 +15,11 @@ from stages.processes import current
 
 @contextmanager
 def error_log(file: Path) -> Iterator[None]:
-    """Write `error.log` beside `file`, the run's arguments, where any error ends the work, the user's included; but not
-    where a parent cannot be used, so that none began.
+    """Write `error.log` beside `file`, the run's arguments, where an error ends the work. An ArtifactError does not
+    count: a parent could not be used, and no work had begun.
 
-    It is `NAME.error.log` where the arguments are not those of the folder's one run (`config.yaml`), and another
-    process of a launch than the first adds its number. A run that goes well removes that of the one before.
+    For arguments NAME.yaml, other than config.yaml, it is `NAME.error.log`; a rank other than 0 adds its number. A run
+    that succeeds removes the log of the one before.
     """
     rank = current().rank
     name = "error" if file.name == "config.yaml" else f"{file.stem}.error"

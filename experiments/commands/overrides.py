@@ -1,7 +1,7 @@
-"""Command lines and Hydra's complaints about them, made plain.
+"""Command lines as users type them, and Hydra's errors in one line.
 
-Hydra reads `run.name=1e3` as a number and fails on `policy=a=b`. Here a value of a setting that is a text (or a list of
-texts) is quoted for Hydra where it would become anything else, so that it arrives as it was typed.
+Hydra reads `run.name=1e3` as a number and fails on `policy=a=b`. Where a setting is a text, or a list of texts, its
+value is put in quotes for Hydra if it would become anything else without them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.commands.config import Outer
+from experiments.commands.config import CommonArgs
 from experiments.commands.yaml_files import DEEPEST, ConfigError, check_yaml
 
-# what means something to Hydra in a text, too: quotes, interpolations, functions, null, a missing value
+# left to Hydra also where a setting is a text: quotes, interpolations, functions, null, a missing value
 _HYDRA = re.compile(
     r"""(['"]).*\1|.*\$\{.*|(choice|range|interval|glob|sort|shuffle|tag|str|json_str)\(.*\)|null|\?\?\?|""", re.DOTALL
 )
@@ -33,7 +33,7 @@ _HYDRA = re.compile(
 
 @contextmanager
 def hydra_told(args: type) -> Iterator[None]:
-    """Within, Hydra sees this process's command line prepared, and what it finds wrong is raised as it is explained.
+    """In the block Hydra gets the prepared command line of this process, and its errors are raised in one line.
 
     Raises:
         ConfigError: the command line or what it composes is wrong.
@@ -66,7 +66,7 @@ def hydra_told(args: type) -> Iterator[None]:
 
 
 def prepare(overrides: list[str], args: type, sweep: bool) -> list[str]:
-    """The overrides as Hydra reads them as they were meant; in a `sweep` commas part the values of its arms.
+    """The overrides with quotes where Hydra needs them; in a `sweep`, commas separate the values of its arms.
 
     Raises:
         ConfigError: one cannot be read, or a setting is given twice.
@@ -90,7 +90,7 @@ def prepare(overrides: list[str], args: type, sweep: bool) -> list[str]:
                 value = _quoted(value)
             elif not re.search(r"['\"\[{]", value):
                 value = ",".join(map(_quoted, value.split(",")))
-            elif _read(value) is None:  # of values in quotes or brackets only Hydra knows which commas part them
+            elif _read(value) is None:  # with quotes or brackets, only Hydra knows which commas separate values
                 value = _quote(value)
         depth = itertools.accumulate((c in "[{(") - (c in "]})") for c in value)
         if hint is not str and max(depth, default=0) > DEEPEST:
@@ -141,7 +141,7 @@ def _for_shell(text: str) -> str:
 
 def hint_of(args: type, key: str) -> Any:
     """The type of the setting `key` (dotted), `str` for `str | None`; None where there is no such setting."""
-    for kind in (args, Outer):
+    for kind in (args, CommonArgs):
         hint: Any = kind
         for name in key.split("."):
             hint = typing.get_type_hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
@@ -167,7 +167,7 @@ def explain(error: BaseException, overrides: list[str], args: type) -> str:
     if unknown := re.match(r"Could not override '([^']+)'", lines[0] if lines else ""):
         key = unknown[1]
         given = next((one for one in overrides if re.match(rf"\+{{0,2}}{re.escape(key)}[.=@]", one)), key)
-        near = difflib.get_close_matches(key, [*names_of(args), *names_of(Outer)], 1, 0.5)
+        near = difflib.get_close_matches(key, [*names_of(args), *names_of(CommonArgs)], 1, 0.5)
         # a schema takes no new keys, so that Hydra's advice to write +key= would not help
         lines = [f"{given}: {cause}"] if cause else [f"{given}: {' '.join(lines[1:])}"]
         lines += [f"did you mean {near[0]}?"] if near else []

@@ -1,6 +1,6 @@
 """The arms of a sweep: one that fails does not end the others, and one that is finished is not run again.
 
-Left out: which arms there are and where they run, which is Hydra's sweepers' and launchers' affair.
+Left out: which arms there are (Hydra's sweepers), and where they run (its launchers).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -18,27 +19,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.commands.yaml_files import ConfigError
+import psutil
+
+from experiments.commands.yaml_files import ConfigError, leaves
 from stages.files import read_json, write_json
+from stages.text import one_line
 
 REASON = "STEPWISE_REASON"  # the file in which a process says why it failed, for the sweep's table
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One sweep. Its arms may run on other machines, so what became of each is a file in `folder`."""
+    """One sweep. Its arms may run on other machines, so each writes to a file in `folder` how it ended."""
 
     folder: Path
 
     @classmethod
     def new(cls) -> Sweep:
-        """A sweep that nobody else knows, of which nothing is written yet."""
-        return cls(Path(f"runs/.sweep-{uuid.uuid4().hex[:12]}").resolve())
+        """A sweep of this process; what one that was killed has left is dropped. Nothing is written yet."""
+        name = f".sweep-{platform.node()}"
+        for folder in Path("runs").glob(f"{name}-*"):
+            if not psutil.pid_exists(int(folder.name.rpartition("-")[2])):
+                shutil.rmtree(folder, ignore_errors=True)
+        return cls(Path(f"runs/{name}-{os.getpid()}").resolve())
 
     def arm(self, overrides: list[str], run: Callable[[], float | None]) -> float | None:
         """What `run` returns; None where it fails, which sweepers take for a failed trial.
 
-        Only what ends the whole sweep (Ctrl-C, SIGTERM) is let through.
+        Only Ctrl-C and SIGTERM, which end the whole sweep, are raised.
         """
         why = None
         try:
@@ -73,22 +81,27 @@ def _print_failed(failed: list[dict[str, Any]], arms: list[dict[str, Any]]) -> N
     from rich.table import Table
     from rich.text import Text
 
-    # what all arms have in common tells none from another
+    # overrides that all arms have are not shown
     common = set.intersection(*(set(arm["overrides"]) for arm in arms)) if len(arms) > 1 else set()
-    table = Table(title=f"{len(failed)} of {len(arms)} arms failed", title_justify="left")
+    table = Table()
     table.add_column("arm", overflow="fold", max_width=34)
     table.add_column("why", overflow="fold")
-    for arm in failed:
-        table.add_row(Text(" ".join(one for one in arm["overrides"] if one not in common)), Text(arm["why"]))
+    # a sweeper that chooses the arms may try one several times
+    rows = [(" ".join(one for one in arm["overrides"] if one not in common), arm["why"]) for arm in failed]
+    for arguments, why in dict.fromkeys(rows):
+        table.add_row(Text(one_line(arguments)), Text(one_line(why)))
     console = Console(file=sys.stderr, width=80)
+    console.print(f"{len(failed)} of {len(arms)} arms failed", highlight=False)
     console.print(table)
     console.print("The same command again runs only what is missing.", highlight=False)
 
 
 @contextmanager
 def reason_told() -> Iterator[None]:
-    """Where this process is an arm's, say why it fails in the file that the sweep named. The first to say it is right:
-    others fail because that one did."""
+    """Where this process belongs to an arm, write why it fails to the file that the sweep named.
+
+    Only the first of an arm's processes writes: the others fail because that one did.
+    """
     try:
         yield
     except BaseException as error:
@@ -101,7 +114,7 @@ def reason_told() -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     # a command's own exit names the error that it was for
     cause = error.__cause__ if isinstance(error, SystemExit) and error.__cause__ else error
-    text = "; ".join(line.strip() for line in str(cause).splitlines() if line.strip())[:500]
+    text = one_line(cause, 500)
     return text if isinstance(cause, ValueError | OSError) else f"{type(cause).__name__}: {text}"
 
 
@@ -126,16 +139,12 @@ def objective_of(result: dict[str, Any], key: str) -> float:
     for folder in (path, os.path.dirname(result.get("report") or "")):
         if folder and (file := Path(folder) / "report.json").is_file():
             known["report"] = read_json(file)
-    numbers = dict(_numbers(known))
+    numbers = {
+        name: float(value)
+        for name, value in leaves(known)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
     if key not in numbers:
         near = difflib.get_close_matches(key, numbers, 3, 0.4) or sorted(numbers)[:8]
         raise ConfigError(f"objective={key}: the result has no such number; near are {', '.join(near)}")
     return numbers[key]
-
-
-def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _numbers(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        yield name, float(value)

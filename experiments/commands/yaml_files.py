@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from stages.files import replacing
 
 MOST_BYTES = 1_000_000
 MOST_VALUES = 50_000
@@ -99,6 +102,14 @@ def _from_json(text: str) -> Any:
 
 def write_yaml(file: Path, config: dict[str, Any]) -> None:
     """Write a YAML file whole or not at all."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    aside.write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
-    os.replace(aside, file)
+    with replacing(file) as aside:
+        aside.write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of everything in nested dicts that is no dict itself."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from leaves(item, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value

@@ -16,9 +16,9 @@ from refine.report.example import choose_example
 from refine.report.inputs import ReportInputs
 from refine.report.repairs import WHERES, repair_report
 from refine.rerank import SELECTORS as OFFERS
-from rewards.evaluate import judge_report
+from rewards.evaluate import SCORERS, judge_report
 from rewards.intervals import Estimate, mcnemar, ratio, ratio_difference, resample, wilson
-from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem
+from rollouts.records import Candidate, CandidateKey, Choice, Judgement, identity
 
 # selector → (needs local refinements, asks a reward model)
 SELECTORS = {
@@ -45,7 +45,6 @@ DIFFERENCES = (
     ("draft_global", "draft_control"),
     ("oracle", "reranked"),
 )
-SCORERS = ("orm", "sorm")
 
 # GLoRe (arXiv 2402.10963), Llama-2 13B on GSM8K, step accuracy of the 7B; "(2nd)": from secondary summaries
 PAPER = {
@@ -60,13 +59,13 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
     """Compute every number of the report; the same inputs give the same dict, `stages` aside.
 
     Raises:
-        ValueError: records that do not belong together: an unknown or missing problem, a duplicate, a judgement
-            of no candidate or of another number of steps, a score that is not finite.
+        ValueError: there is no problem; a selector did not choose for every one, or chose twice; a draft or sample
+            without judgement, or with another number of scores than it has steps.
     """
-    rows = _rows(inputs.problems)
-    candidates = _candidates(inputs.candidates, rows)
-    arms = _arms(inputs.choices, rows)
+    rows = {problem.id: row for row, problem in enumerate(inputs.problems)}
+    candidates = {identity(candidate): candidate for candidate in inputs.candidates}
     counts = resample(len(rows), inputs.resamples, inputs.seed)
+    arms = _arms(inputs.choices, rows)
     judged = judge_report(
         inputs.judgements, inputs.thresholds, inputs.step_truth, inputs.where, rows, candidates, counts
     )
@@ -108,46 +107,20 @@ def _paper(samples: int) -> dict[str, Any]:
     return PAPER | {"accuracy": accuracy}
 
 
-def _rows(problems: Sequence[Problem]) -> dict[str, int]:
-    if not problems:
-        raise ValueError("no problems to report on")
-    rows = {problem.id: row for row, problem in enumerate(problems)}
-    if len(rows) < len(problems):
-        seen: set[str] = set()
-        twice = next(p.id for p in problems if p.id in seen or seen.add(p.id))
-        raise ValueError(f"problem {twice!r} is there twice")
-    return rows
-
-
-def _candidates(candidates: Sequence[Candidate], rows: dict[str, int]) -> dict[CandidateKey, Candidate]:
-    found: dict[CandidateKey, Candidate] = {}
-    for candidate in candidates:
-        key = (candidate.problem_id, candidate.kind, candidate.where, candidate.sample)
-        if candidate.problem_id not in rows:
-            raise ValueError(f"candidate {key} is of no problem of this report")
-        if key in found:
-            raise ValueError(f"candidate {key} is there twice")
-        found[key] = candidate
-    return found
-
-
 def _arms(choices: Sequence[Choice], rows: dict[str, int]) -> dict[tuple[str, str, str], dict[str, Choice]]:
     """Group the choices by (selector, scorer, where); each arm must choose once for every problem.
 
-    A choice that asks no reward model may be filed again, unchanged, for each of them.
+    A choice that asks no reward model may be there again, unchanged, for each of them.
     """
     arms: dict[tuple[str, str, str], dict[str, Choice]] = {}
     for choice in choices:
         name = (choice.selector, choice.scorer, choice.where)
         arm = arms.setdefault(name, {})
-        if choice.selector not in SELECTORS:
-            raise ValueError(f"unknown selector {choice.selector!r}; there are {', '.join(SELECTORS)}")
         if arm.get(choice.problem_id, choice) != choice:
             raise ValueError(f"{name} chose twice, and differently, for problem {choice.problem_id!r}")
         arm[choice.problem_id] = choice
     for name, arm in arms.items():
-        odd = sorted(arm.keys() ^ rows.keys())
-        if odd:
+        if odd := sorted(arm.keys() ^ rows.keys()):
             raise ValueError(f"{name} chose for {len(arm)} problems, the report has {len(rows)}; see {odd[0]!r}")
     return arms
 
@@ -178,14 +151,12 @@ def _differences(
     arms: dict[str, dict[str, Choice] | None], rows: dict[str, int], counts: np.ndarray
 ) -> dict[str, Estimate | None]:
     """Every pair of `DIFFERENCES` on the same problems, with McNemar's exact p."""
-    ones, found = np.ones(len(rows)), {}
+    ones, found = np.ones(len(rows)), dict.fromkeys(f"{a}_minus_{b}" for a, b in DIFFERENCES)
     for a, b in DIFFERENCES:
-        if arms[a] is None or arms[b] is None:
-            found[f"{a}_minus_{b}"] = None
-            continue
-        pair = ratio_difference(counts, (_correct(arms[a], rows), ones), (_correct(arms[b], rows), ones))
-        p = mcnemar(*({i: choice.correct for i, choice in arms[name].items()} for name in (a, b)))
-        found[f"{a}_minus_{b}"] = pair | {"mcnemar_p": p}
+        if arms[a] is not None and arms[b] is not None:
+            first, second = _correct(arms[a], rows), _correct(arms[b], rows)
+            pair = ratio_difference(counts, (first, ones), (second, ones))
+            found[f"{a}_minus_{b}"] = pair | {"mcnemar_p": mcnemar(first, second)}
     return found
 
 
@@ -208,7 +179,7 @@ def _ablation(
 
 def _too_long(judgements: Sequence[Judgement], candidates: dict[CandidateKey, Candidate], scorer: str) -> int:
     """How many candidates a reward model could not read: they have steps and no score."""
-    own = [(j.problem_id, j.kind, j.where, j.sample) for j in judgements if j.scorer == scorer and not j.probabilities]
+    own = [identity(one) for one in judgements if one.scorer == scorer and not one.probabilities]
     return sum(bool(candidates[key].steps) for key in own)
 
 

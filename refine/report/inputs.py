@@ -14,8 +14,8 @@ from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem
 class ReportInputs:
     """What a report is made from. `scorer` and `where` name the arm of the headline.
 
-    `step_truth[key][i]` says whether step i (0-based) of that draft or sample is right; None where no oracle exists.
-    `label_truth` counts (right, given) labels; `stages` holds seconds and tokens of each stage, in order.
+    `step_truth[key][i]` says whether that draft or sample is free of error up to step i (0-based); None where no oracle
+    exists. `label_truth` counts (right, given) labels; `stages` holds seconds and tokens of each stage, in order.
     `given` names what was put in the place of a stage's own artifact. `apart` says whether the test problems were
     compared with those trained on. `samples` is the n of best_of_n.
     """

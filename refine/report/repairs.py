@@ -21,45 +21,44 @@ def repair_report(
     """What the refiners do to wrong and to right drafts: fixed, broken, differences, and both by `where`.
 
     A problem without a local refinement, or with the draft in its place (no error was located), counts as neither
-    fixed nor broken by it. The control, which saw no draft, is measured on the same drafts: what more a refiner fixes,
-    it has from reading them.
+    fixed nor broken by it. The control, which saw no draft, is measured on the same drafts: what a refiner fixes beyond
+    it comes from reading them.
     """
     draft = _outcomes(candidates, rows, "draft", "none")
     if draft is None or np.isnan(draft).any():
         missing = "all problems" if draft is None else repr(list(rows)[int(np.flatnonzero(np.isnan(draft))[0])])
         raise ValueError(f"no draft for {missing}")
     wrong, right = 1 - draft, draft
-    outcomes = {"global": _outcomes(candidates, rows, "global", "none")}
-    by_where = {}
+    whole, control = (_outcomes(candidates, rows, kind, "none") for kind in ("global", "control"))
+    by_where, local = {}, None
     for name in WHERES:
-        outcomes[name] = _outcomes(candidates, rows, "local", name)
-        if outcomes[name] is not None:
-            either = None if outcomes["global"] is None else np.fmax(outcomes["global"], outcomes[name])
+        found = _outcomes(candidates, rows, "local", name)
+        if found is not None:
+            local = found if name == where else local
             by_where[name] = {
                 "located": ratio(counts, _located(candidates, rows, name), np.ones(len(rows))),
-                "fixed": _share(counts, outcomes[name], 1, wrong),
-                "fixed_either": _share(counts, either, 1, wrong),
-                "broken": _share(counts, outcomes[name], 0, right),
+                "fixed": _share(counts, found, 1, wrong),
+                "fixed_either": _share(counts, _either(whole, found), 1, wrong),
+                "broken": _share(counts, found, 0, right),
             }
-    whole, local = outcomes["global"], outcomes.get(where)
-    control = _outcomes(candidates, rows, "control", "none")
-    either = None if whole is None or local is None else np.fmax(whole, local)
-    fixed = {"global": _share(counts, whole, 1, wrong), "local": _share(counts, local, 1, wrong)}
-    fixed["either"] = _share(counts, either, 1, wrong)
-    broken = {"global": _share(counts, whole, 0, right), "local": _share(counts, local, 0, right)}
-    fixed["control"], broken["control"] = _share(counts, control, 1, wrong), _share(counts, control, 0, right)
-    differences = dict.fromkeys(("fixed_either_minus_global", "fixed_either_minus_local", "fixed_global_minus_control"))
-    if whole is not None and control is not None:
-        differences["fixed_global_minus_control"] = _more(counts, whole, control, wrong)
-    fixed |= dict.fromkeys(("both", "only_global", "only_local"))
-    if either is not None:
-        by_global, by_local = (whole == 1) * wrong, (local == 1) * wrong
-        fixed["both"] = ratio(counts, by_global * by_local, wrong)
-        fixed["only_global"] = ratio(counts, by_global * (1 - by_local), wrong)
-        fixed["only_local"] = ratio(counts, by_local * (1 - by_global), wrong)
-        differences["fixed_either_minus_global"] = _more(counts, either, whole, wrong)
-        differences["fixed_either_minus_local"] = _more(counts, either, local, wrong)
+    either = _either(whole, local)
+    arms = {"global": whole, "local": local, "either": either, "control": control}
+    fixed = {name: _share(counts, found, 1, wrong) for name, found in arms.items()}
+    broken = {name: _share(counts, arms[name], 0, right) for name in ("global", "local", "control")}
+    for name, (by_global, by_local) in {"both": (1, 1), "only_global": (1, 0), "only_local": (0, 1)}.items():
+        fixed[name] = None
+        if either is not None:
+            fixed[name] = ratio(counts, ((whole == 1) == by_global) * ((local == 1) == by_local) * wrong, wrong)
+    differences = {
+        "fixed_either_minus_global": _more(counts, either, whole, wrong),
+        "fixed_either_minus_local": _more(counts, either, local, wrong),
+        "fixed_global_minus_control": _more(counts, whole, control, wrong),
+    }
     return fixed, broken, differences, by_where
+
+
+def _either(whole: np.ndarray | None, local: np.ndarray | None) -> np.ndarray | None:
+    return None if whole is None or local is None else np.fmax(whole, local)
 
 
 def _outcomes(
@@ -84,6 +83,10 @@ def _share(counts: np.ndarray, outcomes: np.ndarray | None, value: int, group: n
     return None if outcomes is None else ratio(counts, (outcomes == value) * group, group)
 
 
-def _more(counts: np.ndarray, first: np.ndarray, second: np.ndarray, group: np.ndarray) -> Estimate | None:
+def _more(
+    counts: np.ndarray, first: np.ndarray | None, second: np.ndarray | None, group: np.ndarray
+) -> Estimate | None:
     """Of a group of drafts, the share that came out right in `first`, minus that in `second`."""
+    if first is None or second is None:
+        return None
     return ratio_difference(counts, ((first == 1) * group, group), ((second == 1) * group, group))

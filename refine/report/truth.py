@@ -7,7 +7,7 @@ from itertools import accumulate
 from operator import and_
 
 from rollouts.problems.splits import question_key
-from rollouts.records import Candidate, CandidateKey, Problem, StepLabels
+from rollouts.records import Candidate, CandidateKey, Problem, StepLabels, identity
 from rollouts.world.args import SOURCE
 from rollouts.world.oracle import can_still_reach, judge_steps
 
@@ -24,9 +24,9 @@ def judge_candidates(
     if any(problem.source != SOURCE for problem in problems.values()):
         return None
     return {
-        (c.problem_id, c.kind, c.where, c.sample): judge_prefixes(problems[c.problem_id], c.steps)
-        for c in candidates
-        if c.kind in ("draft", "sample")
+        identity(one): judge_prefixes(problems[one.problem_id], one.steps)
+        for one in candidates
+        if one.kind in ("draft", "sample")
     }
 
 

@@ -15,6 +15,7 @@ from rewards.formats import FORMATS, Choices, FormatError, write_record
 from rewards.formats.files import write_file
 from rewards.formats.reading import BAD_ROWS, Reading
 from rewards.formats.step_labels import NAME
+from stages.checks import check_choices
 from stages.stage import MISSING
 
 logger = logging.getLogger(__name__)
@@ -38,14 +39,10 @@ class ConvertArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense."""
-        if self.source_format not in (*FORMATS, NAME):
-            raise ValueError(f"source_format={self.source_format!r} is none of {', '.join((*FORMATS, NAME))}")
+        check_choices(self, source_format=(*FORMATS, NAME), bad_rows=BAD_ROWS)
         if self.target_format == NAME:
             raise ValueError("python -m experiments.import_labels makes an artifact of step labels, convert does not")
-        if self.target_format not in FORMATS:
-            raise ValueError(f"target_format={self.target_format!r} is none of {', '.join(FORMATS)}")
-        if self.bad_rows not in BAD_ROWS:
-            raise ValueError(f"bad_rows={self.bad_rows!r} is none of {', '.join(BAD_ROWS)}")
+        check_choices(self, target_format=tuple(FORMATS))
         if Path(self.input).expanduser().resolve() == Path(self.output).expanduser().resolve():
             raise ValueError(f"input and output are the same file: {self.input}")
 

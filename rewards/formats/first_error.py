@@ -23,15 +23,16 @@ from rewards.formats.record import (
 from stages.text import shown
 
 VERDICT = "model_output_answer_correctness"
+CORRECT = "model_output_solution_correctness"
 ERROR_STEP = "model_output_solution_first_error_step"
 
 
-def parse_processbench(row: dict[str, Any], choices: Choices) -> StepRecord:
-    """A record of a row.
+def _known(**fields: Any) -> dict[str, Any]:
+    """A row without the fields that are not known."""
+    return {name: value for name, value in fields.items() if value is not None}
 
-    Raises:
-        FormatError: a field is missing or of another type, or `label` names no step.
-    """
+
+def _parse_processbench(row: dict[str, Any], choices: Choices) -> StepRecord:
     steps, label = take_texts(row, "steps"), row.get("label")
     if type(label) is not int or label < -1:
         raise FormatError(f"field 'label' must be the first wrong step from 0, or -1, not {shown(label)}")
@@ -44,26 +45,17 @@ def parse_processbench(row: dict[str, Any], choices: Choices) -> StepRecord:
     )
 
 
-def render_processbench(record: StepRecord, choices: Choices) -> dict[str, Any]:
-    """A row of a record whose labels are hard; what is not known has no field."""
+def _render_processbench(record: StepRecord, choices: Choices) -> dict[str, Any]:
     error = locate_error(record.labels)
-    row: dict[str, Any] = {} if record.id is None else {"id": record.id}
-    row |= {"problem": record.question, "steps": list(record.steps)}
-    if record.correct is not None:
-        row["final_answer_correct"] = record.correct
+    row = _known(id=record.id, problem=record.question, steps=list(record.steps), final_answer_correct=record.correct)
     return row | {"label": -1 if error is None else error}
 
 
-def parse_mr_gsm8k(row: dict[str, Any], choices: Choices) -> StepRecord:
-    """A record of a row.
-
-    Raises:
-        FormatError: a field is missing or of another type, or the first error and the verdict do not fit together.
-    """
+def _parse_mr_gsm8k(row: dict[str, Any], choices: Choices) -> StepRecord:
     steps, error = take_texts(row, "model_output_steps"), row.get(ERROR_STEP)
-    verdict = take_text(row, "model_output_solution_correctness").strip().lower()
+    verdict = take_text(row, CORRECT).strip().lower()
     if verdict not in ("correct", "wrong", "incorrect"):
-        raise FormatError(f"field 'model_output_solution_correctness' must be correct or wrong, not {verdict!r}")
+        raise FormatError(f"field {CORRECT!r} must be correct or wrong, not {verdict!r}")
     number = int(error) if isinstance(error, str) and error.strip().isdecimal() else error
     none = number is None or (isinstance(number, str) and number.strip().upper() in ("N/A", ""))
     if (verdict == "correct") != none or not (none or type(number) is int):
@@ -79,26 +71,18 @@ def parse_mr_gsm8k(row: dict[str, Any], choices: Choices) -> StepRecord:
     )
 
 
-def render_mr_gsm8k(record: StepRecord, choices: Choices) -> dict[str, Any]:
-    """A row of the published names, of a record whose labels are hard."""
+def _render_mr_gsm8k(record: StepRecord, choices: Choices) -> dict[str, Any]:
     error = locate_error(record.labels)
-    row: dict[str, Any] = {} if record.id is None else {"uuid": record.id}
-    row["question"] = record.question
-    if record.answer is not None:
-        row["ground_truth_answer"] = record.answer
-    row["model_output_steps"] = list(record.steps)
+    known = _known(uuid=record.id, question=record.question, ground_truth_answer=record.answer)
+    known["model_output_steps"] = list(record.steps)
     if record.correct is not None:
-        row[VERDICT] = "correct" if record.correct else "wrong"
-    row["model_output_solution_correctness"] = "correct" if error is None else "wrong"
-    return row | {ERROR_STEP: "N/A" if error is None else error + 1}
+        known[VERDICT] = "correct" if record.correct else "wrong"
+    if error is None:
+        return known | {CORRECT: "correct", ERROR_STEP: "N/A"}
+    return known | {CORRECT: "wrong", ERROR_STEP: error + 1}
 
 
-def parse_short(row: dict[str, Any], choices: Choices) -> StepRecord:
-    """A record of a row with short names.
-
-    Raises:
-        FormatError: a field is missing or of another type.
-    """
+def _parse_short(row: dict[str, Any], choices: Choices) -> StepRecord:
     if "first_error_step" not in row:
         raise FormatError(f"field 'first_error_step' is missing, there are {shown(sorted(row))}")
     steps = take_texts(row, "steps")
@@ -112,30 +96,18 @@ def parse_short(row: dict[str, Any], choices: Choices) -> StepRecord:
     )
 
 
-def render_short(record: StepRecord, choices: Choices) -> dict[str, Any]:
-    """A row with short names of a record whose labels are hard."""
-    known = {"id": record.id, "answer": record.answer, "final_answer_correct": record.correct}
-    row = {name: value for name, value in known.items() if value is not None}
-    return row | {
-        "question": record.question,
-        "steps": list(record.steps),
-        "first_error_step": locate_error(record.labels),
-    }
+def _render_short(record: StepRecord, choices: Choices) -> dict[str, Any]:
+    known = _known(id=record.id, answer=record.answer, final_answer_correct=record.correct)
+    steps, error = list(record.steps), locate_error(record.labels)
+    return known | {"question": record.question, "steps": steps, "first_error_step": error}
 
 
-PROCESSBENCH = Format(
-    "processbench",
-    "first_error",
-    parse_processbench,
-    render_processbench,
-    {
-        "id": "string",
-        "generator": "string",
-        "problem": "string",
-        "steps": "list<string>",
-        "final_answer_correct": "bool",
-        "label": "int64",
-    },
-)
-MR_GSM8K = Format("mr_gsm8k", "first_error", parse_mr_gsm8k, render_mr_gsm8k, None)
-MR_GSM8K_SHORT = Format("mr_gsm8k_short", "first_error", parse_short, render_short, None)
+_COLUMNS = {
+    **dict.fromkeys(("id", "generator", "problem"), "string"),
+    "steps": "list<string>",
+    "final_answer_correct": "bool",
+    "label": "int64",
+}
+PROCESSBENCH = Format("processbench", "first_error", _parse_processbench, _render_processbench, _COLUMNS)
+MR_GSM8K = Format("mr_gsm8k", "first_error", _parse_mr_gsm8k, _render_mr_gsm8k, None)
+MR_GSM8K_SHORT = Format("mr_gsm8k_short", "first_error", _parse_short, _render_short, None)

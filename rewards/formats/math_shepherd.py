@@ -1,7 +1,10 @@
 """Math-Shepherd: `input` is a question and its steps with the tag `ки` after each, `label` the same with + or - in the
-place of each tag, `task` the data set (arXiv 2312.08935; the data set's card).
+place of each tag, `task` the data set (arXiv 2312.08935; the data set's card):
 
-The first step is told from the question by its "Step 1:".
+    {"input": "How many? Step 1: 5+8 = 13. ки Step 2: So 12. ки", "task": "GSM8K",
+     "label": "How many? Step 1: 5+8 = 13. + Step 2: So 12. -"}
+
+The first step is told from the question by its "Step 1:". Question and steps lose the white space around them.
 """
 
 from __future__ import annotations
@@ -16,14 +19,9 @@ TAG = "ки"
 FIRST = re.compile(r"[Ss]tep 1:")
 
 
-def parse_math_shepherd(row: dict[str, Any], choices: Choices) -> StepRecord:
-    """A record of a row; question and steps lose the white space around them.
-
-    Raises:
-        FormatError: `label` is not `input` with a sign for each tag, no "Step 1:" is found, or a step is empty.
-    """
+def _parse(row: dict[str, Any], choices: Choices) -> StepRecord:
     pieces = take_text(row, "input").split(TAG)
-    labels = _read_signs(pieces, take_text(row, "label"))
+    labels = _read_signs(pieces, take_text(row, "label"))  # `label` is `input` with a sign for each tag
     first = FIRST.search(pieces[0])
     if not labels or first is None:
         raise FormatError(f"no {'step tag ' + TAG if not labels else 'Step 1:'} is found in {shown(row['input'])}")
@@ -49,12 +47,7 @@ def _read_signs(pieces: list[str], label: str) -> tuple[float, ...]:
     return tuple(signs)
 
 
-def render_math_shepherd(record: StepRecord, choices: Choices) -> dict[str, Any]:
-    """A row of a record whose labels are hard and complete, a step a line.
-
-    Raises:
-        FormatError: there is no step, the tag stands in a text, or the first step could not be told from the question.
-    """
+def _render(record: StepRecord, choices: Choices) -> dict[str, Any]:
     steps = record.steps
     if not steps:
         raise FormatError("a solution without steps has no place for a label")
@@ -73,10 +66,5 @@ def render_math_shepherd(record: StepRecord, choices: Choices) -> dict[str, Any]
     }
 
 
-MATH_SHEPHERD = Format(
-    "math_shepherd",
-    "boolean",
-    parse_math_shepherd,
-    render_math_shepherd,
-    {"input": "string", "label": "string", "task": "string"},
-)
+_COLUMNS = {"input": "string", "label": "string", "task": "string"}
+MATH_SHEPHERD = Format("math_shepherd", "boolean", _parse, _render, _COLUMNS)

@@ -14,13 +14,7 @@ from rewards.formats.record import Choices, Format, FormatError, StepRecord, tak
 from stages.text import shown
 
 
-def parse_prm800k(row: dict[str, Any], choices: Choices) -> StepRecord:
-    """A record of a row.
-
-    Raises:
-        FormatError: a field is missing or of another type, a choice points nowhere, or a rating is 0 and
-            `choices.neutral` does not say what that means.
-    """
+def _parse(row: dict[str, Any], choices: Choices) -> StepRecord:
     question, label = row.get("question"), row.get("label")
     if not isinstance(question, dict) or not isinstance(label, dict) or not isinstance(label.get("steps"), list):
         raise FormatError(f"no PRM800K row: question is {shown(question)}, label is {shown(label)}")
@@ -57,9 +51,8 @@ def _followed(step: Any, i: int, last: bool) -> tuple[dict[str, Any], Any] | Non
         corrected = written.get("corrected_rating")
         return written, 1 if corrected is None else corrected
     if not last and len(completions) != 1:
-        raise FormatError(
-            f"step {i} has neither a chosen nor a human completion but {len(completions)} others, and is not the last"
-        )
+        others = f"{len(completions)} others, and is not the last"
+        raise FormatError(f"step {i} has neither a chosen nor a human completion but {others}")
     return (completions[0], completions[0].get("rating")) if completions else None
 
 
@@ -71,22 +64,18 @@ def _meaning(rating: Any, i: int, choices: Choices) -> float | None:
     if rating:
         return float(rating == 1)
     if choices.neutral is None:
-        raise FormatError(
-            f"the rating of step {i} is 0: say what a neutral step is, neutral=positive, negative or drop (no label)"
-        )
+        meaning = "say what a neutral step is, neutral=positive, negative or drop (no label)"
+        raise FormatError(f"the rating of step {i} is 0: {meaning}")
     return {"positive": 1.0, "negative": 0.0, "drop": None}[choices.neutral]
 
 
-def render_prm800k(record: StepRecord, choices: Choices) -> dict[str, Any]:
-    """A row of a record whose labels are hard; a step without label has the rating null."""
+def _render(record: StepRecord, choices: Choices) -> dict[str, Any]:
     question = {"problem": record.question}
     if record.answer is not None:
         question["ground_truth_answer"] = record.answer
     steps = [
         {
-            "completions": [
-                {"text": step, "rating": None if label is None else 1 if label else -1, "flagged": None},
-            ],
+            "completions": [{"text": step, "rating": None if label is None else 1 if label else -1, "flagged": None}],
             "human_completion": None,
             "chosen_completion": 0,
         }
@@ -96,4 +85,4 @@ def render_prm800k(record: StepRecord, choices: Choices) -> dict[str, Any]:
     return {"question": question, "label": {"steps": steps, "total_time": None, "finish_reason": reason}}
 
 
-PRM800K = Format("prm800k", "rating", parse_prm800k, render_prm800k, None)
+PRM800K = Format("prm800k", "rating", _parse, _render, None)

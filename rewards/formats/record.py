@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stages.checks import check_choices
 from stages.text import shown
 
 NEUTRAL = ("positive", "negative", "drop")
@@ -74,22 +75,21 @@ class Choices:
 
     def validate(self) -> None:
         """Raise ValueError naming the first choice that is none."""
-        known = {"after_error": AFTER_ERROR, "unlabelled": UNLABELLED, "later": LATER, "extra": EXTRA}
+        check_choices(self, after_error=AFTER_ERROR, unlabelled=UNLABELLED, later=LATER, extra=EXTRA)
         if self.neutral is not None:
-            known["neutral"] = NEUTRAL
-        for name, values in known.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(values)}")
+            check_choices(self, neutral=NEUTRAL)
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise ValueError(f"threshold must be in (0, 1], not {self.threshold}")
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format of rows. `parse` makes a record of a row's own fields, `render` a row of a record's.
+    """A format of rows.
 
-    `holds` says which labels a row can have: boolean (one a step), rating (one a step, or none), or first_error.
-    `columns` are the Arrow types, by name, of a Parquet file of such rows; None where JSON only can hold them.
+    `parse` makes a record of a row's own fields, and `render` a row of a record whose labels such a row can have. Both
+    raise FormatError: a field is missing, of another type or impossible; a text or label that the format cannot hold.
+    `holds` says which labels a row has: boolean (one a step), rating (one a step, or none), or first_error. `columns`
+    are the Arrow types, by name, of a Parquet file of such rows; None where JSON only can hold them.
     """
 
     name: str
@@ -117,7 +117,7 @@ def harden(labels: Sequence[float | None], threshold: float | None) -> tuple[flo
 
 
 def locate_error(labels: Sequence[float | None]) -> int | None:
-    """The 0-based first wrong step by hard labels, or None where every step is right.
+    """The first wrong step (0-based) by hard labels, or None where every step is right.
 
     Raises:
         FormatError: a step before the first error, or of a solution without one, has no label.
@@ -131,7 +131,8 @@ def locate_error(labels: Sequence[float | None]) -> int | None:
 
 
 def spread_error(first: int | None, length: int, choices: Choices) -> tuple[float | None, ...]:
-    """Labels of `length` steps whose first wrong one is `first`: positive before it, `choices.after_error` after it.
+    """Labels of `length` steps of which `first` is the first wrong one: positive before it, then negative, and after it
+    what `choices.after_error` says. Step 1 of 4 gives 1, 0, None, None.
 
     Raises:
         FormatError: there is no such step.
@@ -145,38 +146,29 @@ def spread_error(first: int | None, length: int, choices: Choices) -> tuple[floa
 
 
 def take_text(row: dict[str, Any], name: str) -> str:
-    """The text of a field that must be there.
-
-    Raises:
-        FormatError: it is missing or no text.
-    """
-    if name not in row:
-        raise FormatError(f"field {name!r} is missing, there are {shown(sorted(row))}")
-    if not isinstance(row[name], str):
-        raise FormatError(f"field {name!r} must be text, not {shown(row[name])}")
-    return row[name]
+    """The text of a field; raises FormatError where it is missing or no text."""
+    value = _take(row, name)
+    if not isinstance(value, str):
+        raise FormatError(f"field {name!r} must be text, not {shown(value)}")
+    return value
 
 
 def take_texts(row: dict[str, Any], name: str) -> tuple[str, ...]:
-    """The texts of a field that must be a list of them.
-
-    Raises:
-        FormatError: it is missing, no list, or an item is no text.
-    """
-    if name not in row:
-        raise FormatError(f"field {name!r} is missing, there are {shown(sorted(row))}")
-    value = row[name]
+    """The texts of a field; raises FormatError where it is missing or no list of texts."""
+    value = _take(row, name)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise FormatError(f"field {name!r} must be a list of texts, not {shown(value)}")
     return tuple(value)
 
 
-def take_optional(row: dict[str, Any], name: str, kind: type) -> Any:
-    """The value of a field that may be missing or null.
+def _take(row: dict[str, Any], name: str) -> Any:
+    if name not in row:
+        raise FormatError(f"field {name!r} is missing, there are {shown(sorted(row))}")
+    return row[name]
 
-    Raises:
-        FormatError: it is of another type.
-    """
+
+def take_optional(row: dict[str, Any], name: str, kind: type) -> Any:
+    """The value of a field that may be missing or null; raises FormatError where it is of another type."""
     value = row.get(name)
     if value is not None and type(value) is not kind:
         raise FormatError(f"field {name!r} must be {kind.__name__} or null, not {shown(value)}")

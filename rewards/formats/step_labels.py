@@ -11,11 +11,14 @@ from typing import Any
 from rewards.formats.record import FormatError, StepRecord, harden
 from rollouts.problems.splits import question_key
 from rollouts.records import Problem, StepLabels
-from stages.rows import read_rows
+from stages.rows import from_row, read_rows, to_row
 from stages.text import shown
 
 NAME = "step_labels"
 LINES = ("error", "join")
+# what a record has no field of its own for
+_OF_PROBLEM = ("solution", "source", "split")
+_OF_ROW = ("successes", "trials", "fix_length", "fix_steps", "rule", "values", "confidences")
 
 
 def read_step_labels(folder: str | Path) -> Iterator[tuple[str, StepRecord]]:
@@ -36,19 +39,8 @@ def read_step_labels(folder: str | Path) -> Iterator[tuple[str, StepRecord]]:
 
 def from_step_labels(row: StepLabels, problem: Problem) -> StepRecord:
     """A record of a row of step labels and its problem."""
-    beyond = {
-        "problem_id": problem.id,
-        "solution": problem.solution,
-        "source": problem.source,
-        "split": problem.split,
-        "successes": list(row.successes),
-        "trials": list(row.trials),
-        "fix_length": row.fix_length,
-        "fix_steps": list(row.fix_steps),
-        "rule": row.rule,
-        "values": list(row.values),
-        "confidences": list(row.confidences),
-    }
+    beyond = {name: value for name, value in to_row(problem).items() if name in _OF_PROBLEM}
+    beyond |= {name: value for name, value in to_row(row).items() if name in _OF_ROW}
     return StepRecord(
         question=problem.question,
         steps=row.steps,
@@ -56,7 +48,7 @@ def from_step_labels(row: StepLabels, problem: Problem) -> StepRecord:
         id=row.rollout_id,
         answer=problem.answer,
         correct=row.correct,
-        extra={NAME: beyond},
+        extra={NAME: {"problem_id": problem.id} | beyond},
     )
 
 
@@ -67,40 +59,29 @@ def to_step_labels(
 
     The problem of a record that was none of ours is named after its question, so that solutions of one question
     belong together; its answer is empty where none is known. Soft labels become values beside the labels that
-    `threshold` makes of them. `correct`, where it is not known, is that every step is
-    right.
+    `threshold` makes of them. `correct`, where it is not known, is that every step is right.
 
     Raises:
-        FormatError: a label is soft and there is no threshold.
+        FormatError: a label is soft and there is no threshold, or a field that `from_step_labels` kept is malformed.
     """
     own: dict[str, Any] = record.extra.get(NAME, {})
     digest = hashlib.sha256(question_key(record.question).encode()).hexdigest()[:16]
-    problem = Problem(
-        id=own.get("problem_id", f"import/{digest}"),
-        question=record.question,
-        answer=record.answer or "",
-        solution=own.get("solution"),
-        source=own.get("source", "import"),
-        split=own.get("split", split),
-    )
     labels = tuple(None if label is None else label == 1 for label in harden(record.labels, threshold))
-    zeros = (0,) * len(record.steps)
     soft = any(label not in (None, 0, 1) for label in record.labels)
-    row = StepLabels(
-        rollout_id=name if record.id is None else record.id,
-        problem_id=problem.id,
-        steps=record.steps,
-        correct=all(label is True for label in labels) if record.correct is None else record.correct,
-        labels=labels,
-        successes=tuple(own.get("successes", zeros)),
-        trials=tuple(own.get("trials", zeros)),
-        fix_length=own.get("fix_length"),
-        fix_steps=tuple(own.get("fix_steps", ())),
-        rule=own.get("rule", "import"),
-        values=tuple(own.get("values", record.labels if soft else ())),
-        confidences=tuple(own.get("confidences", ())),
-    )
-    return row, problem
+    problem = {"solution": None, "source": "import", "split": split}
+    problem |= {name: own[name] for name in _OF_PROBLEM if name in own}
+    problem |= {"id": own.get("problem_id", f"import/{digest}"), "question": record.question}
+    zeros = [0] * len(record.steps)
+    row = {"successes": zeros, "trials": zeros, "fix_length": None, "fix_steps": [], "rule": "import"}
+    row |= {"values": list(record.labels) if soft else [], "confidences": []}
+    row |= {name: own[name] for name in _OF_ROW if name in own}
+    row |= {"rollout_id": name if record.id is None else record.id, "problem_id": problem["id"], "labels": labels}
+    row["correct"] = all(label is True for label in labels) if record.correct is None else record.correct
+    try:
+        found = from_row(Problem, problem | {"answer": record.answer or ""})
+        return from_row(StepLabels, row | {"steps": record.steps}), found
+    except ValueError as error:
+        raise FormatError(f"not what is written for step labels: {error}") from error
 
 
 def one_line_steps(record: StepRecord, lines: str) -> StepRecord:

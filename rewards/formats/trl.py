@@ -12,31 +12,17 @@ from rewards.formats.record import Choices, Format, FormatError, StepRecord, tak
 from stages.text import shown
 
 
-def parse_trl(row: dict[str, Any], choices: Choices) -> StepRecord:
-    """A record of a row.
-
-    Raises:
-        FormatError: a field is missing or of another type.
-    """
+def _parse(row: dict[str, Any], choices: Choices) -> StepRecord:
     labels = row.get("labels")
     if not isinstance(labels, list) or not all(isinstance(label, bool | int | float) for label in labels):
         raise FormatError(f"field 'labels' must be a list of booleans, not {shown(labels)}")
     return StepRecord(take_text(row, "prompt"), take_texts(row, "completions"), tuple(map(float, labels)))
 
 
-def render_trl(record: StepRecord, choices: Choices) -> dict[str, Any]:
-    """A row of a record whose labels are hard and complete."""
-    return {
-        "prompt": record.question,
-        "completions": list(record.steps),
-        "labels": [label == 1 for label in record.labels],
-    }
+def _render(record: StepRecord, choices: Choices) -> dict[str, Any]:
+    labels = [label == 1 for label in record.labels]
+    return {"prompt": record.question, "completions": list(record.steps), "labels": labels}
 
 
-TRL = Format(
-    "trl",
-    "boolean",
-    parse_trl,
-    render_trl,
-    {"prompt": "string", "completions": "list<string>", "labels": "list<bool>"},
-)
+_COLUMNS = {"prompt": "string", "completions": "list<string>", "labels": "list<bool>"}
+TRL = Format("trl", "boolean", _parse, _render, _COLUMNS)

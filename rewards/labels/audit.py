@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,19 +18,20 @@ import numpy as np
 from rewards.labels.labeller import Labeller
 from rewards.labels.prefixes import open_prefixes
 from rewards.labels.search import SearchArgs
-from rewards.labels.stepwise import LABEL_STEPS, PAPER_K, sample_waves
+from rewards.labels.stepwise import LABEL_STEPS, PAPER_K, sample_waves, sampled_otherwise
 from rollouts.prompts import PromptArgs
 from rollouts.records import Problem, Rollout, StepLabels
 from rollouts.sampling.args import SamplerArgs, served_model
 from rollouts.sampling.protocol import Sampler, load_sampler, sample_seed
 from rollouts.steps import join_steps
 from stages.artifacts import Artifact
+from stages.checks import check_choices, check_least
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-RULES = ("posterior", "any")
+REFERENCES = ("posterior", "any")
 
 
 class AuditError(ValueError):
@@ -41,11 +42,11 @@ class AuditError(ValueError):
 class AuditArgs:
     """Arguments of the stage `audit_labels`.
 
-    `solutions` of the wrong ones are drawn, and every prefix of theirs is continued `continuations` times: four times
-    as often as GLoRe does. `rule` decides what the reference calls positive: `posterior`, a value above `threshold` by
-    a model of values fitted on these continuations, or `any` of them right (GLoRe's reading, with which more samples
-    call more prefixes positive). `threshold`, `consistency` and `positive_propagation` are those of the labels, where
-    nothing else is given.
+    So many wrong `solutions` are drawn, and each of their prefixes is continued `continuations` times, four times as
+    often as GLoRe does. `rule` says when the reference calls a prefix positive: `posterior`, when a model of values,
+    fitted on these continuations, gives it a value above `threshold`; `any`, when one continuation is right (GLoRe's
+    rule, by which more samples make more prefixes positive). `threshold`, `consistency` and `positive_propagation` are
+    those that the labels were made with, where nothing else is given.
     """
 
     labels: str = parent(LABEL_STEPS.name)  #: an artifact of label_steps
@@ -67,10 +68,8 @@ class AuditArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
-        if self.solutions < 1:
-            raise ValueError(f"solutions must be at least 1, not {self.solutions}")
-        if self.rule not in RULES:
-            raise ValueError(f"rule={self.rule!r} is none of {', '.join(RULES)}")
+        check_least(self, solutions=1)
+        check_choices(self, rule=REFERENCES)
         self.search({}).validate()
         if self.sampler.temperature == 0:
             raise ValueError("greedy continuations would all be the same: set sampler.temperature")
@@ -96,8 +95,8 @@ class Audited:
     confidences: tuple[float | None, ...]
 
     def pairs(self) -> Iterator[tuple[bool, bool, float]]:
-        """(label, reference, confidence) of each prefix that can be continued, where both have a label: after its
-        answer line a wrong solution is negative anyhow."""
+        """(label, reference, confidence) of each prefix that can be continued, where both have a label; the answer line
+        of a wrong solution is negative in any case."""
         for i in range(open_prefixes(self.steps)):
             label, reference, confidence = self.labels[i], self.reference[i], self.confidences[i]
             if label is not None and reference is not None:
@@ -107,34 +106,35 @@ class Audited:
         """How likely the reference's first negative prefix is the first one."""
         first = find_first(self.reference)
         around = [self.confidences[i] for i in (first - 1, first) if 0 <= i < len(self.steps)]
-        # the prefix before is positive and this one negative; of nested events the chances add up so
+        # P(the one before is positive and this one negative), which is their sum minus 1 as "positive" is nested
         return max(0.0, sum(1.0 if one is None else one for one in around) - (len(around) - 1))
 
 
 def find_first(labels: Sequence[bool | None]) -> int | None:
-    """The place of the first negative label; the number of labels where there is none, None where it is not known."""
+    """The place of the first negative label: the number of labels where there is none, None where a label before it is
+    missing."""
     first = next((i for i, label in enumerate(labels) if label is False), len(labels))
     return None if None in labels[:first] else first
 
 
 def draw_solutions(rows: Sequence[StepLabels], number: int, seed: int) -> list[StepLabels]:
-    """So many wrong solutions with a label to doubt, drawn without regard to anything else, in their order.
+    """So many wrong solutions that have a label before their answer line, drawn at random, in their order.
 
     Raises:
         AuditError: there is none.
     """
-    places = [n for n, row in enumerate(rows) if not row.correct and _has_labels(row)]
+    places = [n for n, row in enumerate(rows) if not row.correct and any(one is not None for one in _open_labels(row))]
     if not places:
         raise AuditError(f"none of the {len(rows)} solutions is wrong and has a label before its answer line")
     return [rows[n] for n in sorted(random.Random(f"audit/{seed}").sample(places, min(number, len(places))))]
 
 
-def _has_labels(row: StepLabels) -> bool:
-    return any(label is not None for label in row.labels[: open_prefixes(row.steps)])
+def _open_labels(row: StepLabels) -> tuple[bool | None, ...]:
+    return row.labels[: open_prefixes(row.steps)]
 
 
 def as_rollout(row: StepLabels) -> Rollout:
-    """A labelled solution as the labeller takes it: what labels do not depend on is empty."""
+    """A labelled solution as the labeller takes it; fields that labels do not depend on are empty."""
     text = join_steps(row.steps)
     return Rollout(row.rollout_id, row.problem_id, 0, text, row.steps, None, False, "", "stop", 0, 0, 0)
 
@@ -161,11 +161,11 @@ class Rate:
 
 
 def measure(audited: Sequence[Audited]) -> dict[str, Rate]:
-    """How often labels and reference disagree, of those that both have; what cannot be measured is left out.
+    """How often labels and reference disagree, where both have one; what cannot be measured is left out.
 
-    `label_error`: of all labels; `called_negative` and `called_positive`: of those that the reference calls positive
-    and negative. `first_error`: of solutions, whether the first negative label is elsewhere; `first_early`,
-    `first_late`: too soon, too late.
+    Of labels: `label_error` (all), `called_negative` (of those that the reference calls positive), `called_positive`
+    (of those it calls negative). Of solutions: `first_error` (the first negative label is elsewhere), `first_early`
+    and `first_late` (it comes too soon, too late).
     """
     kinds: dict[str, list[tuple[int, int]]] = {"label_error": [], "called_negative": [], "called_positive": []}
     for one in audited:
@@ -193,10 +193,11 @@ def exact_interval(errors: float, n: float) -> tuple[float, float]:
 
 
 def rate_of_sums(solutions: Sequence[tuple[int, int]]) -> Rate:
-    """Errors of labels, (errors, labels) of each solution, whose labels hang together: the exact interval of as many
-    independent draws as would vary as much (Korn and Graubard 1998). It covers few errors better than a bootstrap.
+    """The error rate of labels, given (errors, labels) of each solution, with its 95% interval.
 
-    Where no label or every one is wrong nothing varies, and a solution counts as one draw.
+    Labels of one solution depend on each other. So the interval is the exact one of as many independent draws as would
+    vary as much (Korn and Graubard 1998), which covers few errors better than a bootstrap. Where none or all of the
+    labels are wrong, nothing varies, and a solution counts as one draw.
     """
     table = np.array([own for own in solutions if own[1]], dtype=float)
     size, (errors, labels) = len(table), table.sum(0)
@@ -208,8 +209,8 @@ def rate_of_sums(solutions: Sequence[tuple[int, int]]) -> Rate:
 
 
 def doubt_reference(audited: Sequence[Audited]) -> dict[str, float]:
-    """How often the reference itself is expected to be wrong, by the model of values: a rate that is measured with it
-    is at most so far from the true one."""
+    """How often the reference itself is expected to be wrong, by the model of values. A rate measured with it differs
+    from the true one by at most that."""
     sure = [confidence for one in audited for *_, confidence in one.pairs()]
     first = [one.reference_sure() for one in audited if find_first(one.reference) is not None]
     shares = {"reference_label_error": sure, "reference_first_error": first}
@@ -246,11 +247,13 @@ def audit_labels(args: AuditArgs, work: Workspace) -> None:
         audited = audit(drawn, problems, sampler, args, source.manifest["args"], work)
     work.write_rows("rows", audited, Audited)
     labels = sum(len(list(one.pairs())) for one in audited)
-    given = sum(label is not None for row in drawn for label in row.labels[: open_prefixes(row.steps)])
+    # what two solutions begin with was sampled once
+    sampled = {(one.problem_id, one.steps[: i + 1]): number for one in audited for i, number in enumerate(one.trials)}
+    given = sum(label is not None for row in drawn for label in _open_labels(row))
     work.count(
         solutions=len(drawn),
         wrong_solutions=sum(not row.correct for row in rows),
-        continuations=count_continuations(audited),
+        continuations=sum(sampled.values()),
         not_decided=given - labels,
         **doubt_reference(audited),
     )
@@ -259,33 +262,14 @@ def audit_labels(args: AuditArgs, work: Workspace) -> None:
         work.count(**{name + end: value for end, value in shares.items()})
 
 
-def count_continuations(audited: Sequence[Audited]) -> int:
-    """Continuations of all prefixes: what two solutions share was sampled once."""
-    own = {(one.problem_id, one.steps[: i + 1]): number for one in audited for i, number in enumerate(one.trials)}
-    return sum(own.values())
-
-
 def warn_of_others(source: Artifact, policy: Artifact, args: AuditArgs, work: Workspace) -> None:
     """Say where the audit samples otherwise than the labels were made: values are those of a policy and of how it is
     sampled, so that right labels would look wrong."""
-    made_with, maker = source.manifest["args"], source.manifest.get("parents", {}).get("policy") or {}
-    differ = [] if maker.get("key") == policy.key else [f"policy {maker.get('path')} and not {args.policy}"]
-    for name in ("temperature", "top_p", "max_tokens"):
-        known, own = made_with.get("sampler", {}).get(name), getattr(args.sampler, name)
-        if known != own:
-            differ.append(f"sampler.{name}={known} and not {own}")
-    prompt = made_with.get("prompt", asdict(PromptArgs()))
-    if prompt != asdict(args.prompt):
-        differ.append(
-            f"prompt={prompt['kind']} and not {args.prompt.kind}"
-            if prompt["kind"] != args.prompt.kind
-            else f"another text of prompt={args.prompt.kind}"
-        )
-    if differ:
+    if differ := sampled_otherwise(source, policy, args, ("temperature", "top_p", "max_tokens")):
         text = f"the labels were made with {', '.join(differ)}: they are judged by values that they were not made for"
         work.note("differs", text)
         if work.processes.first:
             logger.warning("%s", text)
 
 
-AUDIT_LABELS = Stage("audit_labels", 2, AuditArgs, audit_labels)
+AUDIT_LABELS = Stage("audit_labels", 3, AuditArgs, audit_labels)

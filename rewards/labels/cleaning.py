@@ -6,11 +6,11 @@ applied when a model is trained, since it drops labels that other users of the s
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 
 from rewards.encode import LabelledSolution
+from rewards.labels.outcome import balance_sides
 from rollouts.records import StepLabels
 
 
@@ -39,18 +39,12 @@ def changed_labels(before: Sequence[bool | None], after: Sequence[bool | None]) 
 def balance_lengths(labels: Sequence[StepLabels], seed: int, soft: bool = False) -> list[LabelledSolution]:
     """As many positive as negative labels at each prefix length (rule 3), so that a model cannot learn that early
     steps are right and late ones wrong. Labels too many become None; solutions that lose all are dropped."""
-    places: dict[tuple[int, bool], list[tuple[int, int]]] = {}
+    places: dict[int, tuple[list[tuple[int, int]], ...]] = {}  # by length: (row, step) of positive and of negative ones
     for row, item in enumerate(labels):
         for i, label in enumerate(item.labels):
             if label is not None:
-                places.setdefault((i, label), []).append((row, i))
-    rng = random.Random(f"balance/{seed}")
-    kept: set[tuple[int, int]] = set()
-    for length in sorted({i for i, _ in places}):
-        sides = [places.get((length, label), []) for label in (True, False)]
-        fewer = min(map(len, sides))
-        for side in sides:
-            kept.update(rng.sample(side, fewer))
+                places.setdefault(i, ([], []))[not label].append((row, i))
+    kept = set(balance_sides((places[length] for length in sorted(places)), seed))
     return to_solutions(labels, kept, soft)
 
 
@@ -59,20 +53,15 @@ def to_solutions(
 ) -> list[LabelledSolution]:
     """Step labels as a reward model's training rows; `kept` names the (row, step) places that keep their label.
 
-    With `soft`, a target is the expected value instead of the label, where one is known: the share of continuations
-    that would be right, never rounded.
+    With `soft`, a target is not the label but the expected share of right continuations, where that is known.
     """
     solutions = []
     for row, item in enumerate(labels):
-        expected = item.values or (None,) * len(item.steps)
-        values = tuple(
-            None
-            if label is None or (kept is not None and (row, i) not in kept)
-            else expected[i]
-            if soft and expected[i] is not None
-            else float(label)
-            for i, label in enumerate(item.labels)
-        )
-        if any(value is not None for value in values):
-            solutions.append(LabelledSolution(item.problem_id, item.steps, values))
+        targets: list[float | None] = []
+        for i, label in enumerate(item.labels):
+            dropped = label is None or (kept is not None and (row, i) not in kept)
+            expected = item.values[i] if soft and item.values else None
+            targets.append(None if dropped else float(label) if expected is None else expected)
+        if any(target is not None for target in targets):
+            solutions.append(LabelledSolution(item.problem_id, item.steps, tuple(targets)))
     return solutions

@@ -12,6 +12,7 @@ from rewards.formats.reading import BAD_ROWS, Reading
 from rewards.formats.step_labels import LINES, one_line_steps, to_step_labels
 from rollouts.problems.args import SPLITS
 from rollouts.records import Problem, StepLabels
+from stages.checks import check_choices, check_least
 from stages.stage import MISSING, Stage, parent
 from stages.workspace import Workspace
 
@@ -34,12 +35,8 @@ class ImportArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense."""
-        known = {"format": tuple(FORMATS), "lines": LINES, "bad_rows": BAD_ROWS, "split": SPLITS}
-        for name, values in known.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(values)}")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be at least 1, not {self.limit}")
+        check_choices(self, format=tuple(FORMATS), lines=LINES, bad_rows=BAD_ROWS, split=SPLITS)
+        check_least(self, limit=1)
 
 
 def import_labels(args: ImportArgs, work: Workspace) -> None:

@@ -22,9 +22,9 @@ from rollouts.records import Rollout, StepLabels
 
 _LEARN_FROM = 1024  # solutions: more do not make a few dozen numbers better known
 _AT_ONCE = 4096  # solutions that the model looks at together
-_LONG = 32  # open prefixes: longer solutions are looked at apart, since memory goes with the longest of those together
-_TAIL = 16  # a wave is not to shrink below this part of the solutions: then more is asked of each
-_MOST = 8  # but no more than so many continuations of a prefix
+_LONG = 32  # open prefixes: longer solutions are looked at apart, since the longest of a part sets its memory
+_TAIL = 16  # where less than 1/16 of the solutions are still open, a wave asks for more continuations of each prefix,
+_MOST = 8  # but for at most so many
 
 
 @dataclass
@@ -44,8 +44,8 @@ class Labeller:
     """Labels wrong rollouts, all at once.
 
     `drawn_alike` are all rollouts of these problems, drawn from the same policy with the same settings as the
-    continuations will be: with `share_traces` they are evidence that costs nothing. `consistency` and `propagate`
-    are rules 2 and 1 of the paper.
+    continuations will be; with `share_traces` they are evidence that costs nothing. `propagate` and `consistency` are
+    rules 1 and 2 of the paper.
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class Labeller:
         """
         active = [solution for solution in self.solutions if solution.asked and solution.open]
         if self.model is not None and 4 * len(active) < len(self.solutions):
-            # what was decided by a model that knew less may be open again: together with the last ones, since every
-            # wave takes as long as its longest continuation
+            # what a model that knew less has decided may be open again; it goes with the last ones, since a wave takes
+            # as long as its longest continuation
             active = [solution for solution in self.solutions if solution.open]
         wanted = self._wanted(active)
         self.waves += bool(wanted)
@@ -116,9 +116,13 @@ class Labeller:
                 yield own[start : start + size], self.counts(own[start : start + size], columns)
 
     def counts(self, solutions: Sequence[_Solution], columns: int) -> Counts:
-        """What is known of some solutions, each continuation once, since counts are taken as independent: what was
-        sampled of a prefix there, and a rollout at the last prefix of the solution that it passes. The rollout itself
-        is no evidence."""
+        """What is known of some solutions, each continuation counted once, since the model takes counts as independent:
+        at the prefix that it was asked of; a rollout at the last prefix that it shares with the solution. The solution
+        itself, where it is among the rollouts, does not count.
+
+        With the open prefixes [a], [a, b] and rollouts that begin a b, a c and d, columns 0, 1, 2 (`Counts`) have one
+        each: at [a, b], at [a], and at the question.
+        """
         successes, trials = np.zeros((len(solutions), columns)), np.zeros((len(solutions), columns))
         for n, solution in enumerate(solutions):
             right, all_ = self.known.solved.get(solution.rollout.problem_id, (0, 0))
@@ -130,7 +134,7 @@ class Labeller:
                     own = solution.evidence[place - 1]
                     right += own.successes - own.passed_successes - own.rolled_successes
                     all_ += own.trials - own.passed - own.rolled
-                # with consistency, what vouches for a longer prefix need not vouch for a shorter one
+                # with consistency, what vouches for a longer prefix need not vouch for a shorter one: never below 0
                 column = solution.open - place
                 successes[n, column], trials[n, column] = min(max(right, 0), all_), all_
         return Counts(successes, trials, np.array([s.open for s in solutions], dtype=int))
@@ -218,7 +222,7 @@ class Labeller:
         return places
 
     def _fill(self, places: list[tuple[_Solution, int, int]]) -> list[tuple[_Solution, int, int]]:
-        """How many to sample of each place that has room for so many: few, and more where few places are left."""
+        """How many to sample of each place, given how many it has room for: few, and more when few places are left."""
         asked = sum(room > 0 for _, _, room in places)
         number = max(search.FIRST_WAVE, min(_MOST, len(self.solutions) // (_TAIL * max(1, asked))))
         return [(solution, place, min(room, number)) for solution, place, room in places]
@@ -244,7 +248,7 @@ class Labeller:
         positive = np.clip(np.cumsum(negatives), 0, 1)[: solution.open][::-1].tolist()
         values = np.clip(value, 0, 1)[: solution.open][::-1].tolist()
         if self.args.search == "exhaustive":
-            # as many of each: the plain share is unbiased
+            # every prefix has as many, whatever came out: the plain share is unbiased
             values = [here.successes / here.trials if here.trials else None for here in solution.evidence]
         answered = len(rollout.steps) - solution.open
         labels = (*decided, *[False] * answered)

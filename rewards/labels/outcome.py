@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from rewards.encode import LabelledSolution
 from rollouts.records import Rollout
 
+T = TypeVar("T")
 BALANCES = ("none", "total", "problem")
 POSITIONS = ("all_steps", "last")
 
@@ -16,12 +18,7 @@ def label_outcomes(rollouts: Sequence[Rollout], positions: str) -> list[Labelled
     """Label the steps of every graded rollout with its outcome: all of them, or the last only.
 
     Rollouts that the grader could not decide, and those without steps, are left out.
-
-    Raises:
-        ValueError: `positions` is neither all_steps nor last.
     """
-    if positions not in POSITIONS:
-        raise ValueError(f"positions={positions!r} is none of {', '.join(POSITIONS)}")
     labelled = []
     for rollout in rollouts:
         if rollout.correct is None or not rollout.steps:
@@ -36,25 +33,21 @@ def label_outcomes(rollouts: Sequence[Rollout], positions: str) -> list[Labelled
 def balance_outcomes(rollouts: Sequence[Rollout], balance: str, seed: int) -> list[Rollout]:
     """Drop rollouts until right and wrong ones are equally many, in total or within every problem.
 
-    Within a problem, only the solution tells right from wrong: a model trained so cannot learn which problems are
-    hard in its place. The order of the rollouts is kept; those that would get no label do not count.
-
-    Raises:
-        ValueError: `balance` is none of none, total, problem.
+    With `problem`, a model cannot learn which problems are hard instead of which solutions are right. The order of the
+    rollouts is kept; those that would get no label are left out.
     """
-    if balance not in BALANCES:
-        raise ValueError(f"balance={balance!r} is none of {', '.join(BALANCES)}")
     if balance == "none":
         return list(rollouts)
-    groups: dict[str, dict[bool, list[int]]] = {}
+    groups: dict[str, tuple[list[int], list[int]]] = {}
     for i, rollout in enumerate(rollouts):
         if rollout.correct is not None and rollout.steps:
             group = rollout.problem_id if balance == "problem" else ""
-            groups.setdefault(group, {True: [], False: []})[rollout.correct].append(i)
+            groups.setdefault(group, ([], []))[not rollout.correct].append(i)
+    return [rollouts[i] for i in sorted(balance_sides(groups.values(), seed))]
+
+
+def balance_sides(groups: Iterable[Sequence[list[T]]], seed: int) -> list[T]:
+    """As many items of each side of every group as its smaller side has, drawn at random: of [[1, 2, 3], [7]] it may be
+    2 and 7."""
     rng = random.Random(f"balance/{seed}")
-    kept: list[int] = []
-    for sides in groups.values():
-        fewer = min(map(len, sides.values()))
-        for side in sides.values():
-            kept.extend(rng.sample(side, fewer))
-    return [rollouts[i] for i in sorted(kept)]
+    return [item for sides in groups for side in sides for item in rng.sample(side, min(map(len, sides)))]

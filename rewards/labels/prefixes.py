@@ -1,7 +1,8 @@
-"""What is known of every prefix of the solutions to label: graded continuations, each counted wherever it passes.
+"""What is known of every prefix of the solutions to label: graded continuations, each counted for every prefix that it
+goes through.
 
-A continuation of one prefix that writes the next step word for word is a continuation of the longer prefix as well,
-drawn from the same distribution; so is a whole rollout of the problem. None of them is sampled twice.
+A continuation of [a] that writes b, c, d is a continuation of [a, b] as well, namely c, d, drawn from the same
+distribution. So is a whole rollout a, b, c, d, drawn as continuations are. What is known so is not sampled again.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rewards.labels.traces import Trace, vouches
+from rollouts.grading.statements import states_answer
 from rollouts.records import Rollout
-from rollouts.steps import ANSWER_MARK
 
 Prefix = tuple[str, tuple[str, ...]]  # a problem's id, and the first steps of a solution
 
 
 @dataclass(slots=True)
 class Evidence:
-    """Of one prefix: how many continuations are known and how many of them vouch for it; of all, of those that were
-    sampled of shorter prefixes and came past (`passed`), and of whole rollouts (`rolled`); and the first that vouches
-    and writes something (a local refiner's target).
-    `sampled` of them were asked for here, `refused` in vain. `correct` counts those that are right, whether or not they
-    vouch."""
+    """What is known of one prefix.
+
+    `trials` continuations of it are known. `correct` of them are right, and `successes` vouch for it (`vouches`).
+    `sampled` were asked for here, of which `refused` gave nothing. `passed` were sampled of a shorter prefix and went
+    through this one; `rolled` are whole rollouts that went through it. `right` is the first continuation that vouches
+    and writes a step: a local refiner's target.
+    """
 
     successes: int = 0
     trials: int = 0
@@ -46,14 +49,14 @@ class Evidence:
 
 def open_prefixes(steps: Sequence[str]) -> int:
     """How many prefixes of a solution can be continued: all but the one that ends in the answer line."""
-    return sum(not step.startswith(ANSWER_MARK) for step in steps)
+    return len(steps) - bool(steps and states_answer(steps[-1]))
 
 
 @dataclass
 class Knowledge:
     """The evidence of all prefixes of some wrong solutions.
 
-    With `share`, continuations count wherever they pass; without, only where they were asked for.
+    With `share`, a continuation counts for every prefix that it goes through; without, only where it was asked for.
     """
 
     consistency: bool
@@ -82,7 +85,7 @@ class Knowledge:
                     longer.passed_successes += vouching
 
     def add_rollouts(self, rollouts: Iterable[Rollout]) -> None:
-        """Count whole rollouts, drawn as continuations are, of their problem and of every prefix they pass."""
+        """Count whole rollouts, drawn as continuations are, for their problem and every prefix that they go through."""
         for rollout in rollouts:
             if rollout.correct is None or not rollout.steps:
                 continue
@@ -97,13 +100,13 @@ class Knowledge:
         return sum(here.correct > 0 and here.successes == 0 for here in self.found.values())
 
     def _pass(self, prefix: Prefix, trace: Trace) -> Iterator[tuple[Evidence, bool]]:
-        """Count a continuation for the longer prefixes that it passes; yields each, and whether it vouches for it."""
+        """Count a continuation for the longer prefixes that it goes through; yields each, and whether it vouches."""
         problem, steps = prefix
         for length in range(1, len(trace.steps)):
             longer = steps + trace.steps[:length]
             here = self.found.get((problem, longer))
             if here is None:
-                break  # of a prefix that is watched every shorter one is, too
+                break  # nor is any longer one watched
             rest = Trace(trace.steps[length:], trace.correct)
             vouching = vouches(longer, rest, self.consistency)
             here.add(rest, vouching)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rewards.labels.values import Belief, Counts
+from stages.checks import check_choices, check_least
 
 SEARCHES = ("exhaustive", "forward", "binary", "adaptive")
 RULES = ("any", "at_least", "posterior")
@@ -25,9 +26,9 @@ class SearchArgs:
     `search` says which prefixes are sampled: `exhaustive` (every one, `continuations` times: GLoRe's way, the
     reference), `forward` (from the first on, up to the first negative), `binary` (for the first negative), `adaptive`
     (where it pays most). `rule` decides a prefix: `any` of `continuations` right (GLoRe's), `at_least` so many, or
-    `posterior`: by a learnt model of values. The model takes a prefix for positive whose value is above `threshold`,
-    and is content with `confidence`, or when no continuation is expected to tell more than `least_gain` (in nats, for
-    one as long as the solution). `share_traces` counts continuations and rollouts wherever they pass a prefix.
+    `posterior`: by a learnt model of values. To that model a prefix is positive if its value is above `threshold`; it
+    stops at `confidence`, or when no continuation is expected to tell more than `least_gain` (in nats, for one as long
+    as the solution). With `share_traces` continuations and rollouts count for every prefix that they go through.
     """
 
     search: str = "adaptive"  #: how continuations are spent (docs/labelling.md)
@@ -41,14 +42,8 @@ class SearchArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
-        if self.search not in SEARCHES:
-            raise ValueError(f"search={self.search!r} is none of {', '.join(SEARCHES)}")
-        if self.rule not in RULES:
-            raise ValueError(f"rule={self.rule!r} is none of {', '.join(RULES)}")
-        if self.continuations < 1:
-            raise ValueError(f"continuations must be at least 1, not {self.continuations}")
-        if self.at_least < 1:
-            raise ValueError(f"at_least must be at least 1, not {self.at_least}")
+        check_choices(self, search=SEARCHES, rule=RULES)
+        check_least(self, continuations=1, at_least=1)
         if self.rule == "at_least" and self.at_least > self.continuations:
             raise ValueError(f"at_least={self.at_least} of continuations={self.continuations} can never be")
         if not 0.5 <= self.confidence < 1:
@@ -65,14 +60,15 @@ class SearchArgs:
 
     @property
     def sharing(self) -> bool:
-        """Whether continuations count wherever they pass; the reference knows only its own."""
+        """Whether continuations count for every prefix that they go through; not for the reference."""
         return self.share_traces and self.search != "exhaustive"
 
     def describe(self) -> str:
         """The rule as it stands in every row."""
-        counted = f"{self.rule if self.rule == 'any' else f'at least {self.at_least}'} of {self.continuations}"
-        rule = f"posterior at {self.confidence:g}" if self.rule == "posterior" else counted
-        return f"{rule}, {self.search}"
+        if self.rule == "posterior":
+            return f"posterior at {self.confidence:g}, {self.search}"
+        needed = "any" if self.rule == "any" else f"at least {self.at_least}"
+        return f"{needed} of {self.continuations}, {self.search}"
 
 
 def decide(successes: int, trials: int, needed: int, limit: int) -> bool | None:
@@ -90,8 +86,8 @@ def next_wave(trials: int, limit: int) -> int:
 def bounds(decided: Sequence[bool | None]) -> tuple[int, int]:
     """(lo, hi): every prefix before place `lo` counts as positive, every one from `hi` on as negative.
 
-    The first negative one is at a place lo … hi. A positive prefix vouches for all shorter ones (rule 1), so what is
-    negative before it is overruled.
+    The first negative one is at a place lo … hi. A positive prefix vouches for all shorter ones (rule 1), even if one
+    of them was decided as negative: True, None, False, True, None, False gives (4, 5).
     """
     lo = max((place + 1 for place, label in enumerate(decided) if label), default=0)
     return lo, next((place for place in range(lo, len(decided)) if decided[place] is False), len(decided))
@@ -105,9 +101,9 @@ def middle(lo: int, hi: int) -> int:
 def cheapest(lo: int, hi: int, ends: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> int:
     """The place to look at first in the cheapest plan for finding the first negative prefix among lo … hi.
 
-    `ends` (open + 1,) is how likely each place is the first negative one; `right` and `wrong` (open,) what it costs to
-    decide a prefix that is positive or negative. A binary search is the cheapest where both cost the same, forward
-    where negatives are dear. Takes (hi - lo)³ time.
+    `ends` (open + 1,) is how likely each place is the first negative one; `right` and `wrong` (open,) is what it costs
+    to decide a prefix that is positive or negative. Where both cost the same the plan is a binary search, where
+    negatives cost far more a forward one. Takes (hi - lo)³ time.
     """
     size = hi - lo
     mass = np.concatenate([[0.0], np.cumsum(ends[lo : hi + 1])])
@@ -125,9 +121,9 @@ def cheapest(lo: int, hi: int, ends: np.ndarray, right: np.ndarray, wrong: np.nd
 
 
 def decision_costs(belief: Belief, counts: Counts, needed: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Steps to be written until a prefix is decided, if it is positive and if it is not, (N, M + 1) each.
+    """Steps to be written until a prefix is decided, if it is positive and if it is negative, (N, M + 1) each.
 
-    A positive one takes as many samples as give the vouching ones that are missing; a negative one all that are left.
+    A positive one is sampled until enough continuations vouch for it, a negative one until none is left.
     """
     columns = np.arange(counts.trials.shape[1])
     good = np.cumsum(belief.joint, 1)
@@ -139,13 +135,13 @@ def decision_costs(belief: Belief, counts: Counts, needed: int, limit: int) -> t
 
 
 def continuation_steps(following: np.ndarray) -> np.ndarray:
-    """How many steps a continuation writes where so many open prefixes follow: those, and a short answer line."""
+    """How many steps a continuation writes where so many open prefixes follow: one each, and a short answer line."""
     return following + 0.5
 
 
 def information(belief: Belief, counts: Counts) -> np.ndarray:
-    """Expected gain in nats about where the first negative prefix is, of one more sample of each prefix, (N, M + 1);
-    -1 where there is no prefix."""
+    """How much one more sample of each prefix is expected to tell about where the first negative one is, in nats,
+    (N, M + 1); -1 where there is no prefix."""
     n, columns = counts.trials.shape
     before, gains = _entropy(belief.negatives), np.full((n, columns), -1.0)
     negatives = np.arange(columns)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from rewards.labels.cleaning import changed_labels, drop_doubtful
 from rewards.labels.labeller import Labeller
@@ -25,6 +25,7 @@ from rollouts.sampling.collect import collect
 from rollouts.sampling.protocol import Request, Sample, Sampler, load_sampler
 from rollouts.steps import cut_text, join_steps
 from stages.artifacts import Artifact
+from stages.checks import check_least
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
 
@@ -58,10 +59,7 @@ class LabelArgs(SearchArgs):
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
         super().validate()
-        for name in ("max_wrong_per_problem", "max_right_per_problem", "max_problems"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+        check_least(self, max_wrong_per_problem=1, max_right_per_problem=1, max_problems=1)
         if self.least_confidence is not None and not 0 <= self.least_confidence <= 1:
             raise ValueError(f"least_confidence must be in [0, 1], not {self.least_confidence}")
         if self.continuations > 1 and self.sampler.temperature == 0:
@@ -71,13 +69,13 @@ class LabelArgs(SearchArgs):
 def choose_rollouts(rollouts: Sequence[Rollout], args: LabelArgs) -> list[Rollout]:
     """Which rollouts to label: graded, with steps, different ones, at most so many right and wrong a problem."""
     taken: dict[tuple[str, bool], set[tuple[str, ...]]] = {}
-    chosen, problems = [], {}
+    chosen, problems = [], set()
     for rollout in rollouts:
         if rollout.correct is None or not rollout.steps:
             continue
         if args.max_problems is not None and len(problems) >= args.max_problems and rollout.problem_id not in problems:
             continue
-        problems[rollout.problem_id] = True
+        problems.add(rollout.problem_id)
         seen = taken.setdefault((rollout.problem_id, rollout.correct), set())
         most = args.max_right_per_problem if rollout.correct else args.max_wrong_per_problem
         if rollout.steps in seen or (most is not None and len(seen) >= most):
@@ -93,16 +91,27 @@ def label_right(rollout: Rollout) -> StepLabels:
     return StepLabels(rollout.id, rollout.problem_id, rollout.steps, True, known, zeros, zeros, None, (), "right")
 
 
-def drawn_alike(source: Artifact, policy: Artifact | None, args: LabelArgs) -> bool:
-    """Whether the rollouts were drawn as the continuations will be: same policy, prompt, temperature and nucleus. Then
-    those that begin alike are evidence for what they share, at no cost."""
-    sampled = source.manifest.get("args", {}).get("sampler", {})
-    came_from = (source.manifest.get("parents", {}).get("policy") or {}).get("key")
-    prompt = source.manifest.get("args", {}).get("prompt", asdict(PromptArgs()))
-    same = prompt == asdict(args.prompt) and all(
-        sampled.get(name) == getattr(args.sampler, name) for name in ("temperature", "top_p")
-    )
-    return same and policy is not None and came_from == policy.key
+def sampled_otherwise(source: Artifact, policy: Artifact, args: Any, names: Sequence[str]) -> list[str]:
+    """Where an artifact was sampled otherwise than `args` and `policy` will be, in words: by policy, by prompt and by
+    these settings of the sampler."""
+    made_with, maker = source.manifest["args"], source.manifest.get("parents", {}).get("policy") or {}
+    differ = [] if maker.get("key") == policy.key else [f"policy {maker.get('path')} and not {args.policy}"]
+    for name in names:
+        known, own = made_with.get("sampler", {}).get(name), getattr(args.sampler, name)
+        if known != own:
+            differ.append(f"sampler.{name}={known} and not {own}")
+    prompt = made_with.get("prompt", asdict(PromptArgs()))
+    if prompt["kind"] != args.prompt.kind:
+        differ.append(f"prompt={prompt['kind']} and not {args.prompt.kind}")
+    elif prompt != asdict(args.prompt):
+        differ.append(f"another text of prompt={args.prompt.kind}")
+    return differ
+
+
+def drawn_alike(rollouts: Artifact, policy: Artifact, args: LabelArgs) -> bool:
+    """Whether the rollouts were drawn as the continuations will be. Then those that begin alike are continuations of
+    what they share, at no cost."""
+    return not sampled_otherwise(rollouts, policy, args, ("temperature", "top_p"))
 
 
 def wave_requests(
@@ -181,12 +190,11 @@ def label_steps(args: LabelArgs, work: Workspace) -> None:
     template = args.prompt.template()
     with closing(load_sampler(args.policy, args.sampler, template.stop)) as sampler:
         step_tokens = sample_waves(labeller, sampler, problems, work, "label_steps", args.seed, template)
-    found = {row.rollout_id: row for row in labeller.label()}
-    doubtful = 0
-    if args.least_confidence is not None:
-        sure = {name: drop_doubtful(row, args.least_confidence) for name, row in found.items()}
-        doubtful = sum(changed_labels(row.labels, sure[name].labels) for name, row in found.items())
-        found = sure
+    found, doubtful = {}, 0
+    for row in labeller.label():
+        kept = row if args.least_confidence is None else drop_doubtful(row, args.least_confidence)
+        found[row.rollout_id] = kept
+        doubtful += changed_labels(row.labels, kept.labels)
     rows = [found.get(rollout.id) or label_right(rollout) for rollout in chosen]
     work.write_rows("problems", list(problems.values()))
     work.write_rows("rows", rows, StepLabels)
@@ -194,22 +202,20 @@ def label_steps(args: LabelArgs, work: Workspace) -> None:
 
 
 def count_cost(chosen: Sequence[Rollout], labeller: Labeller, step_tokens: float) -> dict[str, float]:
-    """What was sampled, and what GLoRe's way would have cost: 8 continuations of every prefix of every solution, or of
-    the wrong ones only. Its tokens are the steps it would write times the mean tokens of a step."""
-    sampled = sum(here.sampled for here in labeller.known.found.values())
-    writes = {True: 0.0, False: 0.0}
-    prefixes: dict[bool, int] = defaultdict(int)
+    """What was sampled, and what GLoRe's way would have cost: 8 continuations of every prefix, of all solutions or of
+    the wrong ones only. Its tokens are the steps that it would write times the mean tokens of a step."""
+    prefixes, writes = 0, {True: 0.0, False: 0.0}  # steps that it would write for right and for wrong solutions
     for rollout in chosen:
         open_ = open_prefixes(rollout.steps)
-        prefixes[bool(rollout.correct)] += open_
+        prefixes += open_
         writes[bool(rollout.correct)] += PAPER_K * sum(continuation_steps(left) for left in range(open_))
     return {
         "waves": labeller.waves,
-        "continuations": sampled,
+        "continuations": sum(here.sampled for here in labeller.known.found.values()),
         "not_graded": sum(here.refused for here in labeller.known.found.values()),
         "changed_by_propagation": labeller.propagated,
         "changed_by_consistency": labeller.known.inconsistent(),
-        "exhaustive_continuations": PAPER_K * sum(prefixes.values()),
+        "exhaustive_continuations": PAPER_K * prefixes,
         "exhaustive_tokens": round(step_tokens * sum(writes.values())),
         "exhaustive_tokens_of_wrong": round(step_tokens * writes[False]),
         "recovery_rate": 0.0 if labeller.model is None else labeller.model.recovery,
@@ -228,4 +234,4 @@ def count_labels(rows: Sequence[StepLabels]) -> dict[str, float]:
     }
 
 
-LABEL_STEPS = Stage("label_steps", 3, LabelArgs, label_steps)
+LABEL_STEPS = Stage("label_steps", 4, LabelArgs, label_steps)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rollouts.grading.answers import grade
-from rollouts.prompts import parse_solution
+from rollouts.grading.statements import states_answer
 from rollouts.records import Problem
 from rollouts.sampling.protocol import REFUSED, Sample
-from rollouts.steps import ANSWER_MARK, join_steps
+from rollouts.solution import cut_solution
 
 # a minus is a sign where nothing that could be subtracted from stands before it
 _NUMBER = re.compile(r"(?<![0-9.])(?:(?<![0-9A-Za-z)%.])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?")
@@ -29,8 +29,9 @@ def grade_trace(problem: Problem, prefix: Sequence[str], sample: Sample) -> Trac
     """A continuation as a trace; None where there is none (it was refused) or the grader could not decide."""
     if sample.finish_reason == REFUSED:
         return None
-    verdict = grade(join_steps(prefix) + sample.text, problem.answer)
-    return Trace(parse_solution(sample.text), verdict.correct) if verdict.graded else None
+    solution = cut_solution(sample.text, prefix)
+    verdict = grade(solution, problem.answer)
+    return Trace(solution.steps[len(prefix) :], verdict.correct) if verdict.graded else None
 
 
 def step_result(step: str) -> str | None:
@@ -43,6 +44,7 @@ def step_result(step: str) -> str | None:
 
 def _numbers(text: str) -> list[str]:
     """The numbers of a text as digits that can be compared: 1,080.50 is 1080.5 (no text is too long for that)."""
+    # the grader's `normalise` reads one answer as a whole, with fractions and units; here are all that stand in a text
     found = []
     for number in _NUMBER.findall(text):
         whole, _, decimals = number.replace(",", "").partition(".")
@@ -57,7 +59,7 @@ def is_consistent(prefix: Sequence[str], suffix: Sequence[str]) -> bool:
     A step that states no number cannot be ignored, and an answer line has nothing after it that could use it.
     """
     result = step_result(prefix[-1])
-    if result is None or prefix[-1].startswith(ANSWER_MARK):
+    if result is None or states_answer(prefix[-1]):
         return True
     return any(result in _numbers(step) for step in suffix)
 

@@ -1,8 +1,8 @@
 """What counts of right continuations say of the first negative prefix: a small Bayesian model of all solutions at once.
 
-A prefix before the first negative one has a value that goes with the ease of its problem and with how much is left to
-do; one from there on has a recovery rate. Both, and where first negatives lie, are learnt from the counts themselves
-(empirical Bayes). Left out: what is sampled next (`rewards/labels/search.py`).
+The value of a prefix is how often its continuations are right. Before the first negative prefix it depends on the ease
+of the problem and on how much is left to do; from there on it is a recovery rate. Both, and where first negatives lie,
+are learnt from the counts themselves (empirical Bayes). Left out: what is sampled next (`rewards/labels/search.py`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 _EASES = 8  # levels of how often a policy goes on rightly
 _SPREAD = 8.0  # how close values are to the mean of their ease and place, as a number of samples
-_TRUST = 6.0  # how many solutions' worth of prior there is in each learnt number
-_DOUBT = 0.5  # of where first negatives lie: how many made-up solutions, lying anywhere, for every one
+_TRUST = 6.0  # the weight of the prior in each learnt number, in solutions
+_DOUBT = 0.5  # for each solution, so many made-up ones whose first negative prefix is anywhere
 _LOW = np.array([0.002, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45])
 _VALUES = np.concatenate([_LOW, np.arange(0.5, 1, 0.05), [0.99]])  # the values that are told apart
 _RARE = 0.05  # the mean recovery rate that is assumed before anything is known
@@ -24,8 +24,10 @@ _RARE = 0.05  # the mean recovery rate that is assumed before anything is known
 class Counts:
     """What is known of N wrong solutions with up to M prefixes each that can be continued ("open").
 
-    `successes`, `trials` (N, M + 1): of the continuations. Column r is the prefix that r more open ones follow: column
-    0 the last of them, column `open[n]` the question itself. What follows the last open prefix is negative.
+    `successes`, `trials` (N, M + 1) count continuations. Column r is the prefix that r more open ones follow: column 0
+    is the last of them, column `open[n]` the question itself. With M = 3, a solution with the open prefixes [a], [a, b]
+    has [a, b], [a] and the question in columns 0 to 2, and nothing in column 3. What follows the last open prefix is
+    negative.
     """
 
     successes: np.ndarray
@@ -47,9 +49,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class ValueModel:
-    """What is learnt: how often problems have each ease (levels,); the mean value of positive prefixes (M + 1, levels)
-    by place and ease; the distribution of negative ones over the values up to the threshold; and where first
-    negatives lie: row m of `first` (M + 1, M + 1) is how likely m open prefixes end in 0 … m negative ones."""
+    """What is learnt.
+
+    `ease` (levels,): how often problems have each ease. `mean` (M + 1, levels): the mean value of positive prefixes by
+    place and ease. `bad`: the distribution of negative ones over the values up to the threshold. `first`
+    (M + 1, M + 1): in row m, how likely the last 0 … m of m open prefixes are negative.
+    """
 
     threshold: float
     ease: np.ndarray
@@ -69,8 +74,12 @@ class ValueModel:
 
 @dataclass(frozen=True)
 class Belief:
-    """P(number of negative prefixes, ease | counts), `joint` (N, M + 1, levels), 1 in all a solution; and the expected
-    success of one more continuation, where the prefix is positive (N, M + 1, levels) or negative (N, M + 1)."""
+    """What the counts say of N solutions.
+
+    `joint` (N, M + 1, levels): P(number of negative prefixes, ease | counts), which sums to 1 for each solution.
+    `good_rate` (N, M + 1, levels), `bad_rate` (N, M + 1): how likely one more continuation of a prefix is right, if it
+    is positive and if it is negative.
+    """
 
     joint: np.ndarray
     good_rate: np.ndarray
@@ -106,7 +115,7 @@ def start_model(columns: int, threshold: float) -> ValueModel:
         raise ValueError(f"threshold must be in [{_VALUES[0]}, {_VALUES[-1]}), not {threshold}")
     first = np.tril(np.ones((columns, columns)))
     bad = np.exp(-low / _RARE)
-    # the chance to do one step right; what is left to do are r + 1 steps or fewer, as some are only words
+    # the chance to do one step right; r + 1 steps are left to do, or fewer, as some are only words
     step = np.linspace(0.3, 0.97, _EASES)
     mean = step ** (0.5 + 0.8 * np.arange(columns)[:, None])
     mean = np.clip(mean, 1.2 * threshold, 0.97)
@@ -122,15 +131,14 @@ def infer(model: ValueModel, counts: Counts) -> Belief:
 
 
 def fit_model(counts: Counts, threshold: float, start: ValueModel | None = None, rounds: int = 20) -> ValueModel:
-    """Expectation maximisation from `start`, with made-up observations of `start_model`, so that nothing becomes
-    certain."""
+    """Expectation maximisation from `start`. Observations made up by `start_model` keep all from becoming certain."""
     prior = start_model(counts.trials.shape[1], threshold)
     model = start or prior
     if not len(counts):
         return model
     likelihood = _likelihood(counts)
     sampled = (counts.trials > 0) & (np.arange(counts.trials.shape[1]) <= counts.open[:, None])
-    # where first negatives are guessed from few samples, the guess would soon confirm itself
+    # else a guess, from few samples, of where first negatives lie would soon confirm itself
     alike = np.bincount(counts.open, minlength=len(prior.first))[:, None]
     made_up = (_TRUST + _DOUBT * alike) * prior.first
     for _ in range(rounds):
@@ -150,7 +158,7 @@ def fit_model(counts: Counts, threshold: float, start: ValueModel | None = None,
 
 
 def _infer(model: ValueModel, counts: Counts, likelihood: np.ndarray) -> tuple[Belief, np.ndarray]:
-    """The belief, and of each prefix's values were it negative how likely each is (N, M + 1, low values)."""
+    """The belief; and, if a prefix is negative, how likely each of its values is, (N, M + 1, low values)."""
     columns = np.arange(counts.trials.shape[1])
     density = _good_values(model)
     # places first, so that both are one product of matrices a place

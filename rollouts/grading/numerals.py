@@ -41,6 +41,7 @@ _GROUPING = re.compile(r"\{,\}|,\\!|(?<=[0-9])\\[,;:!](?=[0-9]{3})")
 _SPACE = re.compile(r"\\[,;:! ]|(?<=.)~|\\q?quad(?![A-Za-z])")
 _FRAC = re.compile(rf"\\[dtc]?frac\s*(?:\{{\s*([+-]?{NUM})\s*\}}|([0-9]))\s*(?:\{{\s*({NUM})\s*\}}|([0-9]))")
 _TEXT = re.compile(r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_LETTER_UNIT = re.compile(r"(?<![A-Za-z^])[mgshlLCFKWNJVA](?![A-Za-z])")
 _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree|°")
 _MATH_SPAN = re.compile(r"\$((?:[^$\\]|\\.)*)\$|\\\((.*?)\\\)")
 _BOLD = re.compile(r"(?<![0-9A-Za-z)])\*\*|\*\*(?![0-9A-Za-z(])")  # not the power in 2**3
@@ -72,7 +73,7 @@ def _rewrite(answer: str) -> str:
     """Write LaTeX and typographic forms as plain characters; nothing merges digits that stood apart."""
     answer = answer.translate(_CHARACTERS)
     if "**" in answer:
-        answer = _BOLD.sub("", answer)
+        answer = _BOLD.sub(" ", answer)
     span = _MATH_SPAN.match(answer)
     if span is not None:  # $18$ dollars
         answer = f"{span[1] or span[2] or ''} {answer[span.end() :]}"
@@ -85,8 +86,7 @@ def _rewrite(answer: str) -> str:
 
 def _words(text: re.Match[str]) -> str:
     """The words of \\text{…}. A single letter set as text is a unit (m), outside of it a variable."""
-    inner = text[1].strip()
-    return " unit" if inner in set("mgshlLCFKWNJVA") else f" {inner}"
+    return f" {_LETTER_UNIT.sub('unit', text[1].strip())}"
 
 
 def _value(number: re.Match[str]) -> Fraction | None:
@@ -112,6 +112,7 @@ def _decimal(digits: str) -> Fraction:
 _WORD = r"[A-Za-zÀ-ÖØ-öø-ɏ]+(?:[.'’-][A-Za-zÀ-ÖØ-öø-ɏ]+)*"  # Latin only: 5万 is fifty thousand
 _UNIT = re.compile(rf"/?\s*{_WORD}\.?(?:\^\{{?[23]\}}?|[²³])?(?:(?:\s+|\s*/\s*){_WORD}\.?(?:\^\{{?[23]\}}?|[²³])?)*")
 _RATE = re.compile(r"(?<=[A-Za-z])/[hsdgmlL](?![A-Za-z])")  # km/h, where a letter alone would be a variable
+_METRES = re.compile(r"(?<=\s)[mgLJ]/(?=unit)")  # 5 m/s, but 5m/s may be a quotient of variables
 _UNIT_WORD = re.compile(_WORD)
 _FACTORS = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
@@ -122,7 +123,7 @@ def _vocabulary(words: str) -> frozenset[str]:
 
 _SHORT = _vocabulary(
     "cm mm km dm kg mg ml cl ft in lb lbs oz hr hrs min mins sec secs mph kph kmh yd yds mi pt pts qt gal pm am "
-    "p.m a.m usd eur gbp inr tsp sq cu cc wk wks yr yrs kw kwh mw hz khz mhz gb mb kb tb deg"
+    "p.m a.m usd eur gbp inr tsp sq cu cc wk wks yr yrs kw kwh mw hz khz mhz gb mb kb tb deg pct"
 )
 _LINKS = _vocabulary("of on at by a an as")
 # A number followed by one of these may not be the value that is stated: arithmetic, numbers in words, doubts.
@@ -141,8 +142,8 @@ _NOT_UNITS = _vocabulary(
 def _factor(rest: str) -> int | None:
     """What the words after a number multiply it by: 1 for nothing, percent or a unit; None if it is none of these."""
     attached = rest[:1].isalpha()
+    rest = _METRES.sub("unit/", _RATE.sub("/unit", rest))
     rest = rest.strip().removeprefix("%").strip()
-    rest = _RATE.sub("/unit", rest)
     rest = rest[:-1].rstrip() if rest[-1:] in tuple(".,;") else rest
     if rest.startswith("(") and rest.endswith(")"):
         rest = rest[1:-1].strip()

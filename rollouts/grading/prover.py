@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pebble import ProcessPool
 
-DEADLINE = 1.0  # seconds for one comparison, from when a worker takes it; then the worker is killed
+DEADLINE = 0.5  # seconds of a worker's own processor time for one comparison; then the kernel ends the worker
+WALL = 5.0  # seconds on the clock for it: a worker that got no processor for so long is ended, and another tries again
+TRIES = 2
 WORKERS = 2  # one is ready while the other is replaced
 CALLS = 5_000  # of one worker, then it is replaced, because sympy's caches grow
 MEMORY = 4 << 30  # bytes of address space of a worker: 9^{9^9} ends in a MemoryError there, not in a killed job
+WARM_UP = {"items": ["\\frac{x}{2}"], "expected": ["0.5x"], "ordered": True}
 
 
 def serve() -> None:
@@ -31,10 +34,10 @@ def serve() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no reply
     pool = _new_pool()
     try:
-        _reply(pool, {"items": ["x"], "expected": ["x"], "ordered": True}, 60.0)
+        _reply(pool, WARM_UP, 60.0)
         print("ready", file=replies, flush=True)
         for line in sys.stdin:
-            print(_reply(pool, json.loads(line), DEADLINE), file=replies, flush=True)
+            print(_reply(pool, json.loads(line), WALL), file=replies, flush=True)
     except BrokenPipeError:
         pass  # the asker was killed
     except RuntimeError as error:
@@ -52,14 +55,19 @@ def _new_pool() -> ProcessPool:
     return ProcessPool(WORKERS, max_tasks=CALLS, initializer=_begin, context=context)
 
 
-def _reply(pool: ProcessPool, question: dict[str, Any], deadline: float) -> str:
+def _reply(pool: ProcessPool, question: dict[str, Any], wall: float) -> str:
+    import signal
+
     from pebble import ProcessExpired
 
-    future = pool.schedule(_guarded, kwargs=question, timeout=deadline)
-    error = future.exception()
-    if isinstance(error, TimeoutError):
-        return "timeout"
-    return "crash" if isinstance(error, ProcessExpired) else future.result()
+    for _ in range(TRIES):
+        future = pool.schedule(_guarded, kwargs=question, timeout=wall)
+        error = future.exception()
+        if not isinstance(error, TimeoutError):
+            break
+    if isinstance(error, ProcessExpired):
+        return "timeout" if error.exitcode == -signal.SIGPROF else "crash"
+    return "timeout" if isinstance(error, TimeoutError) else future.result()
 
 
 def _begin() -> None:
@@ -72,20 +80,25 @@ def _begin() -> None:
 
     # pebble's own handler waits for the interpreter, which does not come back from a huge integer power
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [MEMORY, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
     logging.disable(logging.CRITICAL)  # math-verify warns of each time-out that it does not have
+    compare(**WARM_UP)  # its parser and sympy are slow the first time
 
 
 def _guarded(items: list[str], expected: list[str], ordered: bool) -> str:
-    """Run in a worker. The kernel's alarm ends it even if the process that would kill it is gone."""
+    """Run in a worker. The kernel ends it at its deadline, and if it is stuck while the pool is gone."""
     import signal
 
-    signal.setitimer(signal.ITIMER_REAL, 5 * DEADLINE)
+    signal.setitimer(signal.ITIMER_PROF, DEADLINE)
+    signal.setitimer(signal.ITIMER_REAL, 2 * WALL)
     try:
         return compare(items, expected, ordered)
     except Exception:  # sympy raises anything, some of it cannot be pickled, and that would break the pool
         return "undecided"
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 

@@ -18,6 +18,8 @@ import threading
 from itertools import pairwise
 from pathlib import Path
 
+from rollouts.grading.numerals import normalise
+
 MAX_LENGTH = 300  # characters that are parsed; the longest answer of MATH is shorter
 MAX_ITEMS = 32  # of a list, whose items are compared each with each
 
@@ -30,19 +32,21 @@ def compare(answer: str, reference: str, *, reference_is_number: bool) -> Verdic
     Raises:
         RuntimeError: the prover cannot be started here.
     """
-    left, right = _canonical(answer), _canonical(reference)
+    left, right = spelling(answer), spelling(reference)
     if left == right and not reference_is_number:
         return True, "text"
-    if not _is_mathematics(right):
+    if not _is_mathematics(_listed(right)):
         return False, "text"
-    if not _is_mathematics(left):
+    if not _is_mathematics(_listed(left)):
         return False, "unread"
-    left, right = _unassigned(left, right)
+    left, right = _unassigned(_listed(left), _listed(right))
     if left.count("=") != right.count("=") or left.count("=") > 1:
         return False, "unread"
     (brackets, items), (expected_brackets, expected) = _items(left), _items(right)
+    if not brackets and not expected_brackets:
+        items, expected = _signed(items), _signed(expected)
     if max(len(items), len(expected)) == 1:
-        return _verdict([left], [right], True, "symbolic")
+        return _verdict(items, expected, True, "symbolic")
     if brackets != expected_brackets or len(items) != len(expected) or len(items) > MAX_ITEMS:
         return False, "list"
     return _verdict(items, expected, bool(brackets), "list")
@@ -60,7 +64,9 @@ _SYMBOLS = str.maketrans(
 _LAYOUT = re.compile(r"(\\\\)|\\(?:left|right|displaystyle|q?quad)(?![A-Za-z])|\\[,;:! ]|\\?\$|(?<=.)~")
 _UNIT = re.compile(r"(?<=.)(?:\\(?:text|textrm|mathrm|mbox)\{\s*[A-Za-z][A-Za-z. ]*\}(?:\^\{?[23]\}?)?|\\?%)\.?$")
 _TEXT = re.compile(r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_LOOSE_SPACE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")
+# a space that parts nothing; that between two digits, or a digit and a point, does: `3 4` is not 34
+_LOOSE_SPACE = re.compile(r"(?<![0-9A-Za-z.]) | (?![0-9A-Za-z.])")
+_LISTED = re.compile(r"(?<=[0-9}\])A-Za-z])\s*,?\s*\b(?:and|or)\b\s*(?=[-+0-9\\(\[A-Za-z])")
 _SPELLINGS = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -77,20 +83,20 @@ _SPELLINGS = tuple(
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]+")
 
 
-def _canonical(answer: str) -> str:
+def spelling(answer: str) -> str:
     """One spelling for what only differs in layout; units at the end are dropped, as with plain numbers."""
     if len(answer) > MAX_LENGTH:
         return answer
     answer = _LAYOUT.sub(lambda layout: layout[1] or " ", answer.translate(_SYMBOLS)).strip()
-    answer = _TEXT.sub(r"\1", _UNIT.sub("", answer))
+    answer = _TEXT.sub(r" \1 ", _UNIT.sub("", answer))
     for pattern, replacement in _SPELLINGS:
         answer = pattern.sub(replacement, answer)
-    answer = re.sub(r"\s+", " ", _LOOSE_SPACE.sub("", answer)).strip()
+    answer = _LOOSE_SPACE.sub("", " ".join(answer.split()))
     return answer.casefold() if _WORDS.fullmatch(answer) else answer
 
 
 _COMMANDS = (
-    "frac|sqrt|binom|pi|infty|emptyset|cdot|times|div|pm|cup|cap|in|le|leq|ge|geq|lt|gt|sin|cos|tan|cot|sec|csc|arcsin"
+    "frac|sqrt|binom|pi|infty|emptyset|cdot|times|div|pm|cup|cap|mp|in|le|leq|ge|geq|lt|gt|sin|cos|tan|cot|sec|csc|arcsin"
     "|arccos|arctan|log|ln|exp|alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|lfloor|rfloor|lceil|rceil"
 )
 _TOKEN = re.compile(
@@ -130,17 +136,52 @@ def _misread(first: re.Match[str], second: re.Match[str]) -> bool:
     return first[0] in ("e", "E") and second[0] in "+-"
 
 
-_ASSIGNED = re.compile(r"(?:[A-Za-z](?:\([A-Za-z]\))?=|[A-Za-z]\\in(?![A-Za-z]))\s*(?=[^=]+$)")
+_ASSIGNED = re.compile(r"(?:([A-Za-z])(?:\([A-Za-z]\))?=|([A-Za-z])\\in(?![A-Za-z]))\s*(?=[^=]+$)")
+_ITEM = re.compile(r"(?:^|,)([A-Za-z])=")
+
+
+def _listed(text: str) -> str:
+    """`x=1 or x=2` and `x=1,2` as a list, `1,2`; with one variable only."""
+    text = _LISTED.sub(",", text)
+    if "=" in text and "," in text:
+        names = {name[1] for name in _ITEM.finditer(text)}
+        bare = _ITEM.sub(lambda item: item[0][:-2], text)
+        if len(names) == 1 and "=" not in bare and (text[1] == "=" or text.count("=") == bare.count(",") + 1):
+            return bare
+    return text
+
+
+def _signed(items: list[str]) -> list[str]:
+    """`\\pm a` is two answers, and so is `b\\pm a`."""
+    return [
+        item.replace("\\pm", sign).replace("\\mp", "-" if sign == "+" else "+").removeprefix("+")
+        for item in items
+        for sign in ("+-" if "\\pm" in item else "+")
+    ]
 
 
 def _unassigned(left: str, right: str) -> tuple[str, str]:
-    """Drop `x =` or `x \\in` where only one of the two says it."""
+    """Drop `x =` or `x \\in`, unless both say it of different names."""
     starts = _ASSIGNED.match(left), _ASSIGNED.match(right)
-    if starts[0] and not starts[1]:
-        return left[starts[0].end() :], right
-    if starts[1] and not starts[0]:
-        return left, right[starts[1].end() :]
-    return left, right
+    if starts[0] and starts[1] and starts[0][0] != starts[1][0]:
+        return left, right
+    return tuple(text[start.end() :] if start else text for text, start in zip((left, right), starts, strict=True))
+
+
+def canonical(answer: str) -> str | tuple[object, ...]:
+    """An answer in one spelling; a list of plain numbers as its values, sorted unless it is in brackets."""
+    text = _listed(spelling(answer))
+    start = _ASSIGNED.match(text)
+    text = text[start.end() :] if start else text
+    if not _is_mathematics(text):
+        return text
+    brackets, items = _items(text)
+    values = [normalise(item) for item in _signed(items)]
+    if None in values:
+        return text
+    if len(values) == 1 and not brackets:
+        return values[0]
+    return brackets, *(values if brackets else sorted(values))
 
 
 def _items(text: str) -> tuple[str, list[str]]:

@@ -44,7 +44,8 @@ class ProblemArgs:
         if self.source == "arithmetic" and self.path is not None:
             raise ValueError(f"problems.path={self.path!r}: source arithmetic makes its problems and reads no file")
         if self.source != "arithmetic" and not self.path:
-            raise ValueError(f"problems.path={self.path!r}: source {self.source} needs a path")
+            where = "a file or folder, or hub:org/name of a data set"
+            raise ValueError(f"problems.path={self.path or 'null'}: source {self.source} needs a path: {where}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"problems.limit must be at least 1, not {self.limit}")
         if self.offset < 0:

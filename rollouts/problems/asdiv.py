@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.parsers import expat
 
-from rollouts.problems.reading import ProblemFileError, Row, file_at, number_text, plain_number, read_text
+from rollouts.problems.reading import ProblemFileError, SourceRow, file_at, number_text, plain_number, read_text
 from rollouts.problems.splits import cut
 from rollouts.problems.svamp import join_question, solution_from_equations
 from rollouts.records import Problem
@@ -46,7 +46,7 @@ def load(args: ProblemArgs) -> list[Problem]:
     return cut(problems, args)
 
 
-def _problem(row: Row, split: str) -> Problem | None:
+def _problem(row: SourceRow, split: str) -> Problem | None:
     question = join_question(row.text("Body"), row.text("Question"))
     formula, value = row.text("Formula"), parse_answer(row.text("Answer"))
     if value is None:
@@ -61,7 +61,7 @@ def parse_answer(text: str) -> Fraction | None:
     return plain_number(re.sub(r"[()]", "", match[1])) if match else None
 
 
-def _read_rows(path: Path) -> list[Row]:
+def _read_rows(path: Path) -> list[SourceRow]:
     text = read_text(path)
     reader = _Reader(path)
     try:
@@ -81,8 +81,8 @@ class _Reader:
 
     def __init__(self, path: Path):
         self.path = path
-        self.rows: list[Row] = []
-        self.row: Row | None = None
+        self.rows: list[SourceRow] = []
+        self.row: SourceRow | None = None
         self.name: str | None = None
         self.parser = expat.ParserCreate("utf-8")
         self.parser.buffer_text = True
@@ -94,7 +94,7 @@ class _Reader:
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         if name == "Problem":
             where = f"{self.path}, line {self.parser.CurrentLineNumber}, problem {attributes.get('ID')!r}"
-            self.row = Row(where, len(self.rows), {})
+            self.row = SourceRow(where, len(self.rows), {})
             self.rows.append(self.row)
         elif self.row is not None:
             if self.name is not None:

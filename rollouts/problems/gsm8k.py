@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rollouts.problems.reading import ProblemFileError, Row, number_text, plain_number, read_jsonl
+from rollouts.problems.reading import ProblemFileError, SourceRow, number_text, plain_number, read_jsonl
 from rollouts.problems.splits import hold_out, question_key
 from rollouts.records import Problem
 from stages.text import shown
@@ -41,7 +41,7 @@ def _problems(args: ProblemArgs, file: str) -> list[Problem]:
     return [_problem(replace(row, n=n), args.split) for n, row in enumerate(rows)]
 
 
-def _problem(row: Row, split: str) -> Problem:
+def _problem(row: SourceRow, split: str) -> Problem:
     solution = row.text("answer")
     steps, mark, last = solution.rpartition("####")
     if not mark:
@@ -57,7 +57,7 @@ def _problem(row: Row, split: str) -> Problem:
     return Problem(f"gsm8k/{split}/{row.n}", row.text("question"), number_text(value), solution, "gsm8k", split)
 
 
-def _parquet_rows(path: Path) -> list[Row]:
+def _parquet_rows(path: Path) -> list[SourceRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -65,4 +65,4 @@ def _parquet_rows(path: Path) -> list[Row]:
         found = pq.read_table(path).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise ProblemFileError(f"{path}: cut short, damaged, or not a Parquet file: {error}") from error
-    return [Row(f"{path}, row {n}", n, fields) for n, fields in enumerate(found)]
+    return [SourceRow(f"{path}, row {n}", n, fields) for n, fields in enumerate(found)]

@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rollouts.problems.reading import Row, number_text, plain_number, read_jsonl
+from rollouts.problems.reading import SourceRow, number_text, plain_number, read_jsonl
 from rollouts.problems.splits import cut
 from rollouts.records import Problem
 from rollouts.steps import ANSWER_MARK, split_steps
@@ -40,21 +40,21 @@ def load(args: ProblemArgs) -> list[Problem]:
     return cut(problems, args)
 
 
-def _identity(row: Row) -> str:
+def _identity(row: SourceRow) -> str:
     value = row.fields.get("id")
     if value is None:
         return str(row.n)
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else row.text("id")
 
 
-def _answer(row: Row) -> str:
+def _answer(row: SourceRow) -> str:
     value = row.fields.get("answer")
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
         return number_text(row.number("answer"))
     return row.answer("answer", row.text("answer"))
 
 
-def _solution(row: Row, answer: str) -> str | None:
+def _solution(row: SourceRow, answer: str) -> str | None:
     """The solution, which may be in any form; but where it has an answer line, that must be the answer's."""
     solution = row.optional_text("solution")
     steps = split_steps(solution or "")

@@ -38,7 +38,7 @@ def load_problems(args: ProblemArgs) -> list[Problem]:
     args.validate()
     path = args.path and local_path(args.path, "dataset")
     problems = LOADERS[args.source](replace(args, path=path))
-    where = f"problems.source={args.source} path={args.path}"
+    where = f"problems.source={args.source}" + (f" path={args.path}" if args.path else "")
     if not problems:
         raise ProblemFileError(
             f"{where}: split {args.split!r} is empty "

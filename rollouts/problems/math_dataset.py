@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rollouts.problems.reading import ProblemFileError, Row, as_row, parse_json, read_jsonl, read_text
+from rollouts.problems.reading import ProblemFileError, SourceRow, as_row, parse_json, read_jsonl, read_text
 from rollouts.problems.splits import cut, hold_out, question_key
 from rollouts.records import Problem
 
@@ -46,7 +46,7 @@ def _read_side(root: Path, side: str, split: str) -> list[Problem]:
     return [_problem(row, f"{file.parent.name}/{file.stem}", split) for row, file in zip(rows, files, strict=True)]
 
 
-def _problem(row: Row, identity: str, split: str) -> Problem:
+def _problem(row: SourceRow, identity: str, split: str) -> Problem:
     question, solution = row.text("problem"), row.text("solution")
     answer = last_boxed(solution)
     if not answer:

@@ -27,7 +27,7 @@ class ProblemFileError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SourceRow:
     """One record of a problem file: `where` a person finds it, its number `n` from 0, and its fields."""
 
     where: str
@@ -151,20 +151,20 @@ def _to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def as_row(value: Any, where: str, n: int) -> Row:
+def as_row(value: Any, where: str, n: int) -> SourceRow:
     """A row of a parsed JSON value, which must be an object."""
     if not isinstance(value, dict):
         raise ProblemFileError(f"{where}: expected an object with fields, not {shown(value)}")
-    return Row(where, n, value)
+    return SourceRow(where, n, value)
 
 
-def read_jsonl(path: Path) -> list[Row]:
+def read_jsonl(path: Path) -> list[SourceRow]:
     """The rows of a JSON Lines file; blank lines are left out and not numbered.
 
     Raises:
         ProblemFileError: see `read_text` and `parse_json`; or a line is not an object.
     """
-    rows: list[Row] = []
+    rows: list[SourceRow] = []
     # not splitlines: it also cuts at characters such as U+2028, which JSON allows inside a text
     for line, text in enumerate(read_text(path).split("\n"), start=1):
         if text.strip():
@@ -174,6 +174,7 @@ def read_jsonl(path: Path) -> list[Row]:
 
 def plain_number(text: str) -> Fraction | None:
     """The value of `12`, `-1,080.5` or `3/4`, else None; thousands separators must stand where they belong."""
+    # stricter than the grader's `normalise`: what a data set calls a number is not `5 apples`, `50%` or `1e3`
     match = re.fullmatch(r"(-?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(\.[0-9]+)?(/[0-9]*[1-9][0-9]*)?", text.strip())
     if match is None or len(text) > 100 or (match[3] and match[4]):
         return None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from rollouts.problems.args import ProblemArgs
 from rollouts.records import Problem
@@ -49,3 +51,10 @@ def cut(problems: list[Problem], args: ProblemArgs) -> list[Problem]:
     low = {"train": 0.0, "validation": train / total, "test": (train + validation) / total}[args.split]
     high = {"train": train / total, "validation": (train + validation) / total, "test": 1.0}[args.split]
     return [problem for problem in problems if low <= split_point(problem.question) < high]
+
+
+def draw_held_out(names: Iterable[str], share: float, seed: int) -> set[str]:
+    """The names to hold out for validation: a share of them at random, at least one and never all; none of a single."""
+    unique = sorted(set(names))
+    random.Random(f"validation/{seed}").shuffle(unique)
+    return set(unique[: min(len(unique) - 1, max(1, round(share * len(unique))))])

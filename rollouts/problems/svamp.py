@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rollouts.grading.expressions import fold
 from rollouts.problems.reading import (
     ProblemFileError,
-    Row,
+    SourceRow,
     as_row,
     file_at,
     number_text,
@@ -50,7 +50,7 @@ def load(args: ProblemArgs) -> list[Problem]:
     return cut(problems, args)
 
 
-def _read_rows(path: Path) -> list[Row]:
+def _read_rows(path: Path) -> list[SourceRow]:
     text = read_text(path)
     values = parse_json(text, path)
     if not isinstance(values, list):
@@ -66,7 +66,7 @@ def _read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _problem(row: Row, split: str) -> Problem:
+def _problem(row: SourceRow, split: str) -> Problem:
     answer = row.number("Answer")
     question = join_question(row.text("Body"), row.text("Question"))
     solution = solution_from_equations([row.text("Equation")], answer)

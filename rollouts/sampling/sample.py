@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from rollouts.grading.answers import grade
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
-from rollouts.prompts import PromptArgs, parse_solution, render_prompt
+from rollouts.prompts import PromptArgs, render_prompt
 from rollouts.records import Problem, Rollout
 from rollouts.sampling.args import SamplerArgs, served_model
 from rollouts.sampling.collect import collect
 from rollouts.sampling.protocol import REFUSED, Request, Sample, load_sampler
+from rollouts.solution import cut_solution
 from rollouts.steps import cut_text
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
@@ -24,14 +25,15 @@ def grade_sample(problem: Problem, sample: Sample, index: int, last_number: bool
     """Turn one sample of a problem's solution into a graded rollout. A truncated text is graded like any other; one
     that was refused is neither right nor wrong. A text beyond the limits of `rollouts.steps` is truncated there."""
     text = cut_text(sample.text)
-    verdict = grade(text, problem.answer, last_number=last_number)
+    solution = cut_solution(text, last_number=last_number)
+    verdict = grade(solution, problem.answer)
     refused = sample.finish_reason == REFUSED
     return Rollout(
         id=f"{problem.id}#{index}",
         problem_id=problem.id,
         sample=index,
         text=text,
-        steps=parse_solution(text),
+        steps=solution.steps,
         answer=verdict.answer,
         correct=verdict.correct if verdict.graded and not refused else None,
         rule=REFUSED if refused else verdict.rule,
@@ -46,7 +48,7 @@ def grade_sample(problem: Problem, sample: Sample, index: int, last_number: bool
 class SampleArgs:
     """Arguments of the stage `sample`: `n` rollouts of every problem."""
 
-    policy: str = parent("train_policy", any_path=True, or_name="served")  #: who samples: a causal LM's folder
+    policy: str = parent("train_policy", any_path=True, or_name="served")  #: who samples: a folder, hub:…, shipped
     problems: ProblemArgs = field(default_factory=ProblemArgs)  #: which problems
     sampler: SamplerArgs = field(default_factory=SamplerArgs)  #: how to sample
     prompt: PromptArgs = field(default_factory=PromptArgs)
@@ -133,4 +135,4 @@ class RolloutCounts:
         }
 
 
-SAMPLE = Stage("sample", 3, SampleArgs, sample_rollouts)
+SAMPLE = Stage("sample", 4, SampleArgs, sample_rollouts)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # share of problem contents in each split; a problem's split is a function of its content (names, item and order left
 # out), never of the seed
-SPLITS = {"train": (0, 80), "validation": (80, 88), "test": (88, 100)}
+SPLIT_RANGES = {"train": (0, 80), "validation": (80, 88), "test": (88, 100)}
 _MOST_DRAWS = 10_000  # where so many do not fit the settings, none may
 _COMMUTE = ({"more", "fewer"}, {"times", "share"})
 
@@ -35,10 +35,10 @@ def load(args: ProblemArgs) -> list[Problem]:
     """
     world = args.world
     world.validate()
-    if args.split not in SPLITS:
-        raise ValueError(f"problems.split={args.split!r}: the arithmetic world has {', '.join(SPLITS)}")
+    if args.split not in SPLIT_RANGES:
+        raise ValueError(f"problems.split={args.split!r}: the arithmetic world has {', '.join(SPLIT_RANGES)}")
     rng = random.Random(f"arithmetic/{world.seed}/{args.split}")
-    low, high = SPLITS[args.split]
+    low, high = SPLIT_RANGES[args.split]
     problems: list[Problem] = []
     seen: set[str] = set()
     tries = 0

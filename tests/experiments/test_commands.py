@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import os
+import platform
 import re
 import shutil
 import signal
@@ -29,6 +30,7 @@ from experiments.commands.config import (
     validate,
 )
 from experiments.commands.sweeps import objective_of
+from refine.students.shipped import find_start
 
 ROOT = Path(__file__).parents[2]
 MODULE = """
@@ -184,7 +186,7 @@ def test_resolved_file_gives_the_same_artifact(kitchen: Path) -> None:
         (["size.eggs=???"], "error: no value is given for size.eggs\n"),
         (["run.threads=0"], "error: run.threads must be at least 1, not 0\n"),
         (["size.egs=2"], "size.egs=2: Key 'egs' not in 'Size' (did you mean size.eggs?"),
-        (["experiment=none_such"], "Available options in 'experiment': big\n"),
+        (["experiment=none_such"], "Available options in 'experiment': big, "),
         (["size.eggs=${oc.env:NOPE}"], "Environment variable 'NOPE' not found"),
         (["size.eggs=1", "size.eggs=2"], "error: size.eggs is given twice: size.eggs=1 and size.eggs=2\n"),
         (["size.eggs=a=b"], """error: 'size.eggs=a=b' cannot be read; a text with such characters is written so: """),
@@ -413,6 +415,19 @@ def test_a_relaunched_sweep_runs_only_what_is_missing(kitchen: Path) -> None:
     shutil.rmtree(kitchen / gone)
     assert sweep("1,2").stdout.count("cooking") == 1
     assert "finished before" not in sweep("1", "run.overwrite=true").stdout
+    (kitchen / "kitchen.py").write_text(MODULE.replace('Stage("cook", 1', 'Stage("cook", 2'))
+    assert sweep("1,2").stdout.count("cooking") == 2
+    assert sweep("1,2").stdout.count("finished before") == 2
+
+
+def test_a_sweep_clears_up_after_one_that_was_killed(kitchen: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    killed, running = (kitchen / "runs" / f".sweep-{platform.node()}-{pid}" for pid in (ended.pid, os.getpid()))
+    for folder in (killed, running):
+        folder.mkdir(parents=True)
+    assert cook(kitchen, "--multirun", "size.eggs=1").returncode == 0
+    assert list(kitchen.glob("runs/.sweep-*")) == [running]
 
 
 def test_objective_is_a_number_of_the_result_the_manifest_or_the_report(tmp_path: Path) -> None:
@@ -541,6 +556,18 @@ def test_validate_goes_everywhere() -> None:
         validate({"a": [PotArgs(lids=[RunArgs(name="")])]})
 
 
+def test_shipped_is_a_word_wherever_a_policy_is_asked_for(tmp_path: Path) -> None:
+    from experiments import revise, sample, train_reward
+
+    for command, name, values in (
+        (sample.main, "policy", {}),
+        (train_reward.main, "policy", {"kind": "orm", "rollouts": "r"}),
+        (revise.main, "global_refiner", {"drafts": "d", "local_refiner": "l", "orm": "o", "sorm": "s"}),
+    ):
+        job = build_job(command.schema, command.args, values | {name: "shipped"}, tmp_path)
+        assert getattr(job.args, name) == find_start("shipped") and job.config[name] == "shipped"
+
+
 def test_field_names_that_are_taken() -> None:
     @dataclass
     class Clash:
@@ -548,3 +575,19 @@ def test_field_names_that_are_taken() -> None:
 
     with pytest.raises(TypeError, match=r"Clash must not have fields called \['run'\]"):
         register_schema("clash", Clash)
+
+
+def test_a_command_runs_by_its_path_from_another_folder(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "script.json").write_text(json.dumps({"*": ["#### 1"]}))
+    argv = ["policy=policy", "sampler.backend=scripted", "problems.limit=1", "n=1", "-m"]  # each arm is a child
+    done = subprocess.run(
+        [sys.executable, ROOT / "experiments" / "sample.py", *argv],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("artifacts/sample/*/rows.parquet"))) == 1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
@@ -19,7 +20,7 @@ from rollouts.sampling.sample import SampleArgs
 from stages.make import make
 from stages.stage import Stage
 from tests.tiny import problem, rollout, save_policy
-from training.adapters import ADAPTER, LoraArgs, load_adapter
+from training.adapters import ADAPTER, LoraArgs
 from training.loop import TrainArgs
 
 PROBLEMS = [problem(f"p{i}", question=f"Ann has {i} pens. How many pens does Ann have?") for i in range(12)]
@@ -57,7 +58,7 @@ def test_a_reward_model_with_an_adapter_is_an_artifact_like_any_other(made, tmp_
     # the adapter on the policy, with the head that is saved beside it, scores what the merged folder does
     body, words = make_reward_model(made["policy"], "cpu")
     before = body.model.layers[0].self_attn.q_proj.weight.clone()
-    adapted = load_adapter(body, Path(reward.path) / ADAPTER).eval()
+    adapted = PeftModel.from_pretrained(body, Path(reward.path) / ADAPTER).eval()
     again = Scorer(adapted, words, "orm", scorer.threshold).score([PROBLEMS[1]] * 2, SOLUTIONS)
     assert again == [pytest.approx(own, abs=1e-5) for own in scores]
     assert torch.equal(adapted.get_base_model().model.layers[0].self_attn.q_proj.weight, before)

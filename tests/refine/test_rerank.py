@@ -8,10 +8,10 @@ from collections import Counter
 
 import pytest
 
-from refine.rerank import RERANK, SELECTORS, RerankArgs, choose, cost, identity, select
+from refine.rerank import RERANK, SELECTORS, RerankArgs, choose, cost, select
 from refine.revise import REVISE, ReviseArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
-from rollouts.records import Candidate, Choice, Judgement, Rollout
+from rollouts.records import Candidate, Choice, Judgement, Rollout, identity
 from rollouts.sampling.sample import SampleArgs
 from stages.make import make
 from stages.stage import Stage
@@ -58,6 +58,9 @@ def test_best(scores, best):
         (["7", "1,800", "1800.0"], 1),  # one number, written in two ways
         (["3", "0", "0.0"], 1),
         (["x", "y", "y"], 1),
+        (["7", "7", "1/2", "0.5", "\\frac{1}{2}"], 2),  # values are counted, not spellings
+        (["7", "7", "x=1 \\text{ or } x=2", "2, 1", "1,2"], 2),
+        (["34", "3  4", "34"], 0),
     ],
 )
 def test_majority(answers, chosen):

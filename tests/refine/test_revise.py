@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from refine.prompts import render_refinement
-from refine.rerank import choose, identity
+from refine.rerank import choose
 from refine.revise import REVISE, ReviseArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.prompts import render_prompt
-from rollouts.records import Candidate, Problem, Rollout
+from rollouts.records import Candidate, Problem, Rollout, identity
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SampleArgs
 from rollouts.steps import MAX_STEPS

@@ -84,14 +84,15 @@ def test_lost_labels_are_counted_and_empty_examples_dropped(caplog):
         LabelledSolution("p", STEPS[:1], (1.0,)),
         LabelledSolution("p", STEPS, (None, None, 1.0)),
     ]
-    examples, lost = encode_solutions(tokenizer(), {"p": QUESTION}, solutions, 38)
+    examples, owners, lost = encode_solutions(tokenizer(), {"p": QUESTION}, solutions, 38)
     assert [example.positions for example in examples] == [[29], [29]] and lost == 2
+    assert owners == ["p", "p"]
     warn_of_lost(lost, sum(len(example.targets) for example in examples), 38)
     warn_of_lost(0, 4, 42)
     wanted = "2 labels (50.0%) are lost: they stand beyond max_length=38 tokens"
     assert [record.getMessage() for record in caplog.records] == [wanted]
-    assert encode_solutions(tokenizer(), {"p": QUESTION}, solutions, 42)[1] == 0
-    assert encode_solutions(tokenizer(), {}, [], 42) == ([], 0)
+    assert encode_solutions(tokenizer(), {"p": QUESTION}, solutions, 42)[2] == 0
+    assert encode_solutions(tokenizer(), {}, [], 42) == ([], [], 0)
 
 
 @pytest.mark.parametrize("labels", [(1.0, 1.0), (1.0, 1.0, 2.0), (1.0, -0.1, None), (math.nan, None, None)])

@@ -48,9 +48,6 @@ def test_bad_scores_and_labels_are_refused(measure):
 def test_nothing_to_measure_is_none():
     assert metrics.auroc([True, True], [0.1, 0.9]) is None and metrics.auroc([], []) is None
     assert metrics.pairwise_accuracy(["a", "b"], [True, False], [0.9, 0.1]) is None
-    assert metrics.balanced_step_accuracy([[True, True]], [[0.9, 0.1]], 0.5) is None
-    assert metrics.first_error_accuracy([], []) is None
-    assert metrics.first_error_f1([None], [None]) is None and metrics.first_error_f1([2], [2]) is None
     assert metrics.brier([], []) is None and metrics.expected_calibration_error([], []) is None
     assert metrics.reliability_bins([], []) == []
     assert metrics.best_threshold([True, True], [0.9, 0.1]) == 0.5 and metrics.best_threshold([], []) == 0.5
@@ -76,34 +73,28 @@ def test_pairwise_ignores_which_problem_is_hard():
     assert metrics.pairwise_accuracy(ids, correct, scores) == 0.5
 
 
-def test_step_accuracy_by_hand():
-    # intermediate: T.9 ok, T.4 no, F.3 ok | T.8 ok | F.7 no, F.2 ok; last steps: F.1 ok | T.2 no | F.9 no
-    assert metrics.balanced_step_accuracy(TRUTH, GIVEN, 0.5) == pytest.approx((2 / 3 + 2 / 3) / 2)
-    labels, values, positions, owners = metrics.flatten_steps(TRUTH, GIVEN, True)
+def test_steps_are_laid_end_to_end_without_the_last_of_each_solution():
+    labels, values, positions, owners = metrics.flatten_steps(TRUTH, GIVEN)
     assert labels.tolist() == [True, True, False, True, False, False]
     assert values.tolist() == [0.9, 0.4, 0.3, 0.8, 0.7, 0.2]
     assert positions.tolist() == [1, 2, 3, 1, 1, 2] and owners.tolist() == [0, 0, 0, 1, 2, 2]
-
-
-def test_the_threshold_itself_counts_as_right():
-    assert metrics.balanced_step_accuracy([[True, False, True]], [[0.5, 0.4, 0.0]], 0.5) == 1.0
+    for empty in ([], [[]], [[True]]):
+        labels, values, positions, owners = metrics.flatten_steps(empty, [[0.5] * len(one) for one in empty])
+        assert (labels.dtype, values.dtype, positions.dtype, owners.dtype) == (bool, float, int, int)
+        assert len(labels) == len(values) == len(positions) == len(owners) == 0
 
 
 def test_steps_and_probabilities_must_match():
-    with pytest.raises(ValueError, match="solution 1 has 2 steps with truths, 1 with probabilities"):
-        metrics.balanced_step_accuracy([[True], [True, False]], [[0.1], [0.2]], 0.5)
-    with pytest.raises(ValueError, match="1 solutions with truths, 0 with probabilities"):
-        metrics.balanced_step_accuracy([[True]], [], 0.5)
+    for truth, scores in (([[True], [True, False]], [[0.1], [0.2]]), ([[True]], [])):
+        with pytest.raises(ValueError, match="shorter"):
+            metrics.flatten_steps(truth, scores)
     with pytest.raises(ValueError, match="score 0 is nan"):
         metrics.best_threshold([True, False], [NAN, 0.1])
 
 
-def test_first_error_by_hand():
-    truth, predicted = [None, 2, 0, None, 1], [None, 2, 1, 3, None]
-    assert metrics.first_error_accuracy(truth, predicted) == 0.4
-    # 1 of 3 with an error, 1 of 2 without: 2 * 1/3 * 1/2 / (5/6)
-    assert metrics.first_error_f1(truth, predicted) == pytest.approx(0.4)
-    assert metrics.first_error_f1([None, 1], [0, 0]) == 0.0
+def test_harmonic_mean_by_hand():
+    assert metrics.harmonic_mean(1 / 3, 1 / 2) == pytest.approx(0.4) and metrics.harmonic_mean(0.0, 0.0) == 0.0
+    assert metrics.harmonic_mean(np.array([0.0, 1.0]), np.array([0.5, 1.0])).tolist() == [0.0, 1.0]
 
 
 def test_calibration_by_hand():
@@ -135,5 +126,10 @@ def test_best_threshold_is_best(items):
     if len(set(labels)) == 1:
         assert found == 0.5
         return
-    tried = [metrics.balanced_step_accuracy([labels], [values], t, False) for t in [0.0, *values]]
-    assert metrics.balanced_step_accuracy([labels], [values], found, False) == pytest.approx(max(tried))
+    assert balanced(items, found) == pytest.approx(max(balanced(items, t) for t in [0.0, *values]))
+
+
+def balanced(items, threshold):
+    """Mean of the accuracies on right and on wrong steps."""
+    hits = {kind: [(value >= threshold) == kind for label, value in items if label == kind] for kind in (True, False)}
+    return (np.mean(hits[True]) + np.mean(hits[False])) / 2

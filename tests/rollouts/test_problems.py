@@ -22,7 +22,7 @@ from rollouts.problems.args import SOURCES, ProblemArgs
 from rollouts.problems.asdiv import parse_answer
 from rollouts.problems.load import LOADERS, load_problems
 from rollouts.problems.math_dataset import last_boxed
-from rollouts.problems.reading import ProblemFileError, Row, number_text, plain_number
+from rollouts.problems.reading import ProblemFileError, SourceRow, number_text, plain_number
 from rollouts.problems.splits import question_key, split_point
 from rollouts.problems.svamp import join_question, parse_arithmetic, solution_from_equations
 from tests.hub_cache import put, use_cache
@@ -486,8 +486,8 @@ def test_nothing_left(tmp_path):
             "problems.source='gms8k' is unknown; known are arithmetic, gsm8k, svamp, asdiv, math, jsonl",
         ),
         ({"split": "dev"}, "problems.split='dev' is unknown; known are train, validation, test"),
-        ({"source": "svamp"}, "problems.path=None: source svamp needs a path"),
-        ({"source": "svamp", "path": ""}, "problems.path='': source svamp needs a path"),
+        ({"source": "svamp"}, "problems.path=null: source svamp needs a path: a file or folder, or hub:org/name"),
+        ({"source": "svamp", "path": ""}, "problems.path=null: source svamp needs a path"),
         ({"path": "x"}, "problems.path='x': source arithmetic makes its problems"),
         ({"limit": 0}, "problems.limit must be at least 1, not 0"),
         ({"limit": -3}, "not -3"),
@@ -668,7 +668,7 @@ def test_damaged_files_raise_only_our_error(tmp_path_factory, source, data):
 
 def test_row_messages_are_short():
     with pytest.raises(ProblemFileError) as caught:
-        Row("f, line 1", 0, {"question": ["x" * 10**6]}).text("question")
+        SourceRow("f, line 1", 0, {"question": ["x" * 10**6]}).text("question")
     assert len(str(caught.value)) < 250 and "1,000,004 characters" in str(caught.value)
 
 

@@ -27,7 +27,7 @@ def test_settings_that_make_no_sense():
 
 def test_the_command_line_of_a_launch(tmp_path):
     module = launch_command(LaunchArgs(num_processes=3), [sys.executable, "-m", "experiments.sample"])
-    assert module[:3] == [sys.executable, "-m", "stages.launcher"]
+    assert module[:3] == [sys.executable, "-m", "stages.launch"]
     assert module[-4:] == ["--num_processes", "3", "-m", "experiments.sample"] and "--multi_gpu" in module
     (tmp_path / "own.yaml").touch()
     for name, path in [(f"{tmp_path}/own.yaml", f"{tmp_path}/own.yaml"), ("cpu", f"{ROOT}/conf/accelerate/cpu.yaml")]:

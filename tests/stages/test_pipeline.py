@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,14 +150,23 @@ def test_a_failure_names_stage_log_and_last_words_and_lets_the_others_finish(
             node("pie", "soup"),
         )
     log = kitchen.folder / "stages" / "soup.log"
-    assert str(raised.value) == f"stage soup ended with code 2: the pot is [/bold] burnt (its log: {log})"
+    assert str(raised.value) == f"stage soup ended with code 2: the\\x07pot is [/bold] burnt (its log: {log})"
     screen = kitchen.screen.getvalue()
-    words = "     [2Jnothing is left in the pot\n    error: the pot is [/bold] burnt\n"
+    words = "    \\x1b[2Jnothing is left in the pot\n    error: the\\x07pot is [/bold] burnt\n"
     assert f"FAILED with code 2; its log is {log}\n{words}" in screen
     assert "\x1b" not in screen and "\x07" not in screen
     # stew ran beside it; nothing new was started
     assert sorted(path.name for path in (kitchen.folder / "stages").glob("*.yaml")) == ["soup.yaml", "stew.yaml"]
     assert len(list(kitchen.folder.glob("artifacts/cook/*/food"))) == 1
+
+
+def test_the_log_of_an_attempt_stays_beside_that_of_the_next(kitchen: Kitchen) -> None:
+    log = kitchen.folder / "stages" / "soup.log"
+    for then in ("fail", "crash", ""):
+        with suppress(StageFailedError):
+            kitchen.run(node("soup", then=then))
+    assert log.read_text() == "@progress {torn\ngoodbye\n"
+    assert "burnt" in log.with_suffix(".log.1").read_text() and log.with_suffix(".log.2").read_text() == ""
 
 
 def test_a_stage_that_is_killed_says_so(kitchen: Kitchen) -> None:

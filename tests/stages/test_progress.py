@@ -57,8 +57,8 @@ def test_plain_text_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
             clock.now += 0.4
             bar.advance(2)
     assert capsys.readouterr().err.splitlines() == [
-        "sampling: 150/300 problems, 5.0 a second, 0:30 left, 0:30 so far",
-        "sampling: 200/300 problems, 5.0 a second, 0:20 left, 0:40 so far",
+        "sampling: 150/300 problems, 5.0 a second, 0:00:30 left, 0:00:30 so far",
+        "sampling: 200/300 problems, 5.0 a second, 0:00:20 left, 0:00:40 so far",
     ]
 
 

@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_one_line_a_step(tmp_path: Path) -> None:
-    with Tracker(TrackingArgs(), tmp_path) as tracker:
+    with closing(Tracker(TrackingArgs(), tmp_path)) as tracker:
         tracker.log(0, loss=0.5, **{"eval/accuracy": 1})
         assert len(rows(tmp_path)) == 1  # a kill from here on loses nothing
         tracker.log(np.int64(10), loss=np.float32(0.25), right=True)
@@ -38,13 +39,13 @@ def test_one_line_a_step(tmp_path: Path) -> None:
 
 def test_later_tracker_goes_on(tmp_path: Path) -> None:
     for step in (1, 2):
-        with Tracker(TrackingArgs(), tmp_path) as tracker:
+        with closing(Tracker(TrackingArgs(), tmp_path)) as tracker:
             tracker.log(step, loss=1.0)
     assert [row["step"] for row in rows(tmp_path)] == [1, 2]
 
 
 def test_not_finite_is_null_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with Tracker(TrackingArgs(), tmp_path) as tracker:
+    with closing(Tracker(TrackingArgs(), tmp_path)) as tracker:
         for step, loss in enumerate([math.nan, math.inf, 1.0]):
             tracker.log(step, loss=loss)
     assert [row["loss"] for row in rows(tmp_path)] == [None, None, 1.0]
@@ -62,7 +63,7 @@ def test_not_finite_is_null_with_one_warning(tmp_path: Path, caplog: pytest.LogC
     ],
 )
 def test_what_is_no_metric(tmp_path: Path, step: Any, metrics: dict[str, Any], message: str) -> None:
-    with Tracker(TrackingArgs(), tmp_path) as tracker, pytest.raises(TypeError, match=message):
+    with closing(Tracker(TrackingArgs(), tmp_path)) as tracker, pytest.raises(TypeError, match=message):
         tracker.log(step, **metrics)
     assert rows(tmp_path) == []
 
@@ -122,7 +123,7 @@ def test_failing_mirror_is_one_warning(
         return mirror
 
     monkeypatch.setattr(tracking, "_open_mirror", open_mirror)
-    with Tracker(TrackingArgs(mode=Mode.wandb), tmp_path) as tracker:
+    with closing(Tracker(TrackingArgs(mode=Mode.wandb), tmp_path)) as tracker:
         tracker.log(1, loss=1.0)
         tracker.log(2, loss=0.5)
         tracker.close()  # closing twice is harmless
@@ -148,12 +149,13 @@ def test_key_is_looked_for_in_environment_and_netrc(tmp_path: Path, monkeypatch:
 
 PROGRAM = """
 import sys
+from contextlib import closing
 from pathlib import Path
 from stages.tracking import Mode, Tracker, TrackingArgs
 folder = Path(sys.argv[1])
 args = TrackingArgs(mode=Mode.wandb, project="p", group="g", name="n", tags=["t"])
 config = {"lr": 0.1, "note": "with hunter2hunter2 inside"}
-with Tracker(args, folder, config=config, mirror_folder=folder / "run") as tracker:
+with closing(Tracker(args, folder, config=config, mirror_folder=folder / "run")) as tracker:
     print("text on the console")
     tracker.log(0, loss=1.0)
     tracker.log(50, loss=0.5, bad=float("nan"))
@@ -213,7 +215,7 @@ def test_unreachable_server_does_not_stop_the_run(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setenv("WANDB_API_KEY", "nothing")
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    with Tracker(TrackingArgs(mode=Mode.wandb), tmp_path) as tracker:
+    with closing(Tracker(TrackingArgs(mode=Mode.wandb), tmp_path)) as tracker:
         tracker.log(1, loss=1.0)
     assert modes == ["online", "offline"] and len(rows(tmp_path)) == 1
     assert [record.message for record in caplog.records] == [

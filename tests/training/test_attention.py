@@ -27,7 +27,6 @@ from transformers import (
 from rewards.losses import reward_loss, step_logits
 from training.attention.attend import Attend, _variable_length
 from training.attention.install import PACKED, packed_attention
-from training.attention.packed import find_packing
 from training.completions import completion_loss, target_logits
 from training.examples import Batch, Example, pad_batch
 from training.packing import pack_batch
@@ -265,13 +264,22 @@ def test_logits_of_targets_alone_are_those_of_the_whole_row():
 
 
 def test_a_packing_by_hand():
-    packing = find_packing([[3, 1], [5]], 5)
+    def example(ids: list[int]) -> Example:
+        return Example(ids, [], [])
+
+    packing = pack_batch([[example([1, 2, 3]), example([4])], [example([5, 6, 7, 8, 9])]], 0).packing
     # the longest first; 3 and 1 are no fifth apart from the one before: each a group
-    assert packing.groups == ((1, 5), (1, 3), (1, 1)) and packing.longest == 5
-    assert packing.gather.tolist() == [5, 6, 7, 8, 9, 0, 1, 2, 3]
+    assert packing.groups == ((1, 5, 5), (1, 3, 3), (1, 1, 1)) and packing.whole == 3 and packing.longest == 5
+    assert packing.gather.tolist() == [5, 6, 7, 8, 9, 0, 1, 2, 3] == packing.keys.tolist()
     assert packing.holes.tolist() == [] and packing.idle.tolist() == [4]
     assert packing.scatter.tolist() == [5, 6, 7, 8, 0, 0, 1, 2, 3, 4]
-    assert packing.bounds.tolist() == [0, 3, 4, 5, 10]
-    alike = find_packing([[5, 4]], 9)
-    assert alike.groups == ((2, 5),) and alike.holes.tolist() == [9]
-    assert alike.gather.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 0]
+    assert packing.starts.tolist() == [0, 3, 4, 5, 10] and packing.starts.dtype == torch.int32
+    alike = pack_batch([[example([1, 2, 3, 4]), example([5, 6, 7, 8, 9])]], 0).packing
+    assert alike.groups == ((2, 5, 5),) and alike.holes.tolist() == [9]
+    assert alike.gather.tolist() == [4, 5, 6, 7, 8, 0, 1, 2, 3, 0]
+
+
+def test_the_librarys_flash_attention_is_told_where_examples_start():
+    inputs = pack_batch([[FLAT[2], FLAT[3]], [FLAT[4]]], 0).inputs()
+    assert inputs["cu_seq_lens_q"].tolist() == inputs["cu_seq_lens_k"].tolist() == [0, 9, 14, 16, *range(17, 29)]
+    assert inputs["max_length_q"] == inputs["max_length_k"] == 9

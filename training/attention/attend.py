@@ -1,28 +1,15 @@
-"""Attention within rows, and rows put into other places: what packed and shared attention are made of."""
+"""Attention within the rows of a batch, and tokens moved to other places: what packed attention is made of."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-
-_ALIKE = 0.8  # examples of one group are at least so long beside the longest of it
-
-
-def alike(falling: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Falling lengths in groups of like length: (how many, the longest) of each."""
-    groups: list[tuple[int, int]] = []
-    for length in falling:
-        if groups and length >= _ALIKE * groups[-1][1]:
-            groups[-1] = (groups[-1][0] + 1, groups[-1][1])
-        else:
-            groups.append((1, length))
-    return tuple(groups)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,14 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from training.attention.attend import Attend, regroup
+from training.attention.attend import Attend
 from training.attention.last_layer import only_target_tokens
-from training.attention.packed import Packing
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from training.attention.shared import PrefixPacking
+    from training.attention.packed import Packing
 
 PACKED = "stepwise_packed"
 # these hand window and soft cap to the attention function, and use no mask that it is not told of; all are tested
@@ -82,7 +81,7 @@ def attend_packed(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    packing: Packing | PrefixPacking | None = None,
+    packing: Packing | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each example, as the library calls it: query, key, value (batch, heads, length, size).
@@ -93,8 +92,6 @@ def attend_packed(
     Raises:
         ValueError: positions start anew within a row, but `packing` is not given.
     """
-    import torch
-
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     attend = Attend(dropout, scaling, sliding_window, softcap)
     if packing is None:
@@ -103,21 +100,7 @@ def attend_packed(
         return attend(query, key, value, attention_mask).transpose(1, 2), None
     batch, _, length, _ = query.shape
     flat = [_lowered(states.transpose(1, 2).flatten(0, 1)) for states in (query, key, value)]
-    if not isinstance(packing, Packing):
-        merged = packing.attend(attend, *flat)
-        return merged.view(batch, length, *merged.shape[1:]), None
-    if attend.fused(flat[0]):
-        return attend.variable_length(*flat, packing.bounds, packing.longest).view(
-            batch, length, *flat[0].shape[1:]
-        ), None
-    there = (packing.gather, packing.holes, packing.scatter, packing.idle)
-    places = [regroup(states, *there).split([n * size for n, size in packing.groups]) for states in flat]
-    found = []
-    for (examples, size), *states in zip(packing.groups, *places, strict=True):
-        own = (one.view(examples, size, *one.shape[1:]).transpose(1, 2) for one in states)
-        found.append(attend(*own).transpose(1, 2).flatten(0, 1))
-    back = (packing.scatter, packing.idle, packing.gather, packing.holes)
-    merged = regroup(found[0] if len(found) == 1 else torch.cat(found), *back)
+    merged = packing.attend(attend, *flat)
     return merged.view(batch, length, *merged.shape[1:]), None
 
 

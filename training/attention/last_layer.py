@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from training.attention.shared import Branch, PrefixPacking, find_prefix_packing
+from training.attention.packed import Branch, Packing, find_packing
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ class TargetTokens:
     """The `tokens` of a row that have a target, each once (targets,), and the attention that has queries only there."""
 
     tokens: torch.Tensor
-    packing: PrefixPacking
+    packing: Packing
 
     def to(self, device: torch.device) -> TargetTokens:
         return TargetTokens(self.tokens.to(device), self.packing.to(device))
@@ -44,7 +44,7 @@ def find_target_tokens(paths: Sequence[Sequence[int]], positions: Sequence[Seque
             queries = [path[depth] for depth in depths]
             taken.update(queries)
             branches.append(Branch(queries, depths, path[: depths[-1] + 1]))
-    return TargetTokens(torch.tensor(sorted(taken), dtype=torch.long), find_prefix_packing(branches, tokens))
+    return TargetTokens(torch.tensor(sorted(taken), dtype=torch.long), find_packing(branches, tokens))
 
 
 @contextmanager
@@ -93,8 +93,6 @@ class _Cut:
 
     def leave(self, layer: torch.nn.Module, args: tuple, made: torch.Tensor) -> torch.Tensor:
         whole, self.whole = self.whole, None
-        return (
-            made
-            if self.target_tokens is None
-            else whole.new_zeros(whole.shape).index_copy(1, self.target_tokens.tokens, made)
-        )
+        if self.target_tokens is None:
+            return made
+        return whole.new_zeros(whole.shape).index_copy(1, self.target_tokens.tokens, made)

@@ -6,7 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rollouts.sampling.protocol import Request, Sample, end_tokens, fill, prompt_fault, prompt_ids, refuse, sample_seed
+from rollouts.sampling.protocol import (
+    Request,
+    Sample,
+    end_tokens,
+    fill,
+    prompt_fault,
+    prompt_ids,
+    refuse,
+    split_samples,
+)
 from rollouts.steps import Chat
 
 if TYPE_CHECKING:
@@ -14,7 +23,6 @@ if TYPE_CHECKING:
 
     from rollouts.sampling.args import SamplerArgs
 
-SEED_BITS = 63  # of `sample_seed`
 # a policy's folder may name others in its generation_config.json, which `vllm serve` would follow
 PLAIN_SAMPLING = {
     **{"top_k": 0, "min_p": 0.0},
@@ -80,11 +88,10 @@ class Caller:
                 continue
             first = sample_seed(request.seed, request.id, 0) >> (SEED_BITS - settings.seed_bits)
             # vllm draws greedy samples one by one only
-            together = not (settings.vllm and request.temperature == 0) and first + request.n <= limit
-            whole = "n" not in settings.omit and set(request.indices) == set(range(request.n))
-            indices = range(request.n) if whole else request.indices
-            call = Call(request, indices, [(first + index) % limit for index in indices], prompt)
-            yield from [call] if together and whole else map(call.only, range(len(indices)))
+            together = not (settings.vllm and request.temperature == 0) and "n" not in settings.omit
+            for indices, seed in split_samples(request, together, settings.seed_bits):
+                seeds = [(seed + place) % limit for place in range(len(indices))]
+                yield Call(request, indices, seeds, prompt)
 
     def _prompt(self, request: Request) -> str | list[int] | list[dict[str, str]]:
         if self.settings.api == "chat":

@@ -34,7 +34,7 @@ _TOOLS = "the model calls a tool, which nobody asked for"
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ReplyChoice:
     """One text; `token_ids` and `logprobs` are None where the server does not tell them. `finish_reason` is stop,
     length or refused; `reason` then says why. `thought_only`: all that the model wrote is its reasoning."""
 
@@ -52,7 +52,7 @@ class Reply:
     """The choices in their order, and the tokens that the server counted: the prompt's, and those of all choices; None
     where it does not tell. `fault` says why choices are missing or more than were asked for, None if they are not."""
 
-    choices: tuple[Choice, ...]
+    choices: tuple[ReplyChoice, ...]
     prompt_tokens: int | None
     completion_tokens: int | None
     model: str | None = None
@@ -74,9 +74,9 @@ class _Choice(_ChoiceBase):
     text: str | None
     logprobs: _TokenLogprobs | None = None
 
-    def read(self) -> Choice:
+    def read(self) -> ReplyChoice:
         values = self.logprobs.token_logprobs if self.logprobs is not None else None
-        return Choice(_need(self.text), "", logprobs=_logprobs(values))
+        return ReplyChoice(_need(self.text), "", logprobs=_logprobs(values))
 
 
 class _Logprob(BaseModel):
@@ -100,22 +100,22 @@ class _ChatChoice(_ChoiceBase):
     message: _Message
     logprobs: _ChatLogprobs | None = None
 
-    def read(self) -> Choice:
+    def read(self) -> ReplyChoice:
         message = self.message
         text, thought, refusal = _join(message.content)
         known = self.logprobs is not None and self.logprobs.content is not None
         logprobs = _logprobs([one.logprob for one in self.logprobs.content] if known else None)
         refusal = message.refusal or refusal
         if refusal and not text:
-            return Choice("", REFUSED, reason=f"the model refuses: {refusal}")
+            return ReplyChoice("", REFUSED, reason=f"the model refuses: {refusal}")
         if not text and (message.tool_calls or message.function_call):
-            return Choice("", REFUSED, reason=_TOOLS)
+            return ReplyChoice("", REFUSED, reason=_TOOLS)
         if not text and (message.reasoning or message.reasoning_content or thought):
-            return Choice("", "", logprobs=logprobs, thought_only=True)
+            return ReplyChoice("", "", logprobs=logprobs, thought_only=True)
         # a model that thinks apart may use up all its tokens before it says anything; otherwise something is lost
         ends = ENDS.get((self.finish_reason or "").strip().lower())
         text = text or "" if ends in ("length", REFUSED) else _need(text)
-        return Choice(text, "", logprobs=logprobs)
+        return ReplyChoice(text, "", logprobs=logprobs)
 
 
 class _Completion(BaseModel):
@@ -163,7 +163,7 @@ def read_reply(api: str, body: str | bytes, n: int) -> Reply:
     if not found.choices:
         _raise_failure(body)
     numbered, fault = _numbered(found.choices, n)
-    choices: list[Choice] = []
+    choices: list[ReplyChoice] = []
     for index, choice in numbered.items():
         try:
             choices.append(_read_choice(choice, index))
@@ -216,7 +216,7 @@ def _numbered(choices: Sequence[_Choice | _ChatChoice], n: int) -> tuple[dict[in
     return kept, f"a reply with choices {shown(sorted(numbers), 60)}, where {n} were asked for"
 
 
-def _read_choice(choice: _Choice | _ChatChoice, index: int) -> Choice:
+def _read_choice(choice: _Choice | _ChatChoice, index: int) -> ReplyChoice:
     told = choice.finish_reason or ""
     ends = ENDS.get(told.strip().lower())
     if ends is None:

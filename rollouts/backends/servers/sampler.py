@@ -21,7 +21,7 @@ from rollouts.backends.servers.calls import Call, Caller
 from rollouts.backends.servers.clients import find_key, open_client
 from rollouts.backends.servers.faults import REASON, BadReply, Refused
 from rollouts.backends.servers.pool import Clock, Pool, Server
-from rollouts.backends.servers.replies import Choice, Reply, count_tokens, read_reply
+from rollouts.backends.servers.replies import Reply, ReplyChoice, count_tokens, read_reply
 from rollouts.sampling.policies import load_tokenizer
 from rollouts.sampling.protocol import REFUSED, Request, Sample, SamplingError
 from rollouts.steps import encode_text
@@ -168,7 +168,7 @@ class OpenAISampler:
         if reply.model and not reply.model.startswith(self.model):  # some add a date
             self._notice("model", f"a reply to {name}", shown(reply.model), self.model)
 
-    def _check_extras(self, request: Request, choice: Choice) -> None:
+    def _check_extras(self, request: Request, choice: ReplyChoice) -> None:
         """Raise an error where a server does not tell what it was asked for: if it never has, it will not later."""
         asked = {"token_ids": self.settings.vllm, "logprobs": request.logprobs}
         for name in ("token_ids", "logprobs"):
@@ -189,7 +189,7 @@ class OpenAISampler:
         if request.logprobs and ids is not None and logprobs is not None and len(ids) != len(logprobs):
             raise BadReply(f"a reply with {len(ids)} token ids and {len(logprobs)} logprobs of them")
 
-    def _sample(self, call: Call, reply: Reply, choice: Choice, completion_tokens: int | None) -> Sample:
+    def _sample(self, call: Call, reply: Reply, choice: ReplyChoice, completion_tokens: int | None) -> Sample:
         request, place, text = call.request, choice.index, choice.text
         tokenizer, prompt_tokens = self.caller.tokenizer, reply.prompt_tokens
         if prompt_tokens is None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from rollouts.backends.vllm.engine import Watch, check_lora, prepare, start_engine
 from rollouts.sampling.policies import load_tokenizer
 from rollouts.sampling.protocol import (
+    SEEDS,
     Request,
     Sample,
     SamplingError,
@@ -25,7 +26,7 @@ from rollouts.sampling.protocol import (
     prompt_fault,
     prompt_ids,
     refuse,
-    sample_seed,
+    split_samples,
 )
 
 if TYPE_CHECKING:
@@ -36,12 +37,11 @@ if TYPE_CHECKING:
 
     from rollouts.sampling.args import SamplerArgs
 
-_SEEDS = 2**63
 _ENDING = 60.0  # seconds after which the engine's processes are killed; ending takes them about 5
 
 
 @dataclass
-class Call:
+class EngineCall:
     """One request of the engine: it draws the samples `indices` of one of ours, the first of them with `seed`."""
 
     request: Request
@@ -69,22 +69,16 @@ class Call:
             finish_reason=reason,
             prompt_tokens=len(self.prompt),
             completion_tokens=len(ids),
-            seed=(self.seed + child) % _SEEDS,
+            seed=(self.seed + child) % SEEDS,
             token_ids=ids,
             logprobs=tuple(entry[token].logprob for token, entry in zip(ids, entries, strict=True)) if entries else (),
         )
 
 
-def calls(request: Request, prompt: list[int]) -> list[Call]:
-    """The engine's requests for the samples that are wanted: one for all n, or one each for some of them.
-
-    Sample i gets the same seed either way, so the same text.
-    """
-    first, wanted = sample_seed(request.seed, request.id, 0), request.indices
-    # vLLM refuses n > 1 where nothing is drawn, and does not wrap the seeds of children
-    if request.temperature > 0 and tuple(wanted) == tuple(range(request.n)) and first + request.n <= _SEEDS:
-        return [Call(request, wanted, first, prompt)] if wanted else []
-    return [Call(request, (index,), (first + index) % _SEEDS, prompt) for index in wanted]
+def calls(request: Request, prompt: list[int]) -> list[EngineCall]:
+    """The engine's requests for the samples that are wanted: one for all n, or one each for some of them."""
+    # vLLM refuses n > 1 where nothing is drawn
+    return [EngineCall(request, *part, prompt) for part in split_samples(request, request.temperature > 0)]
 
 
 def sampling_params(request: Request, n: int, seed: int, ends: Sequence[int] = ()) -> SamplingParams:
@@ -131,7 +125,7 @@ class VLLMSampler:
         self.room: int = 2 * engine.vllm_config.scheduler_config.max_num_seqs
         self.promise = _promise(engine)
         self.prompt_tokens = self.cached_tokens = 0
-        self._under_way: dict[str, Call] = {}
+        self._under_way: dict[str, EngineCall] = {}
         self._names = map(str, count())
         atexit.register(self.close)  # before multiprocessing's own, which waits for the engine's processes
         self.lora = self._add_adapter(lora)
@@ -172,15 +166,12 @@ class VLLMSampler:
             engine.engine_core.shutdown(timeout=_ENDING)
             self.watch.end()
 
-    def _prepare(self, request: Request) -> Iterator[Call | Sample]:
+    def _prepare(self, request: Request) -> Iterator[EngineCall | Sample]:
         prompt = prompt_ids(self.tokenizer, request)
-        fault = prompt_fault(prompt, request.max_tokens, self.limit)
-        strange = [token for token in prompt if not 0 <= token < self.vocabulary]
-        if strange:
-            fault = f"{strange[0]} is no token of the policy, which has {self.vocabulary}"
+        fault = prompt_fault(prompt, request.max_tokens, self.limit, self.vocabulary)
         yield from calls(request, prompt) if fault is None else refuse(request, fault, len(prompt))
 
-    def _hand_over(self, call: Call) -> None:
+    def _hand_over(self, call: EngineCall) -> None:
         from vllm.inputs.engine import tokens_input
 
         ends = end_tokens(self.tokenizer, call.request)

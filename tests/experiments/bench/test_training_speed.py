@@ -6,7 +6,7 @@ import json
 import random
 import re
 import sys
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +14,10 @@ from transformers import AutoModelForTokenClassification
 
 from experiments.bench import our_trainer as bench_fit
 from experiments.bench import training_speed as bench_training
-from experiments.bench.training_rows import corrupt, examples_of, make_problems, read_jsonl, step_rows, write_jsonl
+from experiments.bench import trl_trainers
+from experiments.bench.measure import bench_problems, ratios, spread
+from experiments.bench.training_rows import WORLD, as_tuples, corrupt, examples_of, read_jsonl, step_rows
+from experiments.bench.training_run import digest
 from experiments.bench.training_speed import (
     Contender,
     Data,
@@ -22,12 +25,10 @@ from experiments.bench.training_speed import (
     contenders,
     main,
     parse_arguments,
-    ratios,
     render_table,
     run,
     save_starts,
 )
-from experiments.bench.trl_trainers import digest
 from rollouts.prompts import render_prompt
 from rollouts.world.oracle import true_first_error
 from tests.tiny import ids, save_policy, tokenizer
@@ -57,7 +58,7 @@ def test_one_result_is_wrong_and_every_label_from_there_on_is():
 
 
 def test_labels_agree_with_the_oracle():
-    problems = {render_prompt(problem.question): problem for problem in make_problems("train", 30, None)}
+    problems = {render_prompt(problem.question): problem for problem in bench_problems("train", 30, None, **WORLD)}
     rows = step_rows(problems.values(), 3)
     assert len({json.dumps(row) for row in rows}) == 90
     for row in rows:
@@ -88,7 +89,8 @@ def test_the_digest_is_of_examples_and_not_of_their_order():
 def test_the_table_has_medians_and_ratios_within_rounds():
     ours = contender("ours", {"seconds": 1.0}, {"seconds": 2.0, "loss": 0.4}, {"seconds": 4.0})
     other = contender("other", {"seconds": 3.0}, {"seconds": 3.0}, {"seconds": 4.0, "cpu_seconds": 8.0})
-    assert ratios(ours, other, "seconds") == [3.0, 1.5, 1.0]
+    assert ratios(ours.all("seconds"), other.all("seconds")) == [3.0, 1.5, 1.0]
+    assert spread([1.5, 1.0, 3.0]) == "1.50 (1.00 to 3.00)"
     lines = render_table("prm", [ours, other], [44, 200])
     assert "10 examples of 44 to 200 tokens, 800 useful tokens, 30 targets" in lines[0]
     assert "loss before 0.7000" in lines[1]
@@ -169,21 +171,42 @@ def test_our_side_trains_and_scores(tmp_path, monkeypatch, capsys):
     assert shared["read"] < packed["tokens"] == packed["read"] < padded["read"]
     assert scores["shared_tokens"] < scores["whole_tokens"] < scores["prefix_tokens"]
     assert "ours, shared" in out and "shared is" in out and "times fewer tokens" in out
+    assert re.search(rf"CPU \S+ with \d+ cores, {torch.get_num_threads()} threads, load ", out)
+    assert f"torch {torch.__version__}" in out
     assert scores["largest_gap"] < 1e-5
-    rows = step_rows(make_problems("validation", 2, None), 3, seed=1)
+    rows = step_rows(bench_problems("validation", 2, None, **WORLD), 3, seed=1)
     examples = examples_of(tokenizer(), rows)
     assert scores["whole_tokens"] == sum(len(example.ids) for example in examples)
     assert scores["prefix_tokens"] == sum(end + 1 for example in examples for end in example.positions)
 
 
-def test_rows_of_a_file_are_taken(tmp_path, monkeypatch):
-    rows = step_rows(make_problems("train", 3, None), 2)
-    write_jsonl(tmp_path / "rows.jsonl", rows)
-    assert read_jsonl(tmp_path / "rows.jsonl") == rows
-    paths = ["--rows", str(tmp_path / "rows.jsonl"), "--held-out", str(tmp_path / "rows.jsonl")]
-    args = parse_arguments(["--alone", "--model", save_policy(tmp_path / "policy"), *paths])
-    data = bench_training.write_data("prm", args, tmp_path / "data")
-    assert read_jsonl(data.rows) == rows and len(data.lengths) == 6
-    told = read_jsonl(data.held_out_ids)
-    assert [row["ids"] for row in told] == [example.ids for example in examples_of(tokenizer(), rows)]
-    assert Path(data.ours) != Path(data.theirs)
+class ScriptedTrainer:
+    """What the bench uses of TRL's SFTTrainer: one step that trains nothing, on rows tokenized as TRL does."""
+
+    def __init__(self, model, args, train_dataset, processing_class) -> None:
+        self.model, self.args = model, args
+        examples = examples_of(processing_class, train_dataset)
+        marks = [[-100] * example.prompt + example.ids[example.prompt :] for example in examples]
+        self.train_dataset = [{"input_ids": e.ids, "labels": own} for e, own in zip(examples, marks, strict=True)]
+        self.data_collator = lambda rows: {"input_ids": torch.tensor([row["input_ids"] for row in rows])}
+        self.state = SimpleNamespace(global_step=0)
+
+    def train(self) -> None:
+        for row in self.train_dataset:
+            self.data_collator([row])
+            self.state.global_step += 1
+
+
+def test_trls_side_prints_what_the_table_reads(tmp_path, monkeypatch, capsys):
+    scripted = SimpleNamespace(SFTConfig=SimpleNamespace, SFTTrainer=ScriptedTrainer, __version__="0")
+    monkeypatch.setitem(sys.modules, "trl", scripted)
+    args = parse_arguments(["--alone", "--model", save_policy(tmp_path / "policy", context=256), "--problems", "3"])
+    data = bench_training.write_data("sft", args, tmp_path / "data")
+    given = ["--start", data.theirs, "--rows", data.rows, "--held-out", data.held_out_ids, "--learning-rate", 1]
+    assert trl_trainers.main(["sft", *map(str, given), *"--warmup 1 --batch 1 --packing 300".split()]) == 0
+    found = json.loads(capsys.readouterr().out.partition("@result ")[2])
+    ours = examples_of(tokenizer(), read_jsonl(data.rows))
+    assert found["digest"] == digest(as_tuples(ours)) and found["examples"] == len(ours) == found["steps"] == 12
+    assert found["read"] == found["tokens"] == sum(data.lengths)
+    assert found["loss"] == found["start_loss"] > 1 and found["versions"].startswith("trl 0, transformers")
+    assert {*FOUND} <= found.keys()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,13 +29,6 @@ def test_or_the_last_step_alone():
         LabelledSolution("p", ("a", "b", "#### 12"), (None, None, 1.0)),
         LabelledSolution("p", ("a", "#### 13"), (None, 0.0)),
     ]
-
-
-def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="'first'"):
-        label_outcomes([RIGHT], "first")
-    with pytest.raises(ValueError, match="'step'"):
-        balance_outcomes([RIGHT], "step", 0)
 
 
 outcomes = st.lists(st.tuples(st.sampled_from("pqr"), st.sampled_from([True, False, None]), st.booleans()))

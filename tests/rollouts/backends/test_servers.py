@@ -266,7 +266,7 @@ def test_only_a_whole_request_is_asked_for_at_once() -> None:
 
 
 def test_seeds_go_round_at_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rollouts.backends.servers.calls.sample_seed", lambda *_: 2**63 - 2)
+    monkeypatch.setattr("rollouts.sampling.protocol.sample_seed", lambda *_: 2**63 - 2)
     with FaultServer() as server, opened(server, concurrency=1) as sampler:
         found = by_name(sampler.sample(many(1, n=4)))
     assert [found["q0", i].seed for i in range(4)] == [2**63 - 2, 2**63 - 1, 0, 1]

@@ -109,8 +109,8 @@ class TestVLLM(SamplerContract):
         good = requests_of()[:2]
         found = by_name(opened.sample([good[0], Request("odd", (5, 251, 6)), Request("low", (5, -1)), good[1]]))
         assert {key: s.reason for key, s in found.items() if s.finish_reason == "refused"} == {
-            ("odd", 0): "251 is no token of the policy, which has 251",
-            ("low", 0): "-1 is no token of the policy, which has 251",
+            ("odd", 0): "the prompt has token 251, but the model knows only 251",
+            ("low", 0): "the prompt has token -1, but the model knows only 251",
         }
         assert len(found) == 8 and all(found[key].text == wanted[key].text for key in found if key in wanted)
 

@@ -107,7 +107,7 @@ def test_greedy_samples_are_a_request_each() -> None:
 
 
 def test_seeds_wrap_around_where_vllm_s_would_not(monkeypatch) -> None:
-    monkeypatch.setattr(backend, "sample_seed", lambda *_: 2**63 - 2)
+    monkeypatch.setattr("rollouts.sampling.protocol.sample_seed", lambda *_: 2**63 - 2)
     found = [(list(call.indices), call.seed) for call in calls(filled(4), [1])]
     assert found == [([0], 2**63 - 2), ([1], 2**63 - 1), ([2], 0), ([3], 1)]
     (call,) = calls(filled(2), [1])

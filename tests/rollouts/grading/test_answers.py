@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollouts.grading.answers import MAX_ANSWER, STOP_MARKERS, UNGRADED, WINDOW, Grade, extract, grade, normalise
+from rollouts.grading.answers import STOP_MARKERS, UNGRADED, Grade, extract, grade, normalise
+from rollouts.grading.statements import MAX_ANSWER, WINDOW
 from tests.faults import fuzz_grader
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,8 +27,9 @@ CASES = [
     ("so 5 #### 5", "5", True, "hash:number"),
     ("#### 6 \\boxed{5}", "5", True, "boxed:number"),
     ("\\boxed{5} #### 6", "5", True, "boxed:number"),
-    ("\\boxed{4} or \\boxed{5}", "5", True, "boxed:number"),
-    ("\\boxed{4} or \\boxed{5}", "4", False, "boxed:number"),
+    ("\\boxed{4} or \\boxed{5}", "5", False, "boxed:list"),
+    ("\\boxed{4} or \\boxed{5}", "5, 4", True, "boxed:list"),
+    ("\\boxed{4}\n\\boxed{5}", "5", True, "boxed:number"),
     ("\\fbox{5}", "5", True, "boxed:number"),
     ("\\boxed 5", "5", True, "boxed:number"),
     ("\\boxed{\\frac{3}{4}}", "0.75", True, "boxed:number"),
@@ -47,9 +49,11 @@ CASES = [
     ("The answer isn't 5", "5", False, "none"),
     ("The answer is not 5", "5", False, "answer_is:unread"),
     ("#### Step 3: add\nThe answer is 5", "5", True, "answer_is:number"),
-    ("#### Answer: 5", "5", True, "answer_is:number"),
-    ("#### 5\n#### The answer is 6", "5", False, "answer_is:number"),
-    ("#### 5\n#### Explanation of it", "5", False, "hash:unread"),
+    ("#### Answer: 5", "5", True, "hash:number"),
+    ("#### 5\n#### The answer is 6", "6", False, "hash:number"),
+    ("#### 5\nThe answer is 6", "5", False, "hash:retracted"),
+    ("#### 5\nThe answer is 6", "6", False, "hash:retracted"),
+    ("#### 5\n#### Explanation of it", "5", True, "hash:number"),
     ("she has 5", "5", False, "none"),
     ("", "5", False, "none"),
     ("", "", False, "none"),
@@ -63,8 +67,8 @@ CASES = [
     ("#### 10\nWait, 12", "10", False, "hash:retracted"),
     ("\\boxed{10}. Actually no.", "10", False, "boxed:retracted"),
     ("#### 10\nthe waiters agree", "10", True, "hash:number"),
-    ("#### 10 or 12", "10", False, "hash:unread"),
-    ("#### 10 and 12", "10", False, "hash:unread"),
+    ("#### 10 or 12", "10", False, "hash:list"),
+    ("#### 10 and 12", "10", False, "hash:list"),
     ("#### 10...", "10", False, "hash:unread"),
     ("#### 10?", "10", False, "hash:unread"),
     ("#### about 10", "10", False, "hash:unread"),
@@ -235,7 +239,8 @@ def test_no_answer_is_wrong_whatever_the_reference():
 
 
 def test_far_and_long_answers_are_not_taken():
-    assert extract("#### 5" + "\nx" * WINDOW) == (None, "none")
+    assert extract("The answer is 5" + "\nx" * WINDOW) == (None, "none")
+    assert extract("#### 5" + "\nx" * WINDOW) == ("5", "hash")
     assert extract("#### " + "x" * (MAX_ANSWER + 1)) == (None, "hash:too_long")
     assert grade("x" * 1_000_000 + "\n#### 5", "5").correct
     assert grade("#### 5", "5" * 5_000).rule == "hash:text"
@@ -290,7 +295,7 @@ pieces = st.lists(st.sampled_from([*fuzz_grader.PIECES, *fuzz_grader.MARKS, *STO
 def test_extract_and_normalise_take_any_text(text, other):
     answer, rule = extract(text, last_number=True)
     assert answer is None or (answer and len(answer) <= MAX_ANSWER)
-    assert rule.partition(":")[0] in ("boxed", "hash", "answer_is", "last_number", "none")
+    assert rule.partition(":")[0] in ("boxed", "hash", "answer_is", "answer", "last_number", "none")
     assert isinstance(normalise(text), Fraction | None)
     assert grade(text, "").correct is False
     assert grade(other, fuzz_grader.NEVER).correct is False

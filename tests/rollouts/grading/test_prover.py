@@ -124,7 +124,7 @@ def test_a_script_without_a_guard_can_grade_and_ends_cleanly():
 
 def test_plain_numbers_need_no_heavy_import_and_no_process():
     done = run_script(
-        "import sys\nfrom rollouts import answers, symbolic\nassert answers.grade('#### 5', '5').correct\n"
+        "import sys\nfrom rollouts.grading import answers, symbolic\nassert answers.grade('#### 5', '5').correct\n"
         "print(symbolic._prover, {'sympy', 'math_verify', 'pebble', 'torch'} & set(sys.modules))"
     )
     assert done.stdout == "None set()\n", done.stderr

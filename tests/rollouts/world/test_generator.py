@@ -17,7 +17,7 @@ from rollouts.records import Problem
 from rollouts.steps import split_steps
 from rollouts.world.args import WorldArgs
 from rollouts.world.facts import ITEMS, NAMES, Fact, World, has_shortcut
-from rollouts.world.generator import SPLITS
+from rollouts.world.generator import SPLIT_RANGES
 from rollouts.world.oracle import parse_question
 from tests.worlds import ancestors, gold_steps, some_problems, world_args
 
@@ -87,19 +87,19 @@ def test_splits_share_no_problem():
     small = {"min_steps": 1, "max_steps": 2, "max_distractors": 0, "max_operand": 5, "operations": ["more"]}
     worlds = [(700, small | {"seed": 1}), (400, small | {"seed": 2}), (400, small | {"seed": 2, "max_operand": 6})]
     worlds += [(200, {}), (100, {"seed": 9, "max_steps": 3}), (100, {"seed": 3, "side_branches": False})]
-    seen: dict[str, list[set]] = {split: [] for split in SPLITS}
-    for split in SPLITS:
+    seen: dict[str, list[set]] = {split: [] for split in SPLIT_RANGES}
+    for split in SPLIT_RANGES:
         for limit, world in worlds:
             problems = load(split, limit, **world)
             seen[split].append(contents(problems))
             assert len(questions(problems)) == limit  # none twice
         assert seen[split][0] & seen[split][1]
-    train, validation, test = (set().union(*seen[split]) for split in SPLITS)
+    train, validation, test = (set().union(*seen[split]) for split in SPLIT_RANGES)
     assert not train & validation and not train & test and not validation & test
 
 
 def test_a_problem_says_its_split():
-    for split in SPLITS:
+    for split in SPLIT_RANGES:
         assert {(p.split, p.source, p.id.rsplit("/", 1)[0]) for p in load(split, limit=20)} == {
             (split, "arithmetic", f"arithmetic/{split}")
         }

@@ -86,7 +86,6 @@ class Caller:
             if fault is not None:
                 yield refuse(request, fault)
                 continue
-            first = sample_seed(request.seed, request.id, 0) >> (SEED_BITS - settings.seed_bits)
             # vllm draws greedy samples one by one only
             together = not (settings.vllm and request.temperature == 0) and "n" not in settings.omit
             for indices, seed in split_samples(request, together, settings.seed_bits):

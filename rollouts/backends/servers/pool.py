@@ -53,10 +53,12 @@ class Server:
 
 
 class Tries:
-    """What one request has been through; `began` is how many others had been answered before."""
+    """What one request has been through. `answered` counts the answers to others when each server last failed with it,
+    and `before` is that count at the last but one failure of the server that failed last."""
 
-    def __init__(self, began: int) -> None:
-        self.began = began
+    def __init__(self, answered: int) -> None:
+        self.before = answered
+        self.answered: defaultdict[Server, int] = defaultdict(lambda: answered)
         self.failed: Counter[Server] = Counter()
         self.until: defaultdict[Server, float] = defaultdict(lambda: -math.inf)  # when it may be asked again
         self.last: dict[Server, Trouble] = {}
@@ -115,7 +117,7 @@ class Pool:
     def _may_give_up(self, tries: Tries) -> bool:
         """Whether it is the request that is at fault, as far as can be told, and the rest can go on without it."""
         kinds = {trouble.kind for trouble in tries.last.values()}
-        if self._answered > (tries.began if "server" in kinds else self._given_up_at):
+        if self._answered > (tries.before if "server" in kinds else self._given_up_at):
             return True  # others were answered meanwhile
         return kinds == {"request"} and self._given_up < IN_A_ROW
 
@@ -191,6 +193,7 @@ class Pool:
         now = self.clock.now()
         tries.failed[server] += 1
         tries.last[server] = trouble
+        tries.before, tries.answered[server] = tries.answered[server], self._answered
         tries.until[server] = now + self._growing(tries.failed[server])
         if trouble.kind == "request":
             return  # others may ask it

@@ -146,6 +146,31 @@ def test_a_server_that_has_gone_wrong_for_good_ends_it() -> None:
     assert len(server.seen) < 100
 
 
+@pytest.mark.parametrize("fault", ["503", "not taken", "500", "html"])
+def test_a_server_that_dies_ends_it(fault: str) -> None:
+    """It answers forty, with eight under way, and then none: the first to fail for good ends it, or the second."""
+    with (
+        FaultServer(lambda body, times: fault if len(server.seen) >= 40 else None) as server,
+        opened(server, concurrency=8, attempts=3) as sampler,
+    ):
+        found = []
+        with pytest.raises(SamplingError, match="failed 3 times"):
+            found.extend(sampler.sample(many(100, n=1)))
+    assert sum(sample.finish_reason == "refused" for sample in found) <= 1 and len(server.seen) < 40 + 30
+
+
+@pytest.mark.parametrize("fault", ["503", "not taken"])
+def test_a_request_that_a_server_never_survives_is_given_up(fault: str) -> None:
+    """Others are answered between its tries."""
+    bad = sample_seed(0, "q3", 0)
+    with (
+        FaultServer(lambda body, times: fault if body["seed"] == bad else None) as server,
+        opened(server, concurrency=2, attempts=3) as sampler,
+    ):
+        found = by_name(sampler.sample(many(300, n=1)))
+    assert [key for key, sample in found.items() if sample.finish_reason == "refused"] == [("q3", 0)]
+
+
 @pytest.mark.parametrize(
     ("settings", "taken", "said"),
     [  # PB47, PB51, PB52

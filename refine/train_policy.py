@@ -16,6 +16,7 @@ from rollouts.problems.splits import draw_held_out
 from rollouts.prompts import PLAIN, PromptArgs, Template, parse_prompt, render_prompt, render_solution
 from rollouts.records import Problem, RefinementPair, Rollout
 from rollouts.steps import end_token, split_steps
+from stages.bad_rows import BadRows
 from stages.checks import check_least
 from stages.stage import Stage, only_when, parent
 from stages.workspace import Workspace
@@ -120,7 +121,9 @@ def collect_texts(args: TrainPolicyArgs, work: Workspace) -> tuple[list[Text], d
     counts, template = {}, args.prompt.template()
     for name in args.examples:
         if name == "solutions":
-            found = solution_texts(load_problems(args.problems), template)
+            bad = BadRows(args.problems.bad_rows)
+            found = solution_texts(load_problems(args.problems, bad), template)
+            bad.record(work)
         elif name == "rollouts":
             source = work.parents["rollouts"]
             problems, rollouts = source.rows(Problem, "problems"), source.rows(Rollout)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from rollouts.grading import symbolic
+from rollouts.grading import choices, symbolic
 from rollouts.grading.numerals import normalise
 from rollouts.grading.wording import clean
 from rollouts.solution import STOP_MARKERS, Solution, cut_solution
@@ -26,8 +26,8 @@ class Grade:
 
     `rule` is `WHERE:HOW`, or one of the words below. WHERE is the rule that found the answer: boxed, hash (`####`),
     answer_is ("the answer is", a line `Answer: …`), answer (the tag), last_number. HOW is number (both plain:
-    compared as fractions), text, list, symbolic (math-verify), or why a found answer is wrong: unread (neither a
-    number nor comparable as a whole, such as "10 … Wait, 12"), empty, unclosed (box), too_long, retracted ("Wait, …"
+    compared as fractions), choice, text, list, symbolic (math-verify), or why a found answer is wrong: unread (neither
+    a number nor comparable as a whole, such as "10 … Wait, 12"), empty, unclosed (box), too_long, retracted ("Wait, …"
     comes after).
     none: nothing was found, which is wrong whatever the reference.
     timeout, crash, undecided (symbolic comparison), no_reference (it is empty): not graded, see `graded`.
@@ -60,6 +60,8 @@ def grade(text: str | Solution, reference: str, *, last_number: bool = False) ->
     reference = clean(reference)
     if not reference:
         return Grade(False, answer, "no_reference")
+    if (right := choices.parse_choice(reference)) is not None:
+        return Grade(choices.is_chosen(answer, right), answer, f"{where}:choice")
     value, expected = normalise(answer), normalise(reference)
     if value is not None and expected is not None:
         return Grade(value == expected, answer, f"{where}:number")

@@ -8,21 +8,40 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rollouts.world.args import WorldArgs
+from stages.bad_rows import BAD_ROWS
 from stages.stage import only_when, parent
 
 SPLITS = ("train", "validation", "test")
-SOURCES = ("arithmetic", "gsm8k", "svamp", "asdiv", "math", "jsonl")  # `load.LOADERS` has what loads each
+FILES = ("gsm8k", "svamp", "asdiv", "math", "commonsenseqa", "jsonl")
+SOURCES = ("arithmetic", *FILES)  # `load.LOADERS` has what loads each
+ON_HUB = {  # the path where none is given
+    "gsm8k": "hub:openai/gsm8k",
+    "math": "hub:EleutherAI/hendrycks_math",
+    "commonsenseqa": "hub:tau/commonsense_qa",
+}
+
+
+@dataclass
+class FieldArgs:
+    """What the fields of a file of source jsonl are called; `solution` and `id` may be missing in it."""
+
+    question: str = "question"
+    answer: str = "answer"
+    solution: str = "solution"
+    id: str = "id"
 
 
 @dataclass
 class ProblemArgs:
     """Which problems to load; `load_problems` reads it.
 
-    `path` is a file or folder, or a data set of the Hugging Face hub (`hub:org/name@commit`), whose folder is read.
+    `path` is a file or folder, or a data set of the Hugging Face hub (`hub:org/name@commit`), whose folder is read;
+    where none is given, a source that the hub has (ON_HUB) is read from there.
     Sources with a train and a test file hold out `validation_share` of the train file; sources with one file are cut
     by `split_shares`, the shares of train, validation and test. Both cuts are by a hash of the question, so they never
     depend on the order of the rows, on a seed, or on other rows. Problems come in file order, or shuffled by
-    `shuffle_seed`; then `offset` problems are left out and at most `limit` are kept.
+    `shuffle_seed`; then `offset` problems are left out and at most `limit` are kept. A row that cannot be used is an
+    error, or with `bad_rows` skip left out, counted and named.
     """
 
     source: str = "arithmetic"
@@ -31,9 +50,15 @@ class ProblemArgs:
     limit: int | None = None  #: at most so many problems
     offset: int = 0  #: so many of the first are left out
     shuffle_seed: int | None = None
-    validation_share: float = only_when(0.1, "source", "gsm8k", "math")
+    validation_share: float = only_when(0.1, "source", "gsm8k", "math", "commonsenseqa")
     split_shares: list[float] = only_when([0.7, 0.1, 0.2], "source", "svamp", "asdiv", "math", "jsonl")
+    bad_rows: str = only_when("error", "source", *FILES)  #: error or skip
+    fields: FieldArgs = only_when(field(default_factory=FieldArgs), "source", "jsonl")  #: their names in the file
     world: WorldArgs = only_when(field(default_factory=WorldArgs), "source", "arithmetic")
+
+    def __post_init__(self) -> None:
+        if self.path is None:
+            self.path = ON_HUB.get(self.source)
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense, and its value."""
@@ -46,6 +71,10 @@ class ProblemArgs:
         if self.source != "arithmetic" and not self.path:
             where = "a file or folder, or hub:org/name of a data set"
             raise ValueError(f"problems.path={self.path or 'null'}: source {self.source} needs a path: {where}")
+        if self.bad_rows not in BAD_ROWS:
+            raise ValueError(f"problems.bad_rows={self.bad_rows!r} is none of {', '.join(BAD_ROWS)}")
+        if self.source != "jsonl" and self.fields != FieldArgs():
+            raise ValueError(f"problems.fields are read by source jsonl only, not by {self.source}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"problems.limit must be at least 1, not {self.limit}")
         if self.offset < 0:

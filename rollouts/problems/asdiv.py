@@ -1,7 +1,10 @@
 """ASDiv: one XML file of problems; those whose answer is one number, without its unit.
 
-Answers that are names, times, ratios or several numbers are left out and counted, since a grader that compares
-numbers exactly could not tell right from wrong. The one file is cut into splits by a hash of the question.
+    <Problem ID="nluds-0001"><Body>Two red pens lie here.</Body><Question>And one more?</Question>
+    <Answer>3 (pens)</Answer><Formula>2+1=3</Formula></Problem>
+has the answer 3 and the solution `2 + 1 = <<2+1=3>>3` with `#### 3` below. `$5.50`, `20%`, `3 1/2 (cups)` and
+`9 apples` are numbers too. Answers that are names, times, ratios or several numbers are left out and counted, since a
+grader that compares numbers could not tell right from wrong. The one file is cut into splits by a hash of the question.
 """
 
 from __future__ import annotations
@@ -13,18 +16,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.parsers import expat
 
-from rollouts.problems.reading import ProblemFileError, SourceRow, file_at, number_text, plain_number, read_text
+from rollouts.grading.numerals import normalise
+from rollouts.problems.reading import ProblemFileError, SourceRow, file_at, number_text, read_text
 from rollouts.problems.splits import cut
 from rollouts.problems.svamp import join_question, solution_from_equations
 from rollouts.records import Problem
+from stages.bad_rows import BadRows
 
 if TYPE_CHECKING:
     from rollouts.problems.args import ProblemArgs
 
 logger = logging.getLogger(__name__)
 
+_TIME = re.compile(r"\b[ap]\.?m\b|o'clock", re.IGNORECASE)
 
-def load(args: ProblemArgs) -> list[Problem]:
+
+def load(args: ProblemArgs, bad: BadRows) -> list[Problem]:
     """The problems of `args.split` in ASDiv.xml, which `args.path` is or holds.
 
     Raises:
@@ -32,7 +39,8 @@ def load(args: ProblemArgs) -> list[Problem]:
     """
     path = file_at(args.path, "ASDiv.xml")
     rows = _read_rows(path)
-    problems = [problem for row in rows if (problem := _problem(row, args.split)) is not None]
+    made = bad.keep(rows, lambda row: _problem(row, args.split))
+    problems = [problem for problem in made if problem is not None]
     if not problems:
         raise ProblemFileError(f"{path}: none of the {len(rows)} problems has one number as its answer")
     solved = sum(problem.solution is not None for problem in problems)
@@ -41,7 +49,7 @@ def load(args: ProblemArgs) -> list[Problem]:
         path,
         len(problems),
         solved,
-        len(rows) - len(problems),
+        len(made) - len(problems),
     )
     return cut(problems, args)
 
@@ -56,9 +64,11 @@ def _problem(row: SourceRow, split: str) -> Problem | None:
 
 
 def parse_answer(text: str) -> Fraction | None:
-    """The number of an answer such as `9 (apples)`, `5/2` or `-(1/3)`; None where it is not one number."""
-    match = re.fullmatch(r"(-\([0-9/]+\)|[-0-9.,/]+)\s*(\([^()]*\))?", text)
-    return plain_number(re.sub(r"[()]", "", match[1])) if match else None
+    """The number of an answer such as `9 (apples)`, `$5.50`, `3 1/2 cups` or `-(1/3)`; None where it is not one."""
+    if _TIME.search(text):
+        return None
+    text = re.sub(r"^-\(([0-9/]+)\)", r"-\1", text)
+    return normalise(re.sub(r"\s*\([^()]*\)$", "", text))  # a unit in parentheses, whatever it is
 
 
 def _read_rows(path: Path) -> list[SourceRow]:

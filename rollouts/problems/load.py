@@ -7,42 +7,52 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from rollouts.problems import asdiv, gsm8k, jsonl, svamp
+from rollouts.problems import asdiv, commonsenseqa, gsm8k, jsonl, svamp
 from rollouts.problems import math_dataset as math
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.reading import ProblemFileError
 from rollouts.records import Problem
 from rollouts.world import generator as arithmetic
-from stages.hub import local_path
+from stages.bad_rows import BadRows
+from stages.hub import HubError, local_path
 
 logger = logging.getLogger(__name__)
 
 # each gives all problems of `args.split`
-LOADERS: dict[str, Callable[[ProblemArgs], list[Problem]]] = {
-    "arithmetic": arithmetic.load,
+LOADERS: dict[str, Callable[[ProblemArgs, BadRows], list[Problem]]] = {
+    "arithmetic": lambda args, bad: arithmetic.load(args),
     "gsm8k": gsm8k.load,
     "svamp": svamp.load,
     "asdiv": asdiv.load,
     "math": math.load,
+    "commonsenseqa": commonsenseqa.load,
     "jsonl": jsonl.load,
 }
 
 
-def load_problems(args: ProblemArgs) -> list[Problem]:
+def load_problems(args: ProblemArgs, bad: BadRows | None = None) -> list[Problem]:
     """Load the problems of one split of one source, each with an id of its own.
+
+    `bad`, made with `args.bad_rows`, has afterwards which rows were left out.
 
     Raises:
         ValueError: a setting makes no sense (see `ProblemArgs.validate`).
-        ProblemFileError: a file is missing or malformed, or no problems are left.
+        ProblemFileError: a file is missing or malformed, a row cannot be used, or no problems are left.
     """
     args.validate()
-    path = args.path and local_path(args.path, "dataset")
-    problems = LOADERS[args.source](replace(args, path=path))
+    bad = bad or BadRows(args.bad_rows)
+    try:
+        path = args.path and local_path(args.path, "dataset")
+    except HubError as error:
+        raise ProblemFileError(f"{error}; problems.path can be a folder with its files") from error
+    problems = LOADERS[args.source](replace(args, path=path), bad)
+    if bad.count:
+        logger.warning("%s: %d rows that cannot be used are left out, the first: %s", path, bad.count, bad.named[0])
     where = f"problems.source={args.source}" + (f" path={args.path}" if args.path else "")
     if not problems:
         raise ProblemFileError(
             f"{where}: split {args.split!r} is empty "
-            f"(validation_share={args.validation_share}, split_shares={list(args.split_shares)})"
+            f"(validation_share={args.validation_share}, split_shares={list(args.split_shares)}, bad rows: {bad.count})"
         )
     if args.shuffle_seed is not None:
         # sorted by a hash, the order of two problems never depends on which others there are

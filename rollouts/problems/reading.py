@@ -1,15 +1,15 @@
-"""What every problem source shares: `ProblemArgs`, checked rows of a file, and which split a question belongs to.
+"""What every problem source shares: the rows of a file (JSON Lines, a JSON list or Parquet), checked field by field.
 
-Left out: the sources themselves (one file each), and the order and number of problems (`load_problems`).
+Left out: the sources themselves (one file each), the splits, and the order and number of problems (`load_problems`).
 """
 
 from __future__ import annotations
 
 import json
-import logging
+import math
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -17,9 +17,11 @@ from typing import Any, NoReturn
 
 from stages.text import shown
 
-logger = logging.getLogger(__name__)
-
-NAN = "nan"  # how some exporters write a value that is missing
+# how exporters write a value that is missing
+NOTHING = frozenset({"nan", "none", "null", "n/a", "<na>"})
+BETWEEN = re.compile(r"[\[,\s]*")  # what stands between the values of a JSON list
+POINTER = b"version https://git-lfs.github.com/spec/"  # how every Git LFS pointer begins
+POINTED = "a Git LFS pointer in place of the data: run `git lfs pull` where the data was cloned"
 
 
 class ProblemFileError(ValueError):
@@ -41,7 +43,7 @@ class SourceRow:
         """The text of a field, without the white space around it.
 
         Raises:
-            ProblemFileError: the field is missing, not text, blank or `nan`, or cannot be stored as UTF-8.
+            ProblemFileError: the field is missing, not text, blank or such as `nan`, or cannot be stored as UTF-8.
         """
         if name not in self.fields:
             raise self.error(f"field {name!r} is missing, there are {shown(sorted(self.fields))}")
@@ -54,7 +56,7 @@ class SourceRow:
         # a zero-width space or a byte order mark is no white space to Python, but nobody can read it
         if not any(char.isprintable() and not char.isspace() for char in value):
             raise self.error(f"field {name!r} is empty: {shown(value)}")
-        if value.strip().lower() == NAN:
+        if value.strip().lower() in NOTHING:
             raise self.error(f"field {name!r} is {shown(value)}, which stands for a value that is missing")
         return value.strip()
 
@@ -62,7 +64,7 @@ class SourceRow:
         return None if self.fields.get(name) is None else self.text(name)
 
     def number(self, name: str) -> Fraction:
-        """The exact value of a JSON number.
+        """The exact value of a JSON number, or of one written as text (`"5.0"`).
 
         Raises:
             ProblemFileError: the field is missing, not a number, or beyond 1e30 or 1e-30.
@@ -70,6 +72,8 @@ class SourceRow:
         if name not in self.fields:
             raise self.error(f"field {name!r} is missing, there are {shown(sorted(self.fields))}")
         value = self.fields[name]
+        if isinstance(value, str) and (number := plain_number(value)) is not None:
+            return number
         if isinstance(value, bool) or not isinstance(value, int | Decimal):
             raise self.error(f"field {name!r} must be a number, not {shown(value)}")
         # a Decimal such as 1e999999999 is small until a Fraction writes it out
@@ -81,9 +85,10 @@ class SourceRow:
         """The answer that field `name` gives, if a grader can make something of it.
 
         Raises:
-            ProblemFileError: it is `nan`, or has digits of a script whose numbers the grader does not read.
+            ProblemFileError: it is empty or such as `nan`, or has digits of a script whose numbers the grader does not
+                read.
         """
-        if text.lower() == NAN:
+        if not text or text.lower() in NOTHING:
             raise self.error(f"field {name!r} gives no answer but {shown(text)}")
         if any(char.isdecimal() and not char.isascii() for char in unicodedata.normalize("NFKC", text)):
             raise self.error(f"field {name!r} has digits that the grader does not read: {shown(text)}")
@@ -100,12 +105,15 @@ def read_text(path: Path) -> str:
     """A file's text.
 
     Raises:
-        ProblemFileError: the file is missing, unreadable or blank, or holds a NUL byte or bytes that are not UTF-8.
+        ProblemFileError: the file is missing, unreadable or blank, a Git LFS pointer, or holds a NUL byte or bytes
+            that are not UTF-8.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ProblemFileError(f"{path}: cannot be read: {error.strerror}") from error
+    if data.startswith(POINTER):
+        raise ProblemFileError(f"{path}: {POINTED}")
     nul = data.find(b"\0")
     if nul >= 0:
         line = data.count(b"\n", 0, nul) + 1
@@ -168,8 +176,63 @@ def read_jsonl(path: Path) -> list[SourceRow]:
     # not splitlines: it also cuts at characters such as U+2028, which JSON allows inside a text
     for line, text in enumerate(read_text(path).split("\n"), start=1):
         if text.strip():
-            rows.append(as_row(parse_json(text, path, line), f"{path}, line {line}", len(rows)))
+            # files that were put together have byte order marks in the middle
+            value = parse_json(text.removeprefix("\ufeff"), path, line)
+            rows.append(as_row(value, f"{path}, line {line}", len(rows)))
     return rows
+
+
+def read_rows(path: Path) -> list[SourceRow]:
+    """The rows of a file: Parquet or JSON Lines by its suffix; a .json file holds a list, or a row a line.
+
+    Raises:
+        ProblemFileError: see `read_jsonl`; or the list is empty or damaged.
+    """
+    if path.suffix == ".parquet":
+        return _parquet_rows(path)
+    if path.suffix != ".json" or not (text := read_text(path)).lstrip().startswith("["):
+        return read_jsonl(path)
+    values = parse_json(text, path)
+    if not values:
+        raise ProblemFileError(f"{path}: holds no problems")
+    rows, decoder, position = [], json.JSONDecoder(), text.index("[")
+    for n, value in enumerate(values):  # the text is read again, only for the line on which each value begins
+        position = BETWEEN.match(text, position).end()
+        rows.append(as_row(value, f"{path}, line {text.count(chr(10), 0, position) + 1}", n))
+        position = decoder.raw_decode(text, position)[1]
+    return rows
+
+
+def find_rows(folder: Path, *patterns: str) -> list[SourceRow]:
+    """The rows of the files that the first of these patterns finds in a folder, numbered through all of them.
+
+    Raises:
+        ProblemFileError: see `read_rows`; where no pattern finds any, the last one is the name of the missing file.
+    """
+    found = next((files for pattern in patterns if (files := sorted(folder.glob(pattern)))), [folder / patterns[-1]])
+    return [replace(row, n=n) for n, row in enumerate(row for file in found for row in read_rows(file))]
+
+
+def _parquet_rows(path: Path) -> list[SourceRow]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with path.open("rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise ProblemFileError(f"{path}: {POINTED}")
+        found = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ProblemFileError(f"{path}: cut short, damaged, or not a Parquet file: {error}") from error
+    return [
+        SourceRow(f"{path}, row {n}", n, {name: _exact(value) for name, value in row.items()})
+        for n, row in enumerate(found)
+    ]
+
+
+def _exact(value: Any) -> Any:
+    """The value as JSON would give it: a float as the Decimal that it is written as."""
+    return Decimal(repr(value)) if isinstance(value, float) and math.isfinite(value) else value
 
 
 def plain_number(text: str) -> Fraction | None:

@@ -1,69 +1,42 @@
-"""SVAMP: one JSON file of problems with an equation, and the gold solution that an equation gives (ASDiv uses it too).
+"""SVAMP: one file of problems with an equation, and the gold solution that an equation gives (ASDiv uses it too).
 
-The one file is cut into splits by a hash of the question. An equation becomes a solution only where it really
-comes to the answer.
+    {"Body": "Dan had 8 nuts. He ate 3", "Question": "How many are left?", "Equation": "( 8.0 - 3.0 )", "Answer": 5.0}
+has the question "Dan had 8 nuts. He ate 3. How many are left?", the answer 5, and the solution
+`8 - 3 = <<8-3=5>>5` with `#### 5` below; none where the equation does not come to the answer. Republished files have
+the answer as text, a row a line, or Parquet. The one file is cut into splits by a hash of the question.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rollouts.grading.expressions import fold
-from rollouts.problems.reading import (
-    ProblemFileError,
-    SourceRow,
-    as_row,
-    file_at,
-    number_text,
-    parse_json,
-    plain_number,
-    read_text,
-)
+from rollouts.problems.reading import SourceRow, file_at, number_text, plain_number, read_rows
 from rollouts.problems.splits import cut
 from rollouts.records import Problem
-from stages.text import shown
+from stages.bad_rows import BadRows
 
 if TYPE_CHECKING:
     from rollouts.problems.args import ProblemArgs
 
 logger = logging.getLogger(__name__)
 
-BETWEEN = re.compile(r"[\[,\s]*")  # what stands between the values of a JSON list
 
-
-def load(args: ProblemArgs) -> list[Problem]:
-    """The problems of `args.split` in SVAMP.json, which `args.path` is or holds.
+def load(args: ProblemArgs, bad: BadRows) -> list[Problem]:
+    """The problems of `args.split` in a file, or in SVAMP.json of a folder.
 
     Raises:
         ProblemFileError: the file is missing or malformed.
     """
     path = file_at(args.path, "SVAMP.json")
-    problems = [_problem(row, args.split) for row in _read_rows(path)]
+    problems = bad.keep(read_rows(path), lambda row: _problem(row, args.split))
     solved = sum(problem.solution is not None for problem in problems)
     logger.info("%s: %d problems, %d with a solution from their equation", path, len(problems), solved)
     return cut(problems, args)
-
-
-def _read_rows(path: Path) -> list[SourceRow]:
-    text = read_text(path)
-    values = parse_json(text, path)
-    if not isinstance(values, list):
-        raise ProblemFileError(f"{path}, line 1: expected a list of problems, not {shown(values)}")
-    if not values:
-        raise ProblemFileError(f"{path}: holds no problems")
-    rows = []
-    decoder, position = json.JSONDecoder(), text.index("[")
-    for n, value in enumerate(values):  # the text is read again, only for the line on which each value begins
-        position = BETWEEN.match(text, position).end()
-        rows.append(as_row(value, f"{path}, line {text.count(chr(10), 0, position) + 1}", n))
-        position = decoder.raw_decode(text, position)[1]
-    return rows
 
 
 def _problem(row: SourceRow, split: str) -> Problem:

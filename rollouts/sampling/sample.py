@@ -17,6 +17,7 @@ from rollouts.sampling.collect import collect
 from rollouts.sampling.protocol import REFUSED, Request, Sample, load_sampler
 from rollouts.solution import cut_solution
 from rollouts.steps import cut_text
+from stages.bad_rows import BadRows
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
 
@@ -72,7 +73,8 @@ class SampleArgs:
 
 def sample_rollouts(args: SampleArgs, work: Workspace) -> None:
     """Sample and grade `args.n` rollouts of every problem; writes `rows` (Rollout) and `problems` (Problem)."""
-    problems = load_problems(args.problems)
+    bad = BadRows(args.problems.bad_rows)
+    problems = load_problems(args.problems, bad)
     by_id = {problem.id: problem for problem in problems}
     template = args.prompt.template()
     requests = [Request(p.id, render_prompt(p.question, template), n=args.n, seed=args.seed) for p in problems]
@@ -87,6 +89,7 @@ def sample_rollouts(args: SampleArgs, work: Workspace) -> None:
     work.write_rows("rows", counts.watch(found[problem.id] for problem in problems), Rollout)
     if work.processes.first:
         work.count(**counts.result())
+        bad.record(work)
 
 
 class RolloutCounts:

@@ -485,9 +485,9 @@ def test_dry_run_says_what_is_there_and_writes_nothing(
     cook_here(kitchen, monkeypatch, capsys, "size.eggs=2")
     before = sorted(kitchen.rglob("*"))
     done = cook_here(kitchen, monkeypatch, capsys, "dry_run=true", "size.eggs=2", f"food={made(kitchen)[0]}")
-    assert f"from food: {made(kitchen)[0].relative_to(kitchen)} (eggs 2)" in done.stdout.replace(f"{kitchen}/", "")
+    assert f"from food: {made(kitchen)[0].relative_to(kitchen)} (2 eggs)" in done.stdout.replace(f"{kitchen}/", "")
     done = cook_here(kitchen, monkeypatch, capsys, "dry_run=true", "size.eggs=2")
-    assert done.stdout.startswith(f"cook: found {made(kitchen)[0].relative_to(kitchen)} (eggs 2)")
+    assert done.stdout.startswith(f"cook: found {made(kitchen)[0].relative_to(kitchen)} (2 eggs)")
     assert sorted(kitchen.rglob("*")) == before
     (kitchen / "dry.yaml").write_text("dry_run: true\nsize: {eggs: 5}\n")
     assert "would be made" in cook_here(kitchen, monkeypatch, capsys, "--resolved", "dry.yaml").stdout

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from rollouts.problems.args import SOURCES, ProblemArgs
+from rollouts.problems.args import ON_HUB, SOURCES, FieldArgs, ProblemArgs
 from rollouts.problems.asdiv import parse_answer
 from rollouts.problems.load import LOADERS, load_problems
-from rollouts.problems.math_dataset import last_boxed
+from rollouts.problems.math_dataset import find_boxes
 from rollouts.problems.reading import ProblemFileError, SourceRow, number_text, plain_number
 from rollouts.problems.splits import question_key, split_point
 from rollouts.problems.svamp import join_question, parse_arithmetic, solution_from_equations
@@ -308,12 +308,16 @@ def test_math_jsonl(tmp_path):
         (r"\boxed{3", None),
         (r"\boxed", None),
         (r"\boxed{}", ""),
+        (r"\boxed{\boxed{5}}", "5"),
+        (r"\boxed{\boxed{\boxed{5}}}", None),
+        (r"\boxedtext{5} is \boxed{6}", "6"),
         ("nothing", None),
         ("\\boxed{" * 5000, None),
+        ("\\boxed{" * 5000 + "}" * 5000, None),
     ],
 )
-def test_last_boxed(text, answer):
-    assert last_boxed(text) == answer
+def test_last_box(text, answer):
+    assert next((content for _, _, content in reversed(list(find_boxes(text)))), None) == answer
 
 
 def test_jsonl_fields(tmp_path):
@@ -407,12 +411,12 @@ BAD = [
     ("gsm8k", "test.jsonl", b'{"question": "Q?", "answer": "x #### 5"}', r"one '####', at the start of its last line"),
     ("gsm8k", "test.jsonl", b'{"question": "Q?", "answer": "x\\n#### 4\\n#### 5"}', r"must have one '####'"),
     ("gsm8k", "train.jsonl", G1, r"test\.jsonl: cannot be read: No such file"),
-    ("svamp", "SVAMP.json", b'{"a": 1}', r"line 1: expected a list of problems, not {'a': 1}"),
+    ("svamp", "SVAMP.json", b'{"a": 1}', r"line 1: field 'Answer' is missing, there are \['a'\]"),
     ("svamp", "SVAMP.json", b"[]", r"holds no problems"),
     ("svamp", "SVAMP.json", svamp()[:-9], r"line 3: malformed JSON"),
     ("svamp", "SVAMP.json", svamp(Body="drop"), r"SVAMP\.json, line 3: field 'Body' is missing"),
     ("svamp", "SVAMP.json", svamp(Answer="drop"), r"line 3: field 'Answer' is missing"),
-    ("svamp", "SVAMP.json", svamp(Answer="5"), r"line 3: field 'Answer' must be a number, not '5'"),
+    ("svamp", "SVAMP.json", svamp(Answer="5 nuts"), r"line 3: field 'Answer' must be a number, not '5 nuts'"),
     ("svamp", "SVAMP.json", svamp(Answer=True), r"field 'Answer' must be a number, not True"),
     ("svamp", "SVAMP.json", svamp(Answer=1e99), r"field 'Answer' is out of range: 1E\+99"),
     ("svamp", "SVAMP.json", svamp(Answer=float("nan")), r"NaN is not a number"),
@@ -483,12 +487,14 @@ def test_nothing_left(tmp_path):
     [
         (
             {"source": "gms8k"},
-            "problems.source='gms8k' is unknown; known are arithmetic, gsm8k, svamp, asdiv, math, jsonl",
+            "problems.source='gms8k' is unknown; known are arithmetic, gsm8k, svamp, asdiv, math, commonsenseqa, jsonl",
         ),
         ({"split": "dev"}, "problems.split='dev' is unknown; known are train, validation, test"),
         ({"source": "svamp"}, "problems.path=null: source svamp needs a path: a file or folder, or hub:org/name"),
         ({"source": "svamp", "path": ""}, "problems.path=null: source svamp needs a path"),
         ({"path": "x"}, "problems.path='x': source arithmetic makes its problems"),
+        ({"bad_rows": "drop"}, "problems.bad_rows='drop' is none of error, skip"),
+        ({"source": "gsm8k", "fields": FieldArgs(answer="target")}, "read by source jsonl only, not by gsm8k"),
         ({"limit": 0}, "problems.limit must be at least 1, not 0"),
         ({"limit": -3}, "not -3"),
         ({"offset": -1}, "problems.offset must not be negative, but is -1"),
@@ -521,7 +527,9 @@ def test_conf(source):
     assert text.startswith("# ")
     config = OmegaConf.merge(schema, OmegaConf.create(text))
     assert config.source == source
-    if source != "arithmetic":
+    if source in ON_HUB:
+        assert OmegaConf.to_object(config).path == ON_HUB[source]
+    elif source != "arithmetic":
         # OmegaConf merges `???` over a default of None to None, so that it is validate() that asks for the path
         with pytest.raises(ValueError, match=f"source {source} needs a path"):
             OmegaConf.to_object(config).validate()

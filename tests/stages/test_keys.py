@@ -20,9 +20,10 @@ from rewards.labels.audit import AUDIT_LABELS, AuditArgs
 from rewards.labels.imports import IMPORT_LABELS, ImportArgs
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
-from rollouts.problems.args import ProblemArgs
+from rollouts.problems.args import FieldArgs, ProblemArgs
 from rollouts.sampling.args import OpenAIArgs, RayArgs, SamplerArgs, VLLMArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
+from stages.bad_rows import BAD_ROWS
 from stages.parents import find_parents, parent_keys
 from stages.processes import Processes
 from stages.stage import Stage, artifact_key, counted_fields
@@ -240,6 +241,9 @@ def test_settings_of_another_backend_or_source_do_not_count(tmp_path: Path) -> N
     even, test = [0.4, 0.3, 0.3], [0.0, 0.0, 1.0]
     assert loaded("gsm8k", 10, even) == loaded("gsm8k", 20, test)
     assert loaded("svamp", 10, even) == loaded("svamp", 20, even) != loaded("svamp", 10, test)
+    bad = [key_of(stage, ProblemArgs(source="gsm8k", path=str(tmp_path), bad_rows=how)) for how in BAD_ROWS]
+    names = [key_of(stage, ProblemArgs("jsonl", path=str(tmp_path), fields=FieldArgs(answer=a))) for a in "ab"]
+    assert bad[0] != bad[1] and names[0] != names[1]
     assert loaded("arithmetic", 10, even) == loaded("arithmetic", 10, test) != loaded("arithmetic", 20, even)
 
 

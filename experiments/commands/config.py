@@ -20,7 +20,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.commands.yaml_files import ConfigError, leaves, read_yaml, write_yaml
+from refine.students.shipped import SHIPPED, find_start
 from stages.launch import LaunchArgs
+from stages.parents import parent_fields
 from stages.tracking import TrackingArgs
 
 
@@ -112,11 +114,19 @@ def build_job(schema: DictConfig, args: type, values: Any, folder: Path) -> Job:
     try:
         for value in (root.run, root.tracking, root.launch, own):
             validate(value)
+        _find_shipped(own)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     plain = OmegaConf.to_container(config, enum_to_str=True)
     _refuse_pipes(plain)
     return Job(args=own, folder=folder, config=plain, **{one: getattr(root, one) for one in COMMON})
+
+
+def _find_shipped(args: Any) -> None:
+    """Wherever a policy is asked for, `shipped` is the folder of the student that comes with the package."""
+    for one in parent_fields(args):
+        if one.value == SHIPPED and "train_policy" in one.field.metadata["parent"]:
+            setattr(one.owner, one.field.name, find_start(SHIPPED))
 
 
 def _refuse_pipes(value: Any, name: str = "") -> None:
@@ -133,13 +143,23 @@ def _refuse_pipes(value: Any, name: str = "") -> None:
             raise ConfigError(f"{name}={value}: is a pipe, not a file or folder")
 
 
-def validate(value: Any) -> None:
-    """Call `validate` of every dataclass within these arguments that has one, the innermost first."""
+def validate(value: Any, name: str = "") -> None:
+    """Call `validate` of every dataclass within these arguments that has one, the innermost first.
+
+    Raises:
+        ValueError: one of them refuses a value; the field that its message begins with gets its dotted name.
+    """
     if dataclasses.is_dataclass(value):
-        for one in dataclasses.fields(value):
-            validate(getattr(value, one.name))
+        fields = [one.name for one in dataclasses.fields(value)]
+        for one in fields:
+            validate(getattr(value, one), f"{name}{one}.")
         if hasattr(value, "validate"):
-            value.validate()
+            try:
+                value.validate()
+            except ValueError as error:
+                if not name or re.match(r"\w*", str(error))[0] not in fields:
+                    raise
+                raise ValueError(f"{name}{error}") from error
     elif isinstance(value, list):
         for item in value:
             validate(item)

@@ -48,11 +48,12 @@ def field_texts(kind: type) -> dict[str, str]:
 def overview() -> str:
     """Every command with a line on what it does."""
     width = max(map(len, COMMANDS))
-    rows = [f"  {name:<{width}}  {_summary(name)}" for name in COMMANDS]
+    rows = [_wrapped(f"  {name:<{width}}  ", _summary(name), 80) for name in COMMANDS]
     return "\n".join(
         [
-            "Outcome and stepwise reward models, refiners and reranking. Each command is `python -m experiments.NAME`,",
-            "or stepwise-NAME where the package is installed; --help after one says what can be set.",
+            "Outcome and stepwise reward models, refiners and reranking. Each command is",
+            "`python -m experiments.NAME`, or stepwise-NAME where the package is installed",
+            "(stepwise-train-reward); --help after one says what can be set.",
             "",
             *rows,
         ]
@@ -61,7 +62,7 @@ def overview() -> str:
 
 def _summary(name: str) -> str:
     if header := _header(name):
-        return textwrap.shorten(re.split(r"\.(?= [A-Z]|$)|; ", header[0])[0], 80, placeholder="…")
+        return re.split(r"\.(?= [A-Z]|$)|; ", header[0])[0]
     origin = importlib.util.find_spec(COMMANDS[name]).origin
     with open(origin, encoding="utf-8") as file:
         return ast.get_docstring(ast.parse(file.read())).splitlines()[0].partition(": ")[2].rstrip(".").capitalize()
@@ -99,8 +100,11 @@ def _print_rows(title: str, rows: list[tuple[str, str]]) -> None:
     width = min(44, max((len(left) for left, _ in rows), default=0))
     print(f"{title}:" if rows else "", end="\n" if rows else "")
     for left, right in rows:
-        line = f"  {left:<{width}}  {right}"
-        print(line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…")
+        print(_wrapped(f"  {left:<{width}}  ", right, WIDTH))
+
+
+def _wrapped(before: str, text: str, width: int) -> str:
+    return textwrap.fill(text, width, initial_indent=before, subsequent_indent=" " * len(before))
 
 
 def _groups(config_name: str) -> Iterator[tuple[str, str]]:
@@ -110,8 +114,20 @@ def _groups(config_name: str) -> Iterator[tuple[str, str]]:
             ((group, chosen),) = entry.items()
             folder = files("conf") / group
             if folder.is_dir():
-                names = sorted(one.name[:-5] for one in folder.iterdir() if one.name.endswith(".yaml"))
-                yield f"{group}={chosen or 'null'}", " ".join(names)
+                yield f"{group}={chosen or 'null'}", " ".join(options_of(group))
+
+
+def options_of(group: str) -> list[str]:
+    """What can be chosen in a group of configs, those of folders within too: `demo`, `glore/gsm8k_llama2_7b`."""
+
+    def below(folder: Any, before: str) -> Iterator[str]:
+        for one in sorted(folder.iterdir(), key=lambda one: (one.is_dir(), one.name)):
+            if one.is_dir():
+                yield from below(one, f"{before}{one.name}/")
+            elif one.name.endswith(".yaml"):
+                yield before + one.name.removesuffix(".yaml")
+
+    return list(below(files("conf") / group, ""))
 
 
 def _settings(kind: type, config: Any, room: int) -> list[tuple[str, str]]:

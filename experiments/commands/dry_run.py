@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.commands.config import Job
 from stages.artifacts import is_artifact, open_artifact
@@ -11,6 +11,9 @@ from stages.make import look_up
 from stages.parents import parent_fields
 from stages.pipeline import Node
 from stages.stage import Stage
+
+if TYPE_CHECKING:
+    from rollouts.problems.args import ProblemArgs
 
 
 def stage_plan(stage: Stage, job: Job) -> tuple[list[str], bool]:
@@ -42,7 +45,7 @@ def pipeline_plan(nodes: list[Node], given: dict[str, str], job: Job) -> tuple[l
         found = None if waits else look_up(node.stage, args, job.run.artifacts)
         if found is not None:
             paths[node.name] = str(found.path)
-            lines.append(f"  {node.name:<16} found  {found.path}{_counts(found.path)}")
+            lines.append(f"  {node.name:<16} found  {found.path}{_counts(found.path, 'rows')}")
         else:
             pending += 1
             after = f", after {', '.join(waits[:4])}{' and others' * (len(waits) > 4)}" if waits else ""
@@ -51,27 +54,38 @@ def pipeline_plan(nodes: list[Node], given: dict[str, str], job: Job) -> tuple[l
     return lines, not pending
 
 
-def _counts(path: str | Path) -> str:
+def _counts(path: str | Path, *names: str) -> str:
+    """What an artifact's manifest counts; with `names`, these counts only, and the tokens."""
     if not is_artifact(path := Path(path)):
         return ""
     manifest = open_artifact(path, thorough=False).manifest
-    counts = [f"{name} {value:,}" for name, value in manifest["counts"].items() if isinstance(value, int)]
+    kept = {name: value for name, value in manifest["counts"].items() if isinstance(value, int)}
+    counts = [f"{value:,} {name}" for name, value in kept.items() if not names or name in names]
     if manifest["tokens"]:
-        counts.append(f"tokens {manifest['tokens']:,}")
+        counts.append(f"{manifest['tokens']:,} tokens")
     return f" ({', '.join(counts)})" if counts else ""
 
 
 def _size(args: Any) -> str:
     """Of how many problems, samples and tokens, where the arguments say so."""
     from rollouts.problems.args import ProblemArgs
-    from rollouts.problems.load import load_problems
 
     sizes = []
     problems = getattr(args, "problems", None)
     if isinstance(problems, ProblemArgs) and "solutions" in getattr(args, "examples", ["solutions"]):
-        count = len(load_problems(problems))
+        count = _count_problems(problems)
         sizes.append(f"{count:,} problems")
         if hasattr(args, "n"):
             samples = count * args.n
             sizes += [f"{samples:,} samples", f"at most {samples * args.sampler.max_tokens:,} tokens"]
     return f" ({', '.join(sizes)})" if sizes else ""
+
+
+def _count_problems(problems: ProblemArgs) -> int:
+    from rollouts.problems.load import load_problems
+
+    if problems.source != "arithmetic":
+        return len(load_problems(problems))
+    # how many are made is what is asked for, and making them takes a while
+    size, offset = problems.world.size, problems.offset
+    return max(0, min(size if problems.limit is None else offset + problems.limit, size) - offset)

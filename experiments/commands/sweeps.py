@@ -83,13 +83,15 @@ def _print_failed(failed: list[dict[str, Any]], arms: list[dict[str, Any]]) -> N
 
     # overrides that all arms have are not shown
     common = set.intersection(*(set(arm["overrides"]) for arm in arms)) if len(arms) > 1 else set()
-    table = Table(title=f"{len(failed)} of {len(arms)} arms failed", title_justify="left")
+    table = Table()
     table.add_column("arm", overflow="fold", max_width=34)
     table.add_column("why", overflow="fold")
-    for arm in failed:
-        arguments = " ".join(one for one in arm["overrides"] if one not in common)
-        table.add_row(Text(one_line(arguments)), Text(one_line(arm["why"])))
+    # a sweeper that chooses the arms may try one several times
+    rows = [(" ".join(one for one in arm["overrides"] if one not in common), arm["why"]) for arm in failed]
+    for arguments, why in dict.fromkeys(rows):
+        table.add_row(Text(one_line(arguments)), Text(one_line(why)))
     console = Console(file=sys.stderr, width=80)
+    console.print(f"{len(failed)} of {len(arms)} arms failed", highlight=False)
     console.print(table)
     console.print("The same command again runs only what is missing.", highlight=False)
 

@@ -69,7 +69,8 @@ class ProblemArgs:
         if self.source == "arithmetic" and self.path is not None:
             raise ValueError(f"problems.path={self.path!r}: source arithmetic makes its problems and reads no file")
         if self.source != "arithmetic" and not self.path:
-            raise ValueError(f"problems.path={self.path!r}: source {self.source} needs a path")
+            where = "a file or folder, or hub:org/name of a data set"
+            raise ValueError(f"problems.path={self.path or 'null'}: source {self.source} needs a path: {where}")
         if self.bad_rows not in BAD_ROWS:
             raise ValueError(f"problems.bad_rows={self.bad_rows!r} is none of {', '.join(BAD_ROWS)}")
         if self.source != "jsonl" and self.fields != FieldArgs():

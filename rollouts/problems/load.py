@@ -48,7 +48,7 @@ def load_problems(args: ProblemArgs, bad: BadRows | None = None) -> list[Problem
     problems = LOADERS[args.source](replace(args, path=path), bad)
     if bad.count:
         logger.warning("%s: %d rows that cannot be used are left out, the first: %s", path, bad.count, bad.named[0])
-    where = f"problems.source={args.source} path={args.path}"
+    where = f"problems.source={args.source}" + (f" path={args.path}" if args.path else "")
     if not problems:
         raise ProblemFileError(
             f"{where}: split {args.split!r} is empty "

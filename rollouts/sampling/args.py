@@ -42,6 +42,9 @@ class VLLMArgs:
             )
 
 
+OMITTABLE = ("n", "temperature", "top_p", "seed", "stop")
+
+
 def _model_at_hosts(args: OpenAIArgs) -> str | None:
     return None if args.model is None else f"{args.model}@{args.hosts}"
 
@@ -57,12 +60,19 @@ class OpenAIArgs:
     servers are `vllm serve`, whose extensions (token ids, seeds for each of n samples) are then used. The key is read
     from the environment variable that `api_key_env` names. `concurrency` requests are under way at a time, over all
     servers; one that fails is tried `attempts` times, `timeout` seconds each.
+
+    For servers that do not take what is sent to them: `omit` names parameters that are left out (n, temperature, top_p,
+    seed, stop), `seed_bits` bounds the seeds, and `max_tokens_field` is what the limit of a completion is called (None:
+    max_completion_tokens in a chat, else max_tokens).
     """
 
     base_urls: list[str] = field(default_factory=lambda: ["http://127.0.0.1:8000/v1"], metadata={"runtime": True})
     model: str | None = resolved(None, _model_at_hosts)
     api: str = "completions"
     vllm: bool = False
+    omit: list[str] = field(default_factory=list)
+    seed_bits: int = 63
+    max_tokens_field: str | None = runtime(None)
     api_key_env: str = runtime("OPENAI_API_KEY")
     concurrency: int = runtime(64)
     attempts: int = runtime(8)
@@ -85,6 +95,17 @@ class OpenAIArgs:
             raise ValueError(f"sampler.openai.base_urls must be http(s) addresses, not {list(self.base_urls)}")
         if self.api not in ("completions", "chat"):
             raise ValueError(f"sampler.openai.api must be completions or chat, not {self.api!r}")
+        if unknown := set(self.omit) - set(OMITTABLE):
+            raise ValueError(f"sampler.openai.omit takes {', '.join(OMITTABLE)}, not {', '.join(sorted(unknown))}")
+        if self.vllm and {"seed", "stop"} & set(self.omit):
+            raise ValueError("sampler.openai.omit: vllm serve takes seed and stop, and sampler.openai.vllm=true")
+        if not 8 <= self.seed_bits <= 63:
+            raise ValueError(f"sampler.openai.seed_bits must be between 8 and 63, not {self.seed_bits}")
+        if self.max_tokens_field not in (None, "max_tokens", "max_completion_tokens"):
+            raise ValueError(
+                "sampler.openai.max_tokens_field must be max_tokens or max_completion_tokens, not "
+                f"{self.max_tokens_field!r}"
+            )
         if self.concurrency < 1 or self.attempts < 1 or not 0 < self.timeout < float("inf"):
             raise ValueError(
                 f"sampler.openai needs concurrency >= 1, attempts >= 1 and timeout > 0, not {self.concurrency}, "

@@ -20,7 +20,8 @@ from stages.text import shown
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-SEEDS = 2**63  # sample seeds are smaller
+SEED_BITS = 63
+SEEDS = 2**SEED_BITS  # sample seeds are smaller
 REFUSED = "refused"  # the finish reason of a sample that could not be drawn at all; its `reason` says why
 
 
@@ -106,18 +107,18 @@ def sample_seed(run_seed: int, request_id: str, index: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def split_samples(request: Request, together: bool) -> Iterator[tuple[Sequence[int], int]]:
+def split_samples(request: Request, together: bool, bits: int = SEED_BITS) -> Iterator[tuple[Sequence[int], int]]:
     """The wanted samples and the seed of the first, call by call, for an engine that seeds its sample i with seed + i.
 
     All in one call where `together` says that the engine can and no sample is there already, else one by one: a sample
-    gets the same seed either way.
+    gets the same seed either way. Of a seed that is to have fewer bits, the highest are taken.
     """
-    first, wanted = sample_seed(request.seed, request.id, 0), list(request.indices)
+    first, wanted = sample_seed(request.seed, request.id, 0) >> (SEED_BITS - bits), list(request.indices)
     # nobody wraps the seeds around within a call
-    if together and wanted and sorted(wanted) == list(range(request.n)) and first + request.n <= SEEDS:
+    if together and wanted and sorted(wanted) == list(range(request.n)) and first + request.n <= 1 << bits:
         yield range(request.n), first
     else:
-        yield from (((index,), (first + index) % SEEDS) for index in wanted)
+        yield from (((index,), (first + index) % (1 << bits)) for index in wanted)
 
 
 def fill(request: Request, args: SamplerArgs) -> Request:

@@ -49,7 +49,7 @@ def grade_sample(problem: Problem, sample: Sample, index: int, last_number: bool
 class SampleArgs:
     """Arguments of the stage `sample`: `n` rollouts of every problem."""
 
-    policy: str = parent("train_policy", any_path=True, or_name="served")  #: who samples: a causal LM's folder
+    policy: str = parent("train_policy", any_path=True, or_name="served")  #: who samples: a folder, hub:…, shipped
     problems: ProblemArgs = field(default_factory=ProblemArgs)  #: which problems
     sampler: SamplerArgs = field(default_factory=SamplerArgs)  #: how to sample
     prompt: PromptArgs = field(default_factory=PromptArgs)

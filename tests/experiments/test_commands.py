@@ -30,6 +30,7 @@ from experiments.commands.config import (
     validate,
 )
 from experiments.commands.sweeps import objective_of
+from refine.students.shipped import find_start
 
 ROOT = Path(__file__).parents[2]
 MODULE = """
@@ -185,7 +186,7 @@ def test_resolved_file_gives_the_same_artifact(kitchen: Path) -> None:
         (["size.eggs=???"], "error: no value is given for size.eggs\n"),
         (["run.threads=0"], "error: run.threads must be at least 1, not 0\n"),
         (["size.egs=2"], "size.egs=2: Key 'egs' not in 'Size' (did you mean size.eggs?"),
-        (["experiment=none_such"], "Available options in 'experiment': big\n"),
+        (["experiment=none_such"], "Available options in 'experiment': big, "),
         (["size.eggs=${oc.env:NOPE}"], "Environment variable 'NOPE' not found"),
         (["size.eggs=1", "size.eggs=2"], "error: size.eggs is given twice: size.eggs=1 and size.eggs=2\n"),
         (["size.eggs=a=b"], """error: 'size.eggs=a=b' cannot be read; a text with such characters is written so: """),
@@ -484,9 +485,9 @@ def test_dry_run_says_what_is_there_and_writes_nothing(
     cook_here(kitchen, monkeypatch, capsys, "size.eggs=2")
     before = sorted(kitchen.rglob("*"))
     done = cook_here(kitchen, monkeypatch, capsys, "dry_run=true", "size.eggs=2", f"food={made(kitchen)[0]}")
-    assert f"from food: {made(kitchen)[0].relative_to(kitchen)} (eggs 2)" in done.stdout.replace(f"{kitchen}/", "")
+    assert f"from food: {made(kitchen)[0].relative_to(kitchen)} (2 eggs)" in done.stdout.replace(f"{kitchen}/", "")
     done = cook_here(kitchen, monkeypatch, capsys, "dry_run=true", "size.eggs=2")
-    assert done.stdout.startswith(f"cook: found {made(kitchen)[0].relative_to(kitchen)} (eggs 2)")
+    assert done.stdout.startswith(f"cook: found {made(kitchen)[0].relative_to(kitchen)} (2 eggs)")
     assert sorted(kitchen.rglob("*")) == before
     (kitchen / "dry.yaml").write_text("dry_run: true\nsize: {eggs: 5}\n")
     assert "would be made" in cook_here(kitchen, monkeypatch, capsys, "--resolved", "dry.yaml").stdout
@@ -553,6 +554,18 @@ def test_yaml_numbers_and_lists_of_dataclasses(tmp_path: Path) -> None:
 def test_validate_goes_everywhere() -> None:
     with pytest.raises(ValueError, match=r"run.name=''"):
         validate({"a": [PotArgs(lids=[RunArgs(name="")])]})
+
+
+def test_shipped_is_a_word_wherever_a_policy_is_asked_for(tmp_path: Path) -> None:
+    from experiments import revise, sample, train_reward
+
+    for command, name, values in (
+        (sample.main, "policy", {}),
+        (train_reward.main, "policy", {"kind": "orm", "rollouts": "r"}),
+        (revise.main, "global_refiner", {"drafts": "d", "local_refiner": "l", "orm": "o", "sorm": "s"}),
+    ):
+        job = build_job(command.schema, command.args, values | {name: "shipped"}, tmp_path)
+        assert getattr(job.args, name) == find_start("shipped") and job.config[name] == "shipped"
 
 
 def test_field_names_that_are_taken() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments.commands.catalogue import COMMANDS
-from experiments.commands.describe import field_texts, overview
+from experiments.commands.describe import field_texts, options_of, overview
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +45,8 @@ def test_help_fits_a_screen(name: str) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) <= 40
+    if name == "glore":
+        assert all(f" {option}" in done.stdout for option in options_of("experiment"))
     if name != "show":
         assert lines[1].startswith(f"  python -m experiments.{name}")
         settings = lines[lines.index("Settings:") :]
@@ -57,9 +60,15 @@ def test_help_fits_a_screen(name: str) -> None:
 
 
 def test_the_overview_has_a_line_for_each() -> None:
-    lines = [line for line in overview().splitlines() if line.startswith("  ")]
+    assert all(len(line) <= 80 and "…" not in line for line in overview().splitlines())
+    lines = [line for line in overview().splitlines() if re.match(r"  \w", line)]
     assert [line.split()[0] for line in lines] == list(COMMANDS)
-    assert all(len(line) <= 100 and len(line.split()) > 5 for line in lines)
+    assert all(len(line.split()) > 5 for line in lines)
+
+
+def test_options_in_folders_are_listed() -> None:
+    rows = sorted(path.stem for path in (ROOT / "conf" / "experiment" / "glore").glob("*.yaml"))
+    assert len(rows) >= 3 and options_of("experiment") == ["demo", *(f"glore/{row}" for row in rows)]
 
 
 def test_make_help_has_a_line_for_each_target() -> None:

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from experiments.commands.config import RunArgs
-from experiments.commands.dry_run import pipeline_plan
+from experiments.commands.dry_run import _size, pipeline_plan
 from experiments.pipelines.glore import GloreArgs, StudentArgs, glore_nodes
 from rollouts.problems.args import ProblemArgs
+from rollouts.problems.load import LOADERS, load_problems
+from rollouts.sampling.sample import SampleArgs
 from stages.make import make
 from stages.pipeline import Node
 from stages.stage import Stage, parent
@@ -48,7 +52,7 @@ def test_found_stages_are_named_and_the_others_wait_for_them(tmp_path: Path) -> 
     ]
     egg, _ = make(DISH, DishArgs(eggs=2), tmp_path)
     first, second, third, last = plan(nodes, {}, tmp_path)
-    assert first.split() == ["egg", "found", str(egg.path), "(eggs", "2)"]
+    assert first.split() == ["egg", "found", str(egg.path)]  # what it counts is for `show`
     assert second.endswith("would be made") and third.endswith("would be made, after cake")
     assert last.startswith("dry run: 2 of 3 stages would be run")
     cake, _ = make(DISH, DishArgs(food=str(egg.path)), tmp_path)
@@ -60,6 +64,16 @@ def test_glore_says_how_much_it_would_sample(tmp_path: Path) -> None:
     args = GloreArgs(problems=ProblemArgs(), student=StudentArgs(start="shipped"), train_problems=5, test_problems=3)
     args.problems.world.size = 20
     lines = {line.split()[0]: line for line in plan(*glore_nodes(args), tmp_path)}
-    assert "would be made (5 problems, 40 samples, at most 10,240 tokens)" in lines["rollouts"]
+    assert "would be made (5 problems, 40 samples, at most 20,480 tokens)" in lines["rollouts"]
     assert "(3 problems, 3 samples" in lines["drafts"] and lines["report"].endswith("and others")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_made_to_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rollouts.world.generator.load", lambda args: pytest.fail("the world was generated"))
+    for limit, offset, count in ((None, 0, 20), (5, 0, 5), (50, 4, 16), (5, 18, 2)):
+        problems = ProblemArgs(limit=limit, offset=offset)
+        problems.world.size = 20
+        assert _size(SampleArgs("p", problems, n=2)).startswith(f" ({count} problems, {2 * count} samples")
+        monkeypatch.setitem(LOADERS, "arithmetic", lambda args: list(range(args.world.size)))
+        assert len(load_problems(problems)) == count

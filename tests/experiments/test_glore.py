@@ -370,6 +370,14 @@ def test_sft_problems_and_policy_of_a_trained_student_are_the_pipelines():
         (["~problems"], "choose what to run: experiment=demo is the embedded world"),
         (["problems=gsm8k", "problems.path=d"], "nobody knows the first error of a gsm8k solution; leave oracle out"),
         (["given.orm=nowhere"], "nowhere: there is no such artifact folder"),
+        (["given.orm=nowhere", "dry_run=true"], "nowhere: there is no such artifact folder"),
+        (
+            ["given.student=nowhere"],
+            "given.student=nowhere: there is no such folder; a model of the hub is",
+        ),
+        (["student.start=org/model"], "student.start=org/model: there is no such folder"),
+        (["rollouts.n=0"], "error: rollouts.n must be at least 1, not 0"),
+        (["orm.train.learning_rate=-1"], "error: orm.train.learning_rate must be finite and positive, not -1.0"),
     ],
 )
 def test_what_is_typed_without_effect_ends_with_one_line(overrides, message, tmp_path, monkeypatch, capsys):
@@ -380,6 +388,14 @@ def test_what_is_typed_without_effect_ends_with_one_line(overrides, message, tmp
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert raised.value.code == 2 and message in line
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_reward_model_of_the_other_kind_is_refused_at_once(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["glore", "experiment=demo", f"given.orm={made['sorm']}", "dry_run=true"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert f"error: given.orm={made['sorm']}: is a reward model of kind=sorm\n" == capsys.readouterr().err
 
 
 def test_without_arguments_the_command_says_what_to_choose(tmp_path, monkeypatch, capsys):

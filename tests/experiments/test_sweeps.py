@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from experiments.commands.sweeps import _print_failed
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -71,3 +73,14 @@ def test_optuna_outlives_failed_trials_and_needs_an_objective(folder: Path) -> N
     assert done.returncode == 1 and "3 of 3 arms failed" in done.stderr and "Traceback" not in done.stderr
     done = optuna(folder, "sampler.top_p=interval(0.5,1.0)")
     assert done.returncode == 1 and "this sweeper needs objective=KEY" in done.stderr and results(folder) == {}
+
+
+def test_a_trial_that_fails_often_is_one_row(capsys: pytest.CaptureFixture) -> None:
+    failed = [
+        {"overrides": ["n=2"], "why": "no"},
+        {"overrides": ["n=2"], "why": "no"},
+        {"overrides": ["n=6"], "why": "x"},
+    ]
+    _print_failed(failed, failed)
+    table = capsys.readouterr().err
+    assert "3 of 3 arms failed" in table and table.count("n=2") == 1 and table.count("n=6") == 1

@@ -7,6 +7,7 @@ request, so that it does not depend on the order in which requests come. Every r
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import random
 import threading
@@ -21,15 +22,19 @@ from typing import Any
 # what a reply is made into; each may pass, so the same request is answered later
 FAULTS = (
     *("429", "429 for 30 s", "429 until a date", "500", "503", "408", "not taken", "cut", "half", "html", "not utf-8"),
-    *("hang", "trickle", "no choices", "no text", "fewer", "more", "same index", "no usage", "odd end", "null"),
+    *("hang", "trickle", "no choices", "no text", "other text", "odd end", "null", "deep", "too long", "gzip bomb"),
+    *("error 524", "bad gzip"),
 )
+# what is odd about a reply that is used all the same
+ODD = ("fewer", "more", "same index", "twice", "no usage", "usage 1e30", "eos", "charset", "byte order mark")
+BOMB = gzip.compress(bytes(2**26 + 1), 9)
 AFTER = 30  # seconds that `Retry-After` asks for
 # (what was asked, how often it has come, counted from 0) -> a fault, a status such as "401", or None
 Schedule = Callable[[dict[str, Any], int], str | None]
 
 
-def none(body: dict[str, Any], times: int) -> None:
-    """The schedule of a server that does not fail."""
+def none(body: dict[str, Any], times: int = 0) -> None:
+    """The schedule of a server that does not fail, and has no page of its own."""
 
 
 def at_random(seed: int, share: float, most: int = 3, faults: tuple[str, ...] = FAULTS) -> Schedule:
@@ -70,6 +75,8 @@ class Seen:
 class FaultServer:
     """Use it as a context. `context` is the most characters of a prompt, `speaks_vllm` whether it tells token ids.
 
+    `page` makes status, headers and body of a request's body, or None for the script's answer.
+
     With `gate`, requests wait until so many are there at once; the gate is open from then on. `now` is the clock.
     """
 
@@ -77,6 +84,7 @@ class FaultServer:
     context: int = 100_000
     speaks_vllm: bool = True
     gate: int = 0
+    page: Callable[[dict[str, Any]], tuple[int, dict[str, str], bytes] | None] = none
     now: Callable[[], float] = lambda: 0.0
     seen: list[Seen] = field(default_factory=list)
     most_under_way: int = 0
@@ -151,6 +159,8 @@ class FaultServer:
     def _reply(self, seen: Seen) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body."""
         fault = seen.fault or ""
+        if (page := self.page(seen.body)) is not None:
+            return page
         if fault[:3].isdigit():
             # some servers repeat a wrong key
             said = f"status {fault}\x1b[31m, you sent {seen.headers.get('authorization')}"
@@ -170,14 +180,23 @@ class FaultServer:
             # what is shown of it ends within the key
             said = f"<html>\x1b[31mWe are back soon.{'.' * 30}{seen.headers.get('authorization')}</html>"
             return 200, {"Content-Type": "text/html"}, said.encode()
-        spoilt = {"half": page[: len(page) // 2], "not utf-8": page[:-1] + b"\xff}", "null": b"null"}
-        return 200, {}, spoilt.get(fault, page)
+        if fault in ("gzip bomb", "bad gzip"):
+            return 200, {"Content-Encoding": "gzip"}, BOMB if fault == "gzip bomb" else page
+        spoilt = {
+            **{"half": page[: len(page) // 2], "not utf-8": page[:-1] + b"\xff}", "null": b"null"},
+            **{"deep": b'{"a":' * 50_000 + page + b"}" * 50_000, "byte order mark": b"\xef\xbb\xbf" + page},
+            "error 524": json.dumps({"error": {"message": "Provider returned error", "code": 524}}).encode(),
+        }
+        if fault == "too long":
+            return 200, {}, page[:-1] + b" " * 2**26 + b"}"
+        charset = {"Content-Type": "application/json; charset=base64"} if fault == "charset" else {}
+        return 200, charset, spoilt.get(fault, page)
 
     def _answer(self, body: dict[str, Any], prompt: str | list[int], is_chat: bool) -> dict[str, Any]:
         choices = []
-        limit = body["max_completion_tokens" if is_chat else "max_tokens"]
-        for index in range(body["n"]):
-            text = text_of(prompt, 0 if body["temperature"] == 0 else body["seed"] + index)
+        limit = body.get("max_completion_tokens", body.get("max_tokens"))
+        for index in range(body.get("n", 1)):
+            text = text_of(prompt, 0 if body.get("temperature") == 0 else body.get("seed", 0) + index)
             text, reason, tokens = end(text, limit, body.get("stop", []))
             choice: dict[str, Any] = {"index": index, "finish_reason": reason}
             choice |= {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
@@ -230,6 +249,15 @@ def spoil(answer: dict[str, Any], fault: str, is_chat: bool) -> None:
         choices.pop()
     elif fault == "more":
         choices.append(choices[0] | {"index": len(choices)})
+    elif fault == "twice":
+        choices.append(choices[0])
+    elif fault == "other text":
+        choices[:] = [choices[0], choices[0] | {"message": {"content": "another"}, "text": "another"}]
+    elif fault == "eos":
+        for choice in choices:
+            choice["finish_reason"] = {"stop": "eos_token", "length": "MAX_TOKENS"}[choice["finish_reason"]]
+    elif fault == "usage 1e30":
+        answer["usage"] = {"prompt_tokens": -3, "completion_tokens": 1e30}
     elif fault == "same index":
         choices[0]["index"] = len(choices)
     elif fault == "no usage":

@@ -201,7 +201,7 @@ def test_a_parent_of_another_stage_is_refused(student, parents, tmp_path):
         ({"examples": ["local"]}, "pairs=None"),
         ({"pairs": "x"}, "pairs=x"),
         ({"max_per_problem": 0}, "not 0"),
-        ({"max_length": 3}, "not 4, 3"),
+        ({"max_length": 3}, "max_length must be at least 8, not 3"),
         ({"validation_share": 1.0}, "not 1.0"),
     ],
 )

@@ -212,6 +212,9 @@ def test_a_served_model_counts_with_its_host(tmp_path: Path) -> None:
     one = key("http://one:8000/v1")
     assert one == key("http://one:8000/v1", "http://one:8001/v1", concurrency=3)
     assert len({one, key("http://two:8000/v1"), key("http://one:1/v1", "http://two:1/v1")}) == 3
+    # what is sent counts, but not what the limit is called
+    assert one == key("http://one:8000/v1", max_tokens_field="max_tokens")
+    assert len({one, key("http://one/v1", omit=["seed"]), key("http://one/v1", seed_bits=31)}) == 3
     # a folder counts by its contents, wherever it is served, unless the server has a name of its own for it
     folder = {"policy": str(tmp_path)}
     assert key("http://one/v1", **folder) == key("http://two/v1", **folder)

@@ -14,13 +14,12 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI, OpenAIError
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type
 
-from rollouts.backends.servers.replies import BadReply
+from rollouts.backends.servers.faults import REASON, BadReply, Refused, ReplyError, Trouble, judge, retry_after
 from rollouts.sampling.protocol import SamplingError
 from stages.text import one_line
 
@@ -29,21 +28,7 @@ logger = logging.getLogger(__name__)
 
 FIRST, LONGEST = 1.0, 60.0  # seconds that a server is left alone after its first failure, and at most
 LOOK_AGAIN = 0.25  # seconds between two looks at a server that somebody else is trying
-PASSING = {408, 409, 425, 429}  # and all from 500: the same request may be answered later
-ABOUT_THE_REQUEST = {400, 413, 422}
-REASON = 300  # characters kept of what a server says
-
-
-class Refused(ValueError):
-    """The server will never answer this request; the message is its reason."""
-
-
-class Trouble(Exception):
-    """A failure that may pass; `after` is how many seconds the server asks to be left alone."""
-
-    def __init__(self, reason: str, after: float = 0.0) -> None:
-        super().__init__(reason)
-        self.after = after
+IN_A_ROW = 20  # requests given up with no answer between them: more are no accident
 
 
 @dataclass(frozen=True)
@@ -62,17 +47,21 @@ class Server:
     client: AsyncOpenAI = field(repr=False)
     under_way: int = 0
     asked: int = 0
+    answered: int = 0
     failures: int = 0
     rests_until: float = -math.inf
 
 
 class Tries:
-    """What one request has been through."""
+    """What one request has been through. `answered` counts the answers to others when each server last failed with it,
+    and `before` is that count at the last but one failure of the server that failed last."""
 
-    def __init__(self) -> None:
+    def __init__(self, answered: int) -> None:
+        self.before = answered
+        self.answered: defaultdict[Server, int] = defaultdict(lambda: answered)
         self.failed: Counter[Server] = Counter()
         self.until: defaultdict[Server, float] = defaultdict(lambda: -math.inf)  # when it may be asked again
-        self.reasons: dict[Server, str] = {}
+        self.last: dict[Server, Trouble] = {}
 
 
 class Pool:
@@ -85,6 +74,7 @@ class Pool:
         self._slots = asyncio.Semaphore(concurrency)
         self._jitter = random.Random()
         self._over: SamplingError | None = None
+        self._given_up, self._given_up_at = 0, 0  # requests since the last answer, and the number of answers by then
 
     async def close(self) -> None:
         """Give back the connections."""
@@ -95,10 +85,11 @@ class Pool:
         """What `send` returns for one of the servers; `name` says in an error what was asked.
 
         Raises:
-            Refused: a server says that the request is at fault.
+            Refused: a server says that the request is at fault, or all have failed `attempts` times with this one
+                while they answer others.
             SamplingError: every server has failed `attempts` times, or one does not let us in.
         """
-        tries = Tries()
+        tries = Tries(self._answered)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(Trouble),
             stop=lambda _: not self._left(tries),
@@ -111,9 +102,24 @@ class Pool:
             self._over = error
             raise
         except RetryError:
-            reasons = "; ".join(f"{server.url}: {reason}" for server, reason in tries.reasons.items())
-        self._over = SamplingError(f"{name}: every server has failed {self.attempts} times, last with: {reasons}")
+            reasons = "; ".join(f"{server.url}: {trouble}" for server, trouble in tries.last.items())
+        said = f"every server has failed {self.attempts} times, last with: {reasons}"
+        if self._may_give_up(tries):
+            self._given_up, self._given_up_at = self._given_up + 1, self._answered
+            raise Refused(said)
+        self._over = SamplingError(f"{name}: {said}")
         raise self._over
+
+    @property
+    def _answered(self) -> int:
+        return sum(server.answered for server in self.servers)
+
+    def _may_give_up(self, tries: Tries) -> bool:
+        """Whether it is the request that is at fault, as far as can be told, and the rest can go on without it."""
+        kinds = {trouble.kind for trouble in tries.last.values()}
+        if self._answered > (tries.before if "server" in kinds else self._given_up_at):
+            return True  # others were answered meanwhile
+        return kinds == {"request"} and self._given_up < IN_A_ROW
 
     def _left(self, tries: Tries) -> list[Server]:
         return [server for server in self.servers if tries.failed[server] < self.attempts]
@@ -153,7 +159,8 @@ class Pool:
                 raise
             finally:
                 server.under_way -= 1
-            server.failures = 0
+            server.failures = self._given_up = 0
+            server.answered += 1
             return answer
 
     async def _send(self, server: Server, send: Callable[[AsyncOpenAI], Awaitable[T]]) -> T:
@@ -163,30 +170,33 @@ class Pool:
         except TimeoutError:
             fault: Exception = Trouble(f"no answer within {self.timeout:g} s")
         except APIStatusError as error:
-            fault = self._judge(server, error)
+            response, told = error.response, " ".join(filter(None, (str(error), error.code, error.type)))
+            if "location" in response.headers:
+                told += f" to {response.headers['location']}"
+            after = retry_after(response.headers, time.time())
+            fault = judge(error.status_code, told, error.param, server.answered > 0, after)
+        except ReplyError as error:
+            fault = judge(error.status, str(error), error.param, server.answered > 0, in_reply=True)
         except APIConnectionError as error:
             cause = error.__cause__ or error
             fault = Trouble(one_line(f"{type(cause).__name__}: {cause}".removesuffix(": "), REASON))
-        except (BadReply, OpenAIError) as error:
-            fault = Trouble(one_line(error, REASON))
+        except BadReply as error:
+            fault = Trouble(one_line(error, REASON), "request" if error.readable else "either")
+        except OpenAIError as error:
+            fault = Trouble(one_line(error, REASON), "either")
+        if isinstance(fault, SamplingError):
+            fault = SamplingError(f"{server.url}: {fault}")
         # outside, so that what the client raised, which holds the request with its key, does not hang on to it
         raise fault
-
-    def _judge(self, server: Server, error: APIStatusError) -> Exception:
-        """What a status other than 200 means: it may pass, the request is at fault, or nothing will ever come."""
-        reason, status = one_line(error, REASON), error.status_code
-        if status in PASSING or status >= 500:
-            return Trouble(reason, retry_after(error.response.headers, time.time()))
-        if status in ABOUT_THE_REQUEST:
-            return Refused(reason)
-        hint = " (is the address complete, with its /v1, and the model's name right?)" if status == 404 else ""
-        return SamplingError(f"{server.url}: {reason}{hint}")
 
     def _leave_alone(self, server: Server, tries: Tries, trouble: Trouble, failures: int) -> None:
         now = self.clock.now()
         tries.failed[server] += 1
-        tries.reasons[server] = str(trouble)
+        tries.last[server] = trouble
+        tries.before, tries.answered[server] = tries.answered[server], self._answered
         tries.until[server] = now + self._growing(tries.failed[server])
+        if trouble.kind == "request":
+            return  # others may ask it
         pause = trouble.after
         if server.failures <= failures:  # else others that were asked at the same time have failed before
             server.failures += 1
@@ -196,18 +206,3 @@ class Pool:
 
     def _growing(self, failures: int) -> float:
         return min(FIRST * 2.0 ** min(failures - 1, 30), LONGEST) * self._jitter.uniform(0.75, 1.25)
-
-
-def retry_after(headers, now: float) -> float:
-    """Seconds that a reply asks to wait, 0 where it does not; `now` is the time of day that a date counts from."""
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        value = headers.get(name, "")
-        try:
-            seconds = float(value) / unit
-        except ValueError:
-            continue
-        return seconds if 0 < seconds < math.inf else 0.0
-    try:
-        return max(parsedate_to_datetime(value).timestamp() - now, 0.0)
-    except (ValueError, OverflowError):
-        return 0.0

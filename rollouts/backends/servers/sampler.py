@@ -8,44 +8,31 @@ Which server is asked, and what is tried again, is in `rollouts/backends/servers
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from openai import AsyncOpenAI
 
 from rollouts.backends.servers.background import Background
+from rollouts.backends.servers.calls import Call, Caller
 from rollouts.backends.servers.clients import find_key, open_client
-from rollouts.backends.servers.pool import Clock, Pool, Refused, Server
-from rollouts.backends.servers.replies import BadReply, Reply, ReplyChoice, count_tokens, read_reply
+from rollouts.backends.servers.faults import REASON, BadReply, Refused
+from rollouts.backends.servers.pool import Clock, Pool, Server
+from rollouts.backends.servers.replies import Reply, ReplyChoice, count_tokens, read_reply
 from rollouts.sampling.policies import load_tokenizer
-from rollouts.sampling.protocol import (
-    REFUSED,
-    SEEDS,
-    Request,
-    Sample,
-    SamplingError,
-    end_tokens,
-    fill,
-    prompt_fault,
-    prompt_ids,
-    refuse,
-    split_samples,
-)
-from rollouts.steps import Chat
+from rollouts.sampling.protocol import REFUSED, Request, Sample, SamplingError
+from rollouts.steps import encode_text
+from stages.text import one_line, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from rollouts.sampling.args import OpenAIArgs, SamplerArgs
 
-# a policy's folder may name others in its generation_config.json, which `vllm serve` would follow
-PLAIN_SAMPLING = {
-    **{"top_k": 0, "min_p": 0.0},
-    **{"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
-}
+logger = logging.getLogger(__name__)
 PROMISES = {
     True: "vllm seeds each sample by itself: the same requests give the same texts however they are ordered, split and "
     "resumed, except where batching or hardware rounds a draw to another token",
@@ -53,15 +40,17 @@ PROMISES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What one HTTP request asks for: these samples of a request, the first drawn with `seed`, the next with one
-    more. `prompt` is text or token ids, with the prefix, or the messages of a chat."""
-
-    request: Request
-    indices: Sequence[int]
-    seed: int
-    prompt: str | list[int] | list[dict[str, str]]
+# what is noticed of replies that are used all the same: said once, and how often at the end
+ODD = {
+    "choices": "%s; what is missing is asked for one by one",
+    "more": "%s; only those are used",
+    "thought": "%s has reasoning and no content: its text is empty (is it the server's reasoning parser?)",
+    "usage": "%s: the server does not tell how many tokens it used; they are counted with the policy's tokenizer, "
+    "without one as 0",
+    "long": "%s has %d tokens, where at most %d were asked for: does the server take the limit "
+    "(sampler.openai.max_tokens_field)?",
+    "model": "%s is said to be of the model %s, where %s was asked for",
+}
 
 
 class OpenAISampler:
@@ -71,9 +60,11 @@ class OpenAISampler:
     """
 
     def __init__(self, model: str, tokenizer: PreTrainedTokenizerFast | None, args: SamplerArgs) -> None:
-        self.model, self.tokenizer, self.args, self.settings = model, tokenizer, args, args.openai
+        self.model, self.args, self.settings = model, args, args.openai
         self.promise = PROMISES[self.settings.vllm]
-        self.clock = Clock()
+        self.clock, self.caller = Clock(), Caller(model, tokenizer, args)
+        self._odd: Counter[str] = Counter()
+        self._told: set[str] = set()  # what servers have told of a choice beside its text
         self._keys = [find_key(url, self.settings.api_key_env) for url in self.settings.base_urls]
         self._open: set[Background] = set()
 
@@ -85,51 +76,44 @@ class OpenAISampler:
             SamplingError: every server has failed too often, or one does not let us in.
         """
         for request in requests:
-            self._check(request)
+            self.caller.check(request)
         pool = self._open_pool()
         background = Background(pool.close)
         self._open.add(background)
         try:
-            for call in self._calls(requests):
+            for call in self.caller.calls(requests):
                 if isinstance(call, Call):
                     background.start(self._draw(pool, call))
                 else:
                     yield from call
                 # twice as many as are asked at a time, so that a reader who is slow for a moment holds up no server
                 while background.under_way >= 2 * self.settings.concurrency:
-                    yield from background.take()
+                    yield from self._take(pool, background)
             while background.under_way:
-                yield from background.take()
+                yield from self._take(pool, background)
         except CancelledError:
             raise SamplingError("the sampler was closed while it was sampling") from None
         except SamplingError:
-            for samples in background.take_good():  # they are paid for
+            for samples, _ in background.take_good():  # they are paid for
                 yield from samples
             raise
         finally:
             self._open.discard(background)
             background.close()
 
+    def _take(self, pool: Pool, background: Background) -> list[Sample]:
+        samples, missing = background.take()
+        for call in missing:
+            background.start(self._draw(pool, call))
+        return samples
+
     def close(self) -> None:
         """End what is under way; a reader who goes on gets a SamplingError."""
         for background in list(self._open):
             background.close()
-
-    def _check(self, request: Request) -> None:
-        is_text, is_chat = isinstance(request.prompt, str), isinstance(request.prompt, Chat)
-        if self.settings.api == "chat" and (request.prefix or not (is_text or is_chat)):
-            what = "a prefix" if request.prefix else "a prompt of token ids"
-            raise ValueError(f"request {request.id} has {what}: sampler.openai.api=chat sends messages only")
-        if self.settings.api == "completions" and is_chat and self.tokenizer is None:
-            raise ValueError(
-                f"request {request.id} is a chat: without a tokenizer, for which the policy has to be a folder, it is "
-                "sent with sampler.openai.api=chat only"
-            )
-        if request.prefix and not is_text and self.tokenizer is None:
-            raise ValueError(
-                f"request {request.id} has a prompt of token ids and a prefix: without a tokenizer, for which the "
-                "policy has to be a folder, they cannot be put together"
-            )
+        if often := {kind: count for kind, count in self._odd.items() if count > 1}:
+            logger.warning("replies that were odd in a way said above, in all: %s", often)
+        self._odd.clear()
 
     def _open_pool(self) -> Pool:
         servers = [
@@ -139,35 +123,14 @@ class OpenAISampler:
         one = self.settings
         return Pool(servers, one.concurrency, one.attempts, one.timeout, self.clock)
 
-    def _calls(self, requests: Sequence[Request]) -> Iterator[Call | Iterator[Sample]]:
-        """What to ask for each request, or its refusal, one by one: there may be millions."""
-        for asked in requests:
-            request = fill(asked, self.args)
-            prompt = self._prompt(request)
-            fault = prompt_fault(prompt, request.max_tokens, None)  # its length is the server's to judge
-            if fault is not None:
-                yield refuse(request, fault)
-                continue
-            # vllm draws greedy samples one by one only
-            for indices, seed in split_samples(request, not (self.settings.vllm and request.temperature == 0)):
-                yield Call(request, indices, seed, prompt)
-
-    def _prompt(self, request: Request) -> str | list[int] | list[dict[str, str]]:
-        if self.settings.api == "chat":
-            chat = Chat(request.prompt) if isinstance(request.prompt, str) else request.prompt
-            return chat.messages if chat.user else ""
-        if self.tokenizer is not None:
-            return prompt_ids(self.tokenizer, request)
-        return request.prompt + request.prefix if isinstance(request.prompt, str) else list(request.prompt)
-
-    async def _draw(self, pool: Pool, call: Call) -> list[Sample]:
-        """The samples of one call."""
+    async def _draw(self, pool: Pool, call: Call) -> tuple[list[Sample], list[Call]]:
+        """The samples of one call, and the calls for those that did not come."""
         n = len(call.indices)
 
         async def send(client: AsyncOpenAI) -> Reply:
             create = client.chat.completions if self.settings.api == "chat" else client.completions
-            reply = await create.with_raw_response.create(**self._body(call))
-            found = read_reply(self.settings.api, reply.text, n)
+            reply = await create.with_raw_response.create(**self.caller.body(call))
+            found = read_reply(self.settings.api, reply.content, n)
             for choice in found.choices:
                 self._check_extras(call.request, choice)
             return found
@@ -176,74 +139,92 @@ class OpenAISampler:
             reply = await pool.ask(f"request {call.request.id}", send)
         except Refused as refusal:
             reason = f"the server refuses it: {refusal}"
-            return [self._refusal(call, place, reason, 0) for place in range(n)]
+            return [self._refusal(call, place, reason) for place in range(n)], []
+        self._notice_odd(call, reply)
         counts = count_tokens(reply, call.request.max_tokens)
-        return [self._sample(call, place, reply, counts[place]) for place in range(n)]
+        samples = [self._sample(call, reply, *pair) for pair in zip(reply.choices, counts, strict=True)]
+        missing = set(range(n)) - {choice.index for choice in reply.choices}
+        return samples, [call.only(place) for place in sorted(missing)]
 
-    def _body(self, call: Call) -> dict[str, Any]:
-        """The client's arguments for a call."""
-        request, is_chat = call.request, self.settings.api == "chat"
-        body = {
-            "model": self.model,
-            "n": len(call.indices),
-            "seed": call.seed,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "max_completion_tokens" if is_chat else "max_tokens": request.max_tokens,
-        }
-        if is_chat:
-            body["messages"] = call.prompt
-        else:
-            body["prompt"] = call.prompt
-        if request.stop:
-            body["stop"] = list(request.stop)
-        if request.logprobs:
-            body["logprobs"] = True if is_chat else 1
-        if self.settings.vllm:
-            body["extra_body"] = {"return_token_ids": True, **PLAIN_SAMPLING}
-            if self.tokenizer is not None and (ends := end_tokens(self.tokenizer, request)):
-                body["extra_body"]["stop_token_ids"] = ends
-        return body
+    def _notice(self, kind: str, *told: object) -> None:
+        self._odd[kind] += 1
+        if self._odd[kind] == 1:
+            logger.warning(ODD[kind], *told)
+
+    def _notice_odd(self, call: Call, reply: Reply) -> None:
+        """Say, once for each kind, what is odd about a reply that is used."""
+        name, limit = f"request {call.request.id}", call.request.max_tokens
+        if reply.fault:
+            missing = len(reply.choices) < len(call.indices)
+            self._notice("choices" if missing else "more", f"{name} got {reply.fault}")
+        if any(choice.thought_only and choice.finish_reason == "stop" for choice in reply.choices):
+            self._notice("thought", f"a reply to {name}")
+        if reply.completion_tokens is None and any(choice.token_ids is None for choice in reply.choices):
+            self._notice("usage", name)
+        most = max(len(choice.token_ids or ()) for choice in reply.choices)
+        mean = (reply.completion_tokens or 0) // len(reply.choices)
+        if max(most, mean) > limit and not reply.fault:
+            self._notice("long", f"a reply to {name}", max(most, mean), limit)
+        if reply.model and not reply.model.startswith(self.model):  # some add a date
+            self._notice("model", f"a reply to {name}", shown(reply.model), self.model)
 
     def _check_extras(self, request: Request, choice: ReplyChoice) -> None:
-        """Raise SamplingError where a server does not know what it was asked for: it will not know it later."""
-        if self.settings.vllm and choice.token_ids is None:
-            raise SamplingError(
-                f"request {request.id}: the server tells no token ids, as vllm serve does; set "
-                "sampler.openai.vllm=false"
-            )
-        if request.logprobs and choice.logprobs is None and choice.finish_reason != "content_filter":
-            raise SamplingError(f"request {request.id} asks for logprobs, which the server does not tell")
+        """Raise an error where a server does not tell what it was asked for: if it never has, it will not later."""
+        asked = {"token_ids": self.settings.vllm, "logprobs": request.logprobs}
+        for name in ("token_ids", "logprobs"):
+            if not asked[name] or choice.finish_reason == REFUSED or choice.thought_only:
+                continue
+            if getattr(choice, name) is not None:
+                self._told.add(name)
+            elif name in self._told:
+                raise BadReply(f"a reply without {name}")
+            elif name == "token_ids":
+                raise SamplingError(
+                    f"request {request.id}: the server tells no token ids, as vllm serve does; set "
+                    "sampler.openai.vllm=false"
+                )
+            else:
+                raise SamplingError(f"request {request.id} asks for logprobs, which the server does not tell")
         ids, logprobs = choice.token_ids, choice.logprobs
         if request.logprobs and ids is not None and logprobs is not None and len(ids) != len(logprobs):
             raise BadReply(f"a reply with {len(ids)} token ids and {len(logprobs)} logprobs of them")
 
-    def _sample(self, call: Call, place: int, reply: Reply, completion_tokens: int) -> Sample:
-        choice, request = reply.choices[place], call.request
-        if choice.finish_reason == "content_filter":
-            return self._refusal(call, place, "content_filter: the server's filter stopped it", reply.prompt_tokens)
+    def _sample(self, call: Call, reply: Reply, choice: ReplyChoice, completion_tokens: int | None) -> Sample:
+        request, place, text = call.request, choice.index, choice.text
+        tokenizer, prompt_tokens = self.caller.tokenizer, reply.prompt_tokens
+        if prompt_tokens is None:
+            prompt_tokens = len(call.prompt) if tokenizer is not None else 0
+        if completion_tokens is None:
+            completion_tokens = len(encode_text(tokenizer, text)) if tokenizer is not None else 0
+        if choice.finish_reason == REFUSED:
+            return self._refusal(call, place, one_line(choice.reason, REASON), prompt_tokens, completion_tokens)
         if self.settings.vllm and choice.finish_reason == "length" and completion_tokens < request.max_tokens:
             # vllm cuts max_tokens down to what is left of its context, without a word
             reason = (
-                f"{reply.prompt_tokens} prompt tokens and max_tokens={request.max_tokens} are more than the server's "
+                f"{prompt_tokens} prompt tokens and max_tokens={request.max_tokens} are more than the server's "
                 f"context: it ended after {completion_tokens}"
             )
-            return self._refusal(call, place, reason, reply.prompt_tokens)
+            return self._refusal(call, place, reason, prompt_tokens, completion_tokens)
+        finish_reason = choice.finish_reason
+        # some servers do not take stop strings, and some leave them in the text
+        if ends := [text.index(stop) for stop in request.stop if stop in text]:
+            text, finish_reason = text[: min(ends)], "stop"
         return Sample(
             request.id,
             call.indices[place],
-            choice.text,
-            choice.finish_reason,
-            reply.prompt_tokens,
+            text,
+            finish_reason,
+            prompt_tokens,
             completion_tokens,
-            (call.seed + place) % SEEDS,
+            call.seeds[place],
             choice.token_ids or (),
             (choice.logprobs or ()) if request.logprobs else (),
         )
 
-    def _refusal(self, call: Call, place: int, reason: str, prompt_tokens: int) -> Sample:
-        seed = (call.seed + place) % SEEDS
-        return Sample(call.request.id, call.indices[place], "", REFUSED, prompt_tokens, 0, seed, reason=reason)
+    def _refusal(self, call: Call, place: int, reason: str, *tokens: int) -> Sample:
+        name, index, seed = call.request.id, call.indices[place], call.seeds[place]
+        prompt_tokens, completion_tokens = tokens or (0, 0)
+        return Sample(name, index, "", REFUSED, prompt_tokens, completion_tokens, seed, reason=reason)
 
 
 def load(policy: str, args: SamplerArgs) -> OpenAISampler:

@@ -6,6 +6,7 @@ import json
 import random
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from transformers import AutoModelForTokenClassification
 
 from experiments.bench import our_trainer as bench_fit
 from experiments.bench import training_speed as bench_training
+from experiments.bench import trl_trainers
 from experiments.bench.measure import bench_problems, ratios, spread
-from experiments.bench.training_rows import WORLD, corrupt, examples_of, step_rows
+from experiments.bench.training_rows import WORLD, as_tuples, corrupt, examples_of, read_jsonl, step_rows
 from experiments.bench.training_run import digest
 from experiments.bench.training_speed import (
     Contender,
@@ -176,3 +178,35 @@ def test_our_side_trains_and_scores(tmp_path, monkeypatch, capsys):
     examples = examples_of(tokenizer(), rows)
     assert scores["whole_tokens"] == sum(len(example.ids) for example in examples)
     assert scores["prefix_tokens"] == sum(end + 1 for example in examples for end in example.positions)
+
+
+class ScriptedTrainer:
+    """What the bench uses of TRL's SFTTrainer: one step that trains nothing, on rows tokenized as TRL does."""
+
+    def __init__(self, model, args, train_dataset, processing_class) -> None:
+        self.model, self.args = model, args
+        examples = examples_of(processing_class, train_dataset)
+        marks = [[-100] * example.prompt + example.ids[example.prompt :] for example in examples]
+        self.train_dataset = [{"input_ids": e.ids, "labels": own} for e, own in zip(examples, marks, strict=True)]
+        self.data_collator = lambda rows: {"input_ids": torch.tensor([row["input_ids"] for row in rows])}
+        self.state = SimpleNamespace(global_step=0)
+
+    def train(self) -> None:
+        for row in self.train_dataset:
+            self.data_collator([row])
+            self.state.global_step += 1
+
+
+def test_trls_side_prints_what_the_table_reads(tmp_path, monkeypatch, capsys):
+    scripted = SimpleNamespace(SFTConfig=SimpleNamespace, SFTTrainer=ScriptedTrainer, __version__="0")
+    monkeypatch.setitem(sys.modules, "trl", scripted)
+    args = parse_arguments(["--alone", "--model", save_policy(tmp_path / "policy", context=256), "--problems", "3"])
+    data = bench_training.write_data("sft", args, tmp_path / "data")
+    given = ["--start", data.theirs, "--rows", data.rows, "--held-out", data.held_out_ids, "--learning-rate", 1]
+    assert trl_trainers.main(["sft", *map(str, given), *"--warmup 1 --batch 1 --packing 300".split()]) == 0
+    found = json.loads(capsys.readouterr().out.partition("@result ")[2])
+    ours = examples_of(tokenizer(), read_jsonl(data.rows))
+    assert found["digest"] == digest(as_tuples(ours)) and found["examples"] == len(ours) == found["steps"] == 12
+    assert found["read"] == found["tokens"] == sum(data.lengths)
+    assert found["loss"] == found["start_loss"] > 1 and found["versions"].startswith("trl 0, transformers")
+    assert {*FOUND} <= found.keys()

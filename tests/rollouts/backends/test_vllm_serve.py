@@ -146,6 +146,6 @@ class TestVLLMServe(SamplerContract):
 
     def test_both_ends_of_seeds_are_taken(self, opened: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
         for first in (0, 2**63 - 2):
-            monkeypatch.setattr("rollouts.backends.servers.sampler.sample_seed", lambda *_, first=first: first)
+            monkeypatch.setattr("rollouts.sampling.protocol.sample_seed", lambda *_, first=first: first)
             found = by_name(opened.sample(requests_of(n=3)[:1]))
             assert [found["r0", i].finish_reason in ("stop", "length") for i in range(3)] == [True] * 3

@@ -41,7 +41,8 @@ class EvaluateArgs:
     data: list[str] = field(default_factory=list)  #: a file for each subset
     format: str = "processbench"  #: whose rows these are
     prm: PRMArgs = field(default_factory=PRMArgs)
-    choices: Choices = field(default_factory=Choices)
+    # a benchmark is judged by its labels, whatever it says of the final answer
+    choices: Choices = field(default_factory=lambda: Choices(contradictory="keep"))
     threshold: float | None = None  #: below it a step is wrong
     choose_on: str | None = None  #: the subset on which the threshold is chosen
     limit: int | None = None  #: at most so many rows of a subset

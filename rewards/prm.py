@@ -167,6 +167,8 @@ class ForeignJudge:
                 f"prm.{name}={text!r} is {len(ids)} tokens {self._shown(ids)} of {self.args.model}, not {wanted}: "
                 "the model was not trained with it, or not with this tokenizer"
             )
+        if self.tokenizer.unk_token_id in ids:
+            raise PRMError(f"prm.{name}={text!r} is no token that the tokenizer of {self.args.model} knows")
         return ids
 
     def _shown(self, ids: list[int]) -> list[str]:

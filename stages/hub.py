@@ -58,7 +58,7 @@ def snapshot(name: str, kind: str = "model") -> Snapshot:
         else:
             first = next(iter(str(error).splitlines()), "")
             reason = f"it cannot be fetched: {type(error).__name__}: {first}"
-        raise HubError(f"{name} ({kind} of the Hugging Face hub): {reason}") from error
+        raise HubError(f"{name} ({kind} of the Hugging Face hub): {reason}; a folder can be named instead") from error
     return Snapshot(f"{PREFIX}{match['id']}@{Path(folder).name}", Path(folder))
 
 

@@ -82,4 +82,20 @@ ROWS: dict[str, dict[str, Any]] = {
         "final_answer_correct": False,
         "first_error_step": 2,
     },
+    "rlhflow": {
+        "conversations": [
+            {"role": "user", "content": "How many? Step 1: 5+8 = 13."},
+            {"role": "assistant", "content": "+"},
+            {"role": "user", "content": "Step 2: So 12. The answer is: 12"},
+            {"role": "assistant", "content": "-"},
+        ],
+        "prior": "mistral",
+    },
+    "er_prm": {"text": "How many? Step 1: 5+8 = 13. ки Step 2: So 12. ки", "value": [1.0, 0.0], "source": "math"},
+    "math_aps": {
+        "question": "How many?",
+        "process": "Step 1: 5+8 = 13.\n\n\n\n\nStep 2: So 12.\n\n\n\n\n",
+        "label": ["+", "-"],
+    },
+    "paddlenlp": {"src": ["How many?"], "tgt": [], "responses": ["5+8 = 13.", "So 12."], "labels": ["+", "-"]},
 }

@@ -24,7 +24,7 @@ from rollouts.prompts import PromptArgs
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
 from rollouts.world.args import SOURCE as WORLD
-from stages.hub import pin
+from stages.hub import HubError, pin
 from stages.pipeline import PENDING, Node
 from stages.stage import parent
 from training.args import TrainArgs
@@ -243,7 +243,10 @@ def glore_nodes(args: GloreArgs, find: Callable[[str], str] = find_start) -> tup
             or the student's start is missing or does not go with the problems.
     """
     if args.problems.path is not None:  # a branch may move while the stages run
-        path = pin(args.problems.path, "dataset") if find is find_start else args.problems.path
+        try:
+            path = pin(args.problems.path, "dataset") if find is find_start else args.problems.path
+        except HubError as error:
+            raise HubError(f"problems.path: {error}") from error
         args = replace(args, problems=replace(args.problems, path=path))
     graph = Graph(args, GloreArgs(), INSTEAD, find)
     train = _problems(args, "train", args.train_offset, args.train_problems)

@@ -1,4 +1,5 @@
-"""Rows of other projects' data sets to and from one record: TRL, Math-Shepherd, PRM800K, ProcessBench, MR-GSM8K.
+"""Rows of other projects' data sets to and from one record: TRL, Math-Shepherd, PRM800K, ProcessBench, MR-GSM8K and
+others (FORMATS).
 
 What a format has no field for travels in a field `stepwise` of its rows, so that converting back gives the row that
 there was. Left out: files (`rewards/formats/files.py`) and our own step labels (`rewards/formats/step_labels.py`).
@@ -11,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from rewards.formats.er_prm import ER_PRM
 from rewards.formats.first_error import MR_GSM8K, MR_GSM8K_SHORT, PROCESSBENCH
 from rewards.formats.math_shepherd import MATH_SHEPHERD
+from rewards.formats.prefixes import MATH_APS, PADDLENLP
 from rewards.formats.prm800k import PRM800K
 from rewards.formats.record import (
     CARRY,
@@ -20,16 +23,24 @@ from rewards.formats.record import (
     Format,
     FormatError,
     StepRecord,
+    doubt,
     harden,
     locate_error,
     same,
 )
+from rewards.formats.rlhflow import RLHFLOW
 from rewards.formats.trl import TRL
 from stages.text import shown
 
 __all__ = ["FORMATS", "Choices", "FormatError", "StepRecord", "read_record", "write_record"]
 
-FORMATS = {one.name: one for one in (TRL, MATH_SHEPHERD, PRM800K, PROCESSBENCH, MR_GSM8K, MR_GSM8K_SHORT)}
+FORMATS = {
+    one.name: one
+    for one in (
+        *(TRL, MATH_SHEPHERD, PRM800K, PROCESSBENCH, MR_GSM8K, MR_GSM8K_SHORT),
+        *(RLHFLOW, ER_PRM, MATH_APS, PADDLENLP),
+    )
+}
 CARRIED = ("id", "answer", "correct")
 
 
@@ -37,6 +48,7 @@ def read_record(name: str, row: dict[str, Any], choices: Choices) -> StepRecord:
     """The record of a row of the format called `name`.
 
     Raises:
+        LeftOut: a choice drops the row.
         FormatError: the row is not of that format, or a choice has to be made first.
     """
     own = {field: value for field, value in row.items() if field != CARRY}
@@ -45,7 +57,10 @@ def read_record(name: str, row: dict[str, Any], choices: Choices) -> StepRecord:
     extra = dict(carried.get("extra", {}))
     if more := _beyond(FORMATS[name], record, own, choices):
         extra[name] = more
-    return replace(record, **{field: carried[field] for field in CARRIED if field in carried}, extra=extra)
+    record = replace(record, **{field: carried[field] for field in CARRIED if field in carried}, extra=extra)
+    if record.correct is False and record.steps and all(label == 1 for label in record.labels):
+        doubt("the final answer is wrong, but every step is right", "no_wrong_step", "contradictory", choices)
+    return record
 
 
 def write_record(name: str, record: StepRecord, choices: Choices) -> dict[str, Any] | None:
@@ -58,7 +73,7 @@ def write_record(name: str, record: StepRecord, choices: Choices) -> dict[str, A
     fitted = fit_labels(record, target.holds, choices)
     if fitted is None:
         return None
-    if choices.number_steps and target is MATH_SHEPHERD:
+    if choices.number_steps and target.numbered:
         fitted = replace(fitted, steps=tuple(f"Step {n}: {s}" for n, s in enumerate(fitted.steps, start=1)))
     row = target.render(fitted, choices) | record.extra.get(name, {})
     found = target.parse(row, choices)
@@ -73,15 +88,15 @@ def write_record(name: str, record: StepRecord, choices: Choices) -> dict[str, A
 
 
 def fit_labels(record: StepRecord, holds: str, choices: Choices) -> StepRecord | None:
-    """The record with labels that a format which `holds` boolean, rating or first_error can have; None: dropped.
+    """The record with labels that a format which `holds` such labels can have (see `Format`); None: dropped.
 
     Raises:
         FormatError: a label is soft, missing, or stands after the first error, and the choices do not say what then.
     """
-    labels = harden(record.labels, choices.threshold)
+    labels = record.labels if holds == "soft" else harden(record.labels, choices.threshold)
     if holds == "first_error":
         return _fit_first_error(record, labels, choices)
-    if holds == "boolean" and None in labels:
+    if holds in ("boolean", "soft") and None in labels:
         missing = labels.index(None)
         if choices.unlabelled == "error":
             raise FormatError(f"step {missing} has no label: choose unlabelled=drop or cut")
@@ -108,7 +123,8 @@ def _fit_first_error(record: StepRecord, labels: tuple[float | None, ...], choic
 
 def _beyond(source: Format, record: StepRecord, row: dict[str, Any], choices: Choices) -> dict[str, Any]:
     """The fields of a row that its record alone would not give back."""
-    hard = replace(record, labels=tuple(label and float(label >= 0.5) for label in record.labels))
+    labels = record.labels if source.holds == "soft" else tuple(x and float(x >= 0.5) for x in record.labels)
+    hard = replace(record, labels=labels)
     try:
         plain = source.render(hard, choices)
     except FormatError:  # a layout that is read but not written, such as a tag in the question

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rewards.formats.record import CARRY, FormatError
+from rollouts.problems.reading import POINTED, POINTER
 from stages.text import shown
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ def read_file(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     _check_suffix(path)
     if not path.is_file():
         raise FormatError(f"{path}: there is no such file")
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            raise FormatError(f"{path}: {POINTED}")
     rows = {".jsonl": _read_lines, ".json": _read_list, ".parquet": _read_parquet}[path.suffix](path)
     for where, row in rows:
         if not isinstance(row, dict):

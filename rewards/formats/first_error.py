@@ -2,7 +2,14 @@
 
 ProcessBench (arXiv 2412.06559): `label` is the first wrong step from 0, or -1 where there is none. MR-GSM8K
 (arXiv 2312.17080): `model_output_solution_first_error_step` counts from 1 and is "N/A" where there is none. The same
-rows with short names are a format of their own: there `first_error_step` counts from 0 and is null.
+rows with short names are a format of their own: there `first_error_step` counts from 0 and is null. These three have
+the labels 1 and 0:
+
+    {"id": "gsm8k-0", "problem": "How many?", "steps": ["5+8 = 13.", "So 12."], "final_answer_correct": false,
+     "label": 1}
+    {"uuid": "0056", "question": "How many?", "model_output_steps": ["5+8 = 13.", "So 12."],
+     "model_output_solution_correctness": "wrong", "model_output_solution_first_error_step": 2}
+    {"id": "0056", "question": "How many?", "steps": ["5+8 = 13.", "So 12."], "first_error_step": 1}
 """
 
 from __future__ import annotations

@@ -1,16 +1,22 @@
 """PRM800K, phases 1 and 2: people's ratings (-1, 0, 1) of the steps of solutions to MATH problems (arXiv 2305.20050,
-"Let's Verify Step by Step"; the fields are those of the data set's README).
+"Let's Verify Step by Step"; the fields are those of the data set's README):
+
+    {"question": {"problem": "What is 1+1?", "ground_truth_answer": "2"}, "is_quality_control_question": false,
+     "is_initial_screening_question": false, "label": {"finish_reason": "solution", "total_time": 7, "steps": [
+     {"completions": [{"text": "It is 2.", "rating": 1, "flagged": false}], "human_completion": null,
+      "chosen_completion": 0}]}}
 
 A record is the trajectory that the labeller followed: of each step the chosen completion, or the one that a person
 wrote, or the only one; of the last step, where none was chosen, the first, which is the solution's own. What rating 0
-means is the caller's choice. Left out: the other completions as solutions of their own (a row keeps them).
+means is the caller's choice, and so is what becomes of bad problems and rows for quality control. Left out: the other
+completions as solutions of their own (a row keeps them).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from rewards.formats.record import Choices, Format, FormatError, StepRecord, take_optional, take_text
+from rewards.formats.record import Choices, Format, FormatError, StepRecord, doubt, take_optional, take_text
 from stages.text import shown
 
 
@@ -18,6 +24,7 @@ def _parse(row: dict[str, Any], choices: Choices) -> StepRecord:
     question, label = row.get("question"), row.get("label")
     if not isinstance(question, dict) or not isinstance(label, dict) or not isinstance(label.get("steps"), list):
         raise FormatError(f"no PRM800K row: question is {shown(question)}, label is {shown(label)}")
+    _check_purpose(row, label, choices)
     steps, labels = [], []
     for i, step in enumerate(label["steps"]):
         found = _followed(step, i, last=i + 1 == len(label["steps"]))
@@ -31,6 +38,19 @@ def _parse(row: dict[str, Any], choices: Choices) -> StepRecord:
         labels=tuple(labels),
         answer=take_optional(question, "ground_truth_answer", str),
     )
+
+
+def _check_purpose(row: dict[str, Any], label: dict[str, Any], choices: Choices) -> None:
+    """See that a row is one to train on, or that the choices keep the others."""
+    if label.get("finish_reason") in ("bad_problem", "give_up"):
+        reason = label["finish_reason"]
+        doubt(f"the labeller ended this row with finish_reason {reason!r}", reason, "aside", choices)
+    for name, reason in (
+        ("is_quality_control_question", "quality_control"),
+        ("is_initial_screening_question", "screening"),
+    ):
+        if row.get(name):
+            doubt(f"{name} is true", reason, "aside", choices)
 
 
 def _followed(step: Any, i: int, last: bool) -> tuple[dict[str, Any], Any] | None:

@@ -8,19 +8,22 @@ from collections.abc import Iterator
 
 from rewards.formats import Choices, FormatError, StepRecord, read_record
 from rewards.formats.files import read_file
+from rewards.formats.record import LeftOut
 from rewards.formats.step_labels import NAME, read_step_labels
 
 logger = logging.getLogger(__name__)
 
 BAD_ROWS = ("error", "skip")
+LEFT_OUT = "left_out_"  # and a reason: what a choice drops is counted so
 SHOWN = 20  # bad rows that are named
 
 
 class Reading:
     """The records of a file of rows (of an artifact, where `source_format` is step_labels), each with its place.
 
-    `counts` has rows and bad_rows. A row that cannot be used is an error, or with `bad_rows` skip left out, counted
-    and, of the first ones, named in `bad`. A file that is malformed is always an error.
+    `counts` has rows, bad_rows, and, by their reasons, the rows that a choice drops (left_out_…). A row that cannot be
+    used is an error, or with `bad_rows` skip left out, counted and, of the first ones, named in `bad`. A file that is
+    malformed is always an error.
     """
 
     def __init__(self, path: str, source_format: str, choices: Choices, bad_rows: str) -> None:
@@ -37,6 +40,8 @@ class Reading:
                 continue
             try:
                 record = read_record(self.source_format, row, self.choices)
+            except LeftOut as reason:
+                self.counts[f"{LEFT_OUT}{reason}"] += 1
             except FormatError as error:
                 self.refuse(where, error)
             else:

@@ -18,11 +18,16 @@ AFTER_ERROR = ("unknown", "negative")
 UNLABELLED = ("error", "drop", "cut")
 LATER = ("error", "drop")
 EXTRA = ("keep", "drop")
+DOUBTFUL = ("error", "drop", "keep")
 CARRY = "stepwise"  # the field of a row that holds what its format has no field for
 
 
 class FormatError(ValueError):
     """A row that is not of its format, or a record that a format cannot express. The message says why."""
+
+
+class LeftOut(FormatError):
+    """A row that a choice leaves out. The message is the reason, by which such rows are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,10 @@ class Choices:
     `threshold`: a soft label at least this high becomes positive where a format holds hard labels only.
     `unlabelled`: a solution with a step without label, in a format where every step has one, is an error, is dropped,
     or is cut before that step. `later`: labels after a first error that a format cannot hold are an error or dropped.
-    `number_steps` writes "Step n: " before each step of Math-Shepherd.
+    `number_steps` writes "Step n: " before each step where a format finds the first step by it (Math-Shepherd).
+    `aside`: rows of PRM800K that are not for training (bad problems, rows that a labeller gave up, rows for quality
+    control and screening); `contradictory`: rows whose final answer is wrong though every step is right. Such rows are
+    an error, are dropped (and counted by their reason), or kept.
     `extra`: what a format has no field for is kept in a field `stepwise` of the row, or dropped.
     """
 
@@ -71,11 +79,14 @@ class Choices:
     unlabelled: str = "error"
     later: str = "error"
     number_steps: bool = False
+    aside: str = "error"
+    contradictory: str = "error"
     extra: str = "keep"
 
     def validate(self) -> None:
         """Raise ValueError naming the first choice that is none."""
         check_choices(self, after_error=AFTER_ERROR, unlabelled=UNLABELLED, later=LATER, extra=EXTRA)
+        check_choices(self, aside=DOUBTFUL, contradictory=DOUBTFUL)
         if self.neutral is not None:
             check_choices(self, neutral=NEUTRAL)
         if self.threshold is not None and not 0 < self.threshold <= 1:
@@ -88,15 +99,48 @@ class Format:
 
     `parse` makes a record of a row's own fields, and `render` a row of a record whose labels such a row can have. Both
     raise FormatError: a field is missing, of another type or impossible; a text or label that the format cannot hold.
-    `holds` says which labels a row has: boolean (one a step), rating (one a step, or none), or first_error. `columns`
-    are the Arrow types, by name, of a Parquet file of such rows; None where JSON only can hold them.
+    `holds` says which labels a row has: boolean (one a step), rating (one a step, or none), soft (a number in [0, 1] a
+    step), or first_error. `columns` are the Arrow types, by name, of a Parquet file of such rows; None where JSON only
+    can hold them. Where it is `numbered`, the first step is told from the question by its "Step 1:".
     """
 
     name: str
     holds: str
     parse: Callable[[dict[str, Any], Choices], StepRecord]
     render: Callable[[StepRecord, Choices], dict[str, Any]]
-    columns: dict[str, str] | None
+    columns: dict[str, str] | None = None
+    numbered: bool = False
+
+
+def doubt(row: str, reason: str, name: str, choices: Choices) -> None:
+    """Do with a doubtful row what the choice `name` says.
+
+    Raises:
+        LeftOut: it drops such rows.
+        FormatError: nothing is chosen.
+    """
+    choice = getattr(choices, name)
+    if choice == "drop":
+        raise LeftOut(reason)
+    if choice == "error":
+        raise FormatError(f"{row}: say what becomes of such rows, {name}=drop or keep")
+
+
+def read_signs(signs: Sequence[Any]) -> tuple[float, ...]:
+    """Labels that are written `+` and `-`.
+
+    Raises:
+        FormatError: one is written otherwise.
+    """
+    plain = [sign.strip() if isinstance(sign, str) else sign for sign in signs]
+    if other := [sign for sign in plain if sign not in ("+", "-")]:
+        raise FormatError(f"a label must be + or -, not {shown(other[0])}")
+    return tuple(float(sign == "+") for sign in plain)
+
+
+def write_signs(labels: Sequence[float | None]) -> list[str]:
+    """The reverse of `read_signs`, for hard labels."""
+    return ["+" if label == 1 else "-" for label in labels]
 
 
 def harden(labels: Sequence[float | None], threshold: float | None) -> tuple[float | None, ...]:

@@ -1,5 +1,7 @@
 """TRL's stepwise supervision: `prompt`, `completions` (a step each), `labels` (a boolean each).
 
+    {"prompt": "How many?", "completions": ["5+8 = 13.", "So 12."], "labels": [true, false]}
+is the question "How many?", two steps and the labels 1 and 0.
 TRL documentation, "Dataset formats and types", stepwise supervision. Labels that are numbers are read as soft labels;
 they are never written, since TRL's trainer rounds 0.99 down to 0. Left out: conversational prompts.
 """

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rewards.formats import FORMATS, Choices, FormatError
-from rewards.formats.reading import BAD_ROWS, Reading
+from rewards.formats.reading import BAD_ROWS, LEFT_OUT, Reading
 from rewards.formats.step_labels import LINES, one_line_steps, to_step_labels
 from rollouts.problems.args import SPLITS
 from rollouts.records import Problem, StepLabels
@@ -79,6 +79,7 @@ def import_labels(args: ImportArgs, work: Workspace) -> None:
         raise FormatError(f"{args.input}: no row of {reading.counts['rows']} can be used")
     work.write_rows("problems", problems.values(), Problem)
     work.count(**counts, bad_rows=reading.counts["bad_rows"])
+    work.count(**{name: number for name, number in reading.counts.items() if name.startswith(LEFT_OUT)})
     for number, text in enumerate(reading.bad):
         work.note(f"bad row {number + 1}", text)
 

@@ -44,7 +44,7 @@ def load_problems(args: ProblemArgs, bad: BadRows | None = None) -> list[Problem
     try:
         path = args.path and local_path(args.path, "dataset")
     except HubError as error:
-        raise ProblemFileError(f"{error}; problems.path can be a folder with its files") from error
+        raise ProblemFileError(f"problems.path: {error}") from error
     problems = LOADERS[args.source](replace(args, path=path), bad)
     if bad.count:
         logger.warning("%s: %d rows that cannot be used are left out, the first: %s", path, bad.count, bad.named[0])

@@ -76,13 +76,17 @@ def test_trl_reads_the_parquet_file_as_its_own(tmp_path):
 
 def test_what_is_dropped_and_cut_is_counted(tmp_path):
     row = ROWS["processbench"]
-    source = write(tmp_path / "in.jsonl", row, row | {"label": 0}, row | {"label": 2}, row | {"label": -1})
+    right = row | {"label": -1, "final_answer_correct": True}
+    source = write(tmp_path / "in.jsonl", row, row | {"label": 0}, row | {"label": 2}, right)
     args = ConvertArgs(source, str(tmp_path / "cut.jsonl"), "processbench", "trl", choices=Choices(unlabelled="cut"))
     found = convert(args)
     assert (found["rows"], found["written"], found["steps"], found["steps_cut"]) == (4, 4, 9, 3)
     assert [row["labels"] for row in rows_of(args.output)] == [[True, False], [False], [True, True, False], [True] * 3]
     found = convert(replace(args, choices=Choices(unlabelled="drop")))
     assert (found["written"], found["dropped"]) == (2, 2)
+    source = write(tmp_path / "in.jsonl", right, row | {"label": -1})
+    found = convert(replace(args, choices=Choices(contradictory="drop")))
+    assert (found["rows"], found["written"], found["left_out_no_wrong_step"]) == (2, 1, 1)
 
 
 def test_bad_rows_end_it_or_are_counted_and_named(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.format_rows import ROWS
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("STEPWISE_DATA", ROOT.parent / "shared" / "data"))
 POSITIVE = Choices(neutral="positive")
+KEEP = Choices(contradictory="keep", aside="keep")
 
 LABELS = {
     "trl": (1.0, 0.0),
@@ -29,6 +31,7 @@ LABELS = {
     "processbench": (1.0, 0.0, None),
     "mr_gsm8k": (1.0, 1.0, 0.0, None),
     "mr_gsm8k_short": (1.0, 1.0, 0.0),
+    **dict.fromkeys(("rlhflow", "er_prm", "math_aps", "paddlenlp"), (1.0, 0.0)),
 }
 
 
@@ -69,8 +72,12 @@ def test_back_by_way_of_another_format(name, by):
     # where every step has a label, or the format can hold that some have none
     choices = Choices(neutral="positive", after_error="negative", number_steps=False)
     record = read_record(name, ROWS[name], choices)
-    if by == "math_shepherd" and not record.steps[0].startswith("Step 1:"):
+    if FORMATS[by].numbered and not record.steps[0].startswith("Step 1:"):
         with pytest.raises(FormatError, match="number_steps=true"):
+            write_record(by, record, choices)
+        return
+    if by == "math_aps" and any(step != step.strip() for step in record.steps):
+        with pytest.raises(FormatError, match="math_aps cannot hold this: steps"):
             write_record(by, record, choices)
         return
     between = write_record(by, record, choices)
@@ -101,13 +108,13 @@ def records(labels: st.SearchStrategy) -> st.SearchStrategy[StepRecord]:
     )
 
 
-@pytest.mark.parametrize(("name", "labels"), [("trl", hard), ("prm800k", rated)])
+@pytest.mark.parametrize(("name", "labels"), [("trl", hard), ("prm800k", rated), ("paddlenlp", hard)])
 def test_every_record_there_and_back(name, labels):
     @settings(deadline=None)
     @given(records(labels))
     def check(record):
-        row = json.loads(json.dumps(write_record(name, record, Choices())))
-        assert read_record(name, row, Choices()) == record
+        row = json.loads(json.dumps(write_record(name, record, KEEP)))
+        assert read_record(name, row, KEEP) == record
 
     check()
 
@@ -116,8 +123,8 @@ def test_every_record_there_and_back(name, labels):
 @settings(deadline=None)
 @given(record=records(located))
 def test_every_first_error_there_and_back(name, record):
-    row = json.loads(json.dumps(write_record(name, record, Choices())))
-    assert read_record(name, row, Choices()) == record
+    row = json.loads(json.dumps(write_record(name, record, KEEP)))
+    assert read_record(name, row, KEEP) == record
 
 
 @settings(deadline=None)
@@ -132,7 +139,7 @@ def test_math_shepherd_gives_back_or_refuses(record):
         assert not fits or "ки" in "".join((record.question, *record.steps)) or "tep 1:" in record.question
         return
     steps = tuple(f"Step {n}: {step}" for n, step in enumerate(record.steps, start=1))
-    found = read_record("math_shepherd", row, Choices())
+    found = read_record("math_shepherd", row, KEEP)
     assert (found.question, found.steps, found.labels) == (record.question, steps, record.labels)
     assert (found.id, found.answer, found.correct) == (record.id, record.answer, record.correct)
 
@@ -172,7 +179,7 @@ def test_prm800k_rows_of_both_phases(data):
         **{f"more {name}": value for name, value in data.draw(st.dictionaries(texts, values, max_size=2)).items()},
     }
     neutral = data.draw(st.sampled_from(["positive", "negative", "drop"]))
-    choices = Choices(neutral=neutral)
+    choices = replace(KEEP, neutral=neutral)
     assert as_json(there_and_back("prm800k", row, choices)) == as_json(row)
     for by in ("trl", "prm800k"):
         record = read_record("prm800k", row, choices)

@@ -38,7 +38,7 @@ def test_a_step_that_a_person_wrote_is_right_unless_corrected():
 SOFT = StepRecord("Why?", ("Step 1: a", "b"), (0.99, 0.2))
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"er_prm"}))
 def test_soft_labels_are_never_rounded_silently(name):
     with pytest.raises(FormatError, match=r"label of step 0 is 0.99, .*give a threshold"):
         write_record(name, SOFT, Choices())
@@ -114,7 +114,7 @@ TRL, SHEPHERD, BENCH, MR = (ROWS[name] for name in ("trl", "math_shepherd", "pro
         ("trl", TRL | {"stepwise": {"id": 3}}, "'stepwise' is not what a conversion writes"),
         ("math_shepherd", SHEPHERD | {"label": SHEPHERD["input"]}, r"no \+ or - in the place of step tag 0"),
         ("math_shepherd", SHEPHERD | {"label": SHEPHERD["label"] + "x"}, "goes on otherwise"),
-        ("math_shepherd", {"input": "Why? ки", "label": "Why? +"}, "no Step 1: is found"),
+        ("math_shepherd", {"input": "Why? ки", "label": "Why? +"}, "no 'Step 1:' is found"),
         ("math_shepherd", {"input": "Step 1: a", "label": "Step 1: a"}, "no step tag ки is found"),
         ("math_shepherd", {"input": "Step 1: a ки ки", "label": "Step 1: a + -"}, "step 1 is empty"),
         ("math_shepherd", {"input": "Step 1: a ки b", "label": "Step 1: a + b"}, "text without a label after the last"),
@@ -140,7 +140,7 @@ def test_rows_that_are_not_of_the_format(name, row, message):
     [
         (StepRecord("Why?", ("Step 1: ки", "b"), (1.0, 1.0)), "step 0 holds the step tag ки"),
         (StepRecord("Сколько уток? утки", ("Step 1: a",), (1.0,)), "the question holds the step tag"),
-        (StepRecord("In Step 1: what?", ("Step 1: a",), (1.0,)), "question 'In Step 1: what.' would be read back as"),
+        (StepRecord("In Step 1: what", ("Step 1: a",), (1.0,)), "'Step 1:' stands 2 times before the first step ends"),
         (StepRecord("Why? ", ("Step 1: a",), (1.0,)), "question 'Why. ' would be read back as 'Why.'"),
         (StepRecord("Why?", ("Step 1: a", "b "), (1.0, 1.0)), "steps .* would be read back"),
         (StepRecord("Why?", (), ()), "without steps"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rewards.formats import StepRecord
-from rewards.prm import PRMArgs, load_judge
+from rewards.prm import PRMArgs, PRMError, load_judge
 from tests.tiny import PROMPT_TOKENS, QUESTION, ids, save_policy, save_reward, tokenizer
 
 RECORD = StepRecord(QUESTION, ("<<7+5=12>>12", "#### 12"), (1.0, 1.0), id="one")
@@ -101,6 +101,28 @@ def test_a_separator_that_is_several_tokens_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"prm.positive='\+' and prm.negative='\+' are one token"):
         load_judge(replace(SHEPHERD, model=path, separator="k", negative="+"))
     assert load_judge(replace(SHEPHERD, model=path, separator_tokens=4)).judge([SHORT])[0][0] > 0
+
+
+def test_tokens_that_a_model_lacks_are_refused(tmp_path):
+    """Scores of such a model would be tiny numbers: a softmax over words that it was not trained to say."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    path = save_bytes(tmp_path / "prm", "<extra_0>")
+    args = replace(SHEPHERD, model=path, separator="<extra_0>")
+    assert load_judge(args).judge([SHORT])  # + and - are bytes
+    with pytest.raises(PRMError, match=r"prm\.positive='good' is 4 tokens .* of .*, not 1: the model was not trained"):
+        load_judge(replace(args, positive="good"))
+    with pytest.raises(PRMError, match=r"prm\.separator='<extra_1>' is 9 tokens .*, not 1"):
+        load_judge(replace(args, separator="<extra_1>"))
+    # a tokenizer that reads whatever it lacks as one token
+    known = {token: n for n, token in enumerate(("<unk>", "<eos>", "<pad>", "+", "<extra_0>"))}
+    plain = Tokenizer(models.WordLevel(known, "<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=plain, **special).save_pretrained(path)
+    with pytest.raises(PRMError, match=r"prm\.negative='-' is no token that the tokenizer of .* knows"):
+        load_judge(args)
 
 
 def test_a_separator_that_its_place_changes_is_refused(tmp_path):

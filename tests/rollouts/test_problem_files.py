@@ -22,8 +22,11 @@ from rollouts.problems.reading import ProblemFileError, number_text
 from rollouts.records import Problem
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
+from stages.artifacts import ArtifactError
 from stages.bad_rows import SHOWN, BadRows
 from stages.make import make
+from stages.parents import find_parents
+from stages.processes import Processes
 from tests.hub_cache import put, use_cache
 from tests.tiny import save_policy
 from training.args import TrainArgs
@@ -250,8 +253,12 @@ def test_math_as_the_hub_has_it(tmp_path):
 @pytest.mark.parametrize(("source", "path"), [("gsm8k", "hub:openai/gsm8k"), ("math", "hub:EleutherAI/hendrycks_math")])
 def test_no_path_means_the_hub(tmp_path, monkeypatch, source, path):
     cache = use_cache(tmp_path / "cache", monkeypatch)
-    with pytest.raises(ProblemFileError, match=rf"^{path} .*HF_HUB_OFFLINE is set.*; problems\.path can be a folder"):
+    with pytest.raises(
+        ProblemFileError, match=rf"^problems\.path: {path} .*HF_HUB_OFFLINE is set.*; a folder can be named instead$"
+    ):
         load_problems(ProblemArgs(source=source))
+    with pytest.raises(ArtifactError, match=rf"^problems\.path: {path} .*; a folder can be named instead$"):
+        find_parents(SampleArgs(str(tmp_path), ProblemArgs(source=source)), Processes())
     folder = tmp_path / "source"
     folder.mkdir()
     row = {"question": "Q?", "answer": WORKED, "problem": "Q?", "solution": r"\boxed{18}"}

@@ -66,7 +66,7 @@ COUNTED: list[tuple[Stage, Any, str]] = [
         IMPORT_LABELS,
         ImportArgs(),
         "input format lines bad_rows split limit\n"
-        "choices: neutral after_error threshold unlabelled later number_steps extra",
+        "choices: neutral after_error threshold unlabelled later number_steps aside contradictory extra",
     ),
     (BUILD_PAIRS, PairArgs(), "rollouts labels max_per_problem max_right_per_wrong seed"),
     (

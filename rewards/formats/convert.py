@@ -13,8 +13,9 @@ from typing import Any
 
 from rewards.formats import FORMATS, Choices, FormatError, write_record
 from rewards.formats.files import write_file
-from rewards.formats.reading import BAD_ROWS, Reading
+from rewards.formats.reading import Reading
 from rewards.formats.step_labels import NAME
+from stages.bad_rows import BAD_ROWS
 from stages.checks import check_choices
 from stages.stage import MISSING
 
@@ -77,4 +78,4 @@ def convert(args: ConvertArgs) -> dict[str, Any]:
     written = write_file(args.output, rows(), FORMATS[args.target_format].columns)
     if counts["soft_labels"]:
         logger.warning("%d soft labels were cut at %s", counts["soft_labels"], args.choices.threshold)
-    return {"output": args.output, "written": written, **counts, "bad": reading.bad}
+    return {"output": args.output, "written": written, **counts, "bad": reading.bad.named}

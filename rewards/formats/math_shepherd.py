@@ -39,9 +39,9 @@ def split_question(pieces: list[str]) -> tuple[str, tuple[str, ...]]:
     """
     if len(pieces) < 2:
         raise FormatError(f"no step tag {TAG} is found in {shown(pieces[0])}")
-    first = find_first(pieces[0])
     if any(FIRST.search(piece) and not _NUMBERED.match(piece) for piece in pieces[1:]):
         raise FormatError(f"a step tag stands before 'Step 1:', within the question: {shown(''.join(pieces))}")
+    first = find_first(pieces[0])
     question, texts = pieces[0][:first], [pieces[0][first:], *pieces[1:-1]]
     steps = tuple(text.strip() for text in texts)
     if not all(steps):

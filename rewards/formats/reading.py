@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterator
 
@@ -10,26 +9,22 @@ from rewards.formats import Choices, FormatError, StepRecord, read_record
 from rewards.formats.files import read_file
 from rewards.formats.record import LeftOut
 from rewards.formats.step_labels import NAME, read_step_labels
+from stages.bad_rows import BadRows
 
-logger = logging.getLogger(__name__)
-
-BAD_ROWS = ("error", "skip")
 LEFT_OUT = "left_out_"  # and a reason: what a choice drops is counted so
-SHOWN = 20  # bad rows that are named
 
 
 class Reading:
     """The records of a file of rows (of an artifact, where `source_format` is step_labels), each with its place.
 
     `counts` has rows, bad_rows, and, by their reasons, the rows that a choice drops (left_out_…). A row that cannot be
-    used is an error, or with `bad_rows` skip left out, counted and, of the first ones, named in `bad`. A file that is
+    used is an error, or with `bad_rows` skip left out, counted and, of the first ones, named by `bad`. A file that is
     malformed is always an error.
     """
 
     def __init__(self, path: str, source_format: str, choices: Choices, bad_rows: str) -> None:
-        self.path, self.source_format, self.choices, self.bad_rows = path, source_format, choices, bad_rows
+        self.path, self.source_format, self.choices, self.bad = path, source_format, choices, BadRows(bad_rows)
         self.counts: Counter[str] = Counter()
-        self.bad: list[str] = []
 
     def __iter__(self) -> Iterator[tuple[str, StepRecord]]:
         rows = read_step_labels(self.path) if self.source_format == NAME else read_file(self.path)
@@ -53,9 +48,5 @@ class Reading:
         Raises:
             FormatError: bad rows are not to be skipped.
         """
-        if self.bad_rows == "error":
-            raise FormatError(f"{where}: {error}") from error
+        self.bad.refuse(FormatError(f"{where}: {error}"))
         self.counts["bad_rows"] += 1
-        if len(self.bad) < SHOWN:
-            self.bad.append(f"{where}: {error}")
-            logger.warning("left out: %s: %s", where, error)

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rewards.formats import FORMATS, Choices, FormatError
-from rewards.formats.reading import BAD_ROWS, LEFT_OUT, Reading
+from rewards.formats.reading import LEFT_OUT, Reading
 from rewards.formats.step_labels import LINES, one_line_steps, to_step_labels
 from rollouts.problems.args import SPLITS
 from rollouts.records import Problem, StepLabels
+from stages.bad_rows import BAD_ROWS
 from stages.checks import check_choices, check_least
 from stages.stage import MISSING, Stage, parent
 from stages.workspace import Workspace
@@ -80,7 +81,7 @@ def import_labels(args: ImportArgs, work: Workspace) -> None:
     work.write_rows("problems", problems.values(), Problem)
     work.count(**counts, bad_rows=reading.counts["bad_rows"])
     work.count(**{name: number for name, number in reading.counts.items() if name.startswith(LEFT_OUT)})
-    for number, text in enumerate(reading.bad):
+    for number, text in enumerate(reading.bad.named):
         work.note(f"bad row {number + 1}", text)
 
 

@@ -53,7 +53,7 @@ def test_questions_that_say_step_1(text, question):
         (
             "Pia sells pens ки at 2 each. How many? Step 1: 3 * 2 = 6 ки",
             "++",
-            r"no 'Step 1:' is found before the first",
+            r"step tag stands before 'Step 1:', within",
         ),
         ("In Step 1: sell ки at 2. How many? Step 1: 3 * 2 = 6 ки", "++", "step tag stands before 'Step 1:', within"),
         ("Do it. Step 1: Mix. Step 1: 2 + 2 = 4 ки", "+", "'Step 1:' stands 2 times before the first step ends"),

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from experiments.commands.yaml_files import ConfigError
 from stages import provenance
 from stages.artifacts import ArtifactError
 from stages.processes import current
@@ -15,8 +16,8 @@ from stages.processes import current
 
 @contextmanager
 def error_log(file: Path) -> Iterator[None]:
-    """Write `error.log` beside `file`, the run's arguments, where an error ends the work. An ArtifactError does not
-    count: a parent could not be used, and no work had begun.
+    """Write `error.log` beside `file`, the run's arguments, where an error ends the work. An ArtifactError and a
+    ConfigError do not count: a parent or a setting could not be used, and no work had begun.
 
     For arguments NAME.yaml, other than config.yaml, it is `NAME.error.log`; a rank other than 0 adds its number. A run
     that succeeds removes the log of the one before.
@@ -26,7 +27,7 @@ def error_log(file: Path) -> Iterator[None]:
     log = file.with_name(f"{name}.{rank}.log" if rank else f"{name}.log")
     try:
         yield
-    except ArtifactError:
+    except (ArtifactError, ConfigError):
         raise
     except Exception as error:
         versions = ", ".join(f"{package} {version}" for package, version in provenance.versions().items())

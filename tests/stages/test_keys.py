@@ -106,7 +106,11 @@ COUNTED: list[tuple[Stage, Any, str]] = [
         f"drafts samples global_refiner local_refiner control orm sorm where seed device\n{HF}\n{PROMPT}",
     ),
     (RERANK, RerankArgs(), "candidates orm sorm samples device"),
-    (REPORT, ReportArgs(), "rerank candidates orm sorm labels trained_on stages names title model scorer where seed"),
+    (
+        REPORT,
+        ReportArgs(),
+        "rerank candidates orm sorm labels trained_on stages names given given_names title model scorer where seed",
+    ),
 ]
 
 

@@ -86,8 +86,9 @@ def _another(statement: _Statement, after: Sequence[str]) -> bool:
     if again is None or not again.content or not again.sure:
         return False
     answer, other = clean(statement.content), clean(again.content)
-    value = normalise(answer)
-    return other != answer if value is None else normalise(other) != value
+    value, second = normalise(answer), normalise(other)
+    # words take no number back: "what comes after the answer is no step"
+    return other != answer if value is None else second is not None and second != value
 
 
 # Where an answer is taken back. "should be", "mistake" or "actually" alone are not enough: "18 (should be in dollars)".

@@ -75,5 +75,5 @@ def test_nothing_is_made_to_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         problems = ProblemArgs(limit=limit, offset=offset)
         problems.world.size = 20
         assert _size(SampleArgs("p", problems, n=2)).startswith(f" ({count} problems, {2 * count} samples")
-        monkeypatch.setitem(LOADERS, "arithmetic", lambda args: list(range(args.world.size)))
+        monkeypatch.setitem(LOADERS, "arithmetic", lambda args, _: list(range(args.world.size)))
         assert len(load_problems(problems)) == count

@@ -154,3 +154,12 @@ def test_equal_values_have_one_canonical_form():
     assert canonical("2, 1") == canonical("x = 1 \\text{ or } x = 2") != canonical("(1, 2)")
     assert canonical("\\text{East}") == canonical("east") != canonical("west")
     assert canonical("3  4") not in (canonical("34"), canonical("7"))
+
+
+@pytest.mark.parametrize("after", ["what comes after the answer is no step", "Each answer is a number of pens."])
+def test_words_after_a_number_take_it_not_back(after: str) -> None:
+    assert grade(f"1+1=2\n#### 2\n{after}", "2").correct
+
+
+def test_another_number_does() -> None:
+    assert grade("1+1=2\n#### 2\nThe answer is 3.", "2").rule == "hash:retracted"

@@ -11,7 +11,7 @@ TRL_SFT := .venv-trl-sft
 
 .PHONY: help demo test faults test-vllm bench-grading bench-sampling bench-training lint format clean students
 
-demo: $(VENV)/.installed  ## train and refine in the embedded world, print the table, write runs/demo/
+demo: $(VENV)/.installed  ## train and refine in the embedded world, print the table, write runs/demo/experiment=demo/
 	$(BIN)/python -m experiments.glore experiment=demo run.name=demo
 
 help:  ## list what can be made

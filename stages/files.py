@@ -13,7 +13,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from stages.text import shown
 
 LARGE = 1 << 20  # bytes from which on hashing a file takes longer than looking it up
 SETTLED = 2.0  # seconds after which a file that changes again has another time
@@ -70,6 +72,27 @@ def read_json(path: str | Path) -> Any:
         raise StoreError(f"{path}, line {error.lineno}: malformed JSON: {error.msg}") from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise StoreError(f"{path}: malformed JSON: {error}") from error
+
+
+def strict_json(text: str, **options: Any) -> Any:
+    """A JSON value from outside; `options` are those of `json.loads`.
+
+    Raises:
+        ValueError: the text is malformed, holds NaN or Infinity, or gives a field twice.
+    """
+    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_to_object, **options)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+def _to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"a field is given twice: {shown(sorted(n for n in fields if names.count(n) > 1))}")
+    return fields
 
 
 def next_name(folder: Path, pattern: str) -> Path:

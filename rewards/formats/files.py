@@ -13,10 +13,11 @@ import platform
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from rewards.formats.record import CARRY, FormatError
 from rollouts.problems.reading import POINTED, POINTER
+from stages.files import strict_json
 from stages.text import shown
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _read_list(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _parse(data: bytes, where: str) -> Any:
     try:
-        value = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse, object_pairs_hook=_to_object)
+        value = strict_json(data.decode("utf-8-sig"))
         if rb"\ud" in data.lower():
             json.dumps(value, ensure_ascii=False).encode()  # half a character cannot be written to any file
     except json.JSONDecodeError as error:
@@ -119,18 +120,6 @@ def _parse(data: bytes, where: str) -> Any:
     except (ValueError, RecursionError) as error:  # UnicodeError is a ValueError
         raise FormatError(f"{where}: malformed JSON: {error}") from error
     return value
-
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number")
-
-
-def _to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"a field is given twice: {shown(sorted({n for n in names if names.count(n) > 1}))}")
-    return fields
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:

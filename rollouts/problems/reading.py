@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from stages.files import strict_json
 from stages.text import shown
 
 # how exporters write a value that is missing
@@ -136,7 +137,7 @@ def parse_json(text: str, path: Path, line: int = 1) -> Any:
         ProblemFileError: the text is malformed or torn, holds NaN or Infinity, or gives a field twice.
     """
     try:
-        return json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant, object_pairs_hook=_to_object)
+        return strict_json(text, parse_float=Decimal)
     except json.JSONDecodeError as error:
         where = f"{path}, line {line + error.lineno - 1}"
         part = text[max(0, error.pos - 40) : error.pos + 40]
@@ -145,18 +146,6 @@ def parse_json(text: str, path: Path, line: int = 1) -> Any:
         ) from error
     except (ValueError, ArithmeticError, RecursionError) as error:  # the hooks; huge numbers; very deep brackets
         raise ProblemFileError(f"{path}, line {line}: malformed JSON: {error}: {shown(text)}") from error
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number")
-
-
-def _to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"a field is given twice: {shown(sorted(n for n in fields if names.count(n) > 1))}")
-    return fields
 
 
 def as_row(value: Any, where: str, n: int) -> SourceRow:

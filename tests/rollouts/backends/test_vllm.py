@@ -220,7 +220,7 @@ def test_an_engine_that_dies_is_an_error(adapted) -> None:
 
 PROGRAM = """
 import itertools, sys
-from tests.rollouts.test_vllm_backend import engine_processes, opened_with, requests_of
+from tests.rollouts.backends.test_vllm import engine_processes, opened_with, requests_of
 if __name__ == "__main__":
     sampler = opened_with()
     try:

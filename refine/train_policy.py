@@ -16,6 +16,7 @@ from rollouts.problems.splits import draw_held_out
 from rollouts.prompts import PLAIN, PromptArgs, Template, parse_prompt, render_prompt, render_solution
 from rollouts.records import Problem, RefinementPair, Rollout
 from rollouts.steps import end_token, split_steps
+from rollouts.world.args import SOURCE as WORLD
 from stages.bad_rows import BadRows
 from stages.checks import check_least
 from stages.stage import Stage, only_when, parent
@@ -166,7 +167,7 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
     from training.loop import fit
     from training.models import make_policy, save_model
 
-    if args.policy is None and args.problems.source != "arithmetic":
+    if args.policy is None and args.problems.source != WORLD:
         raise ValueError(f"problems.source={args.problems.source} needs a policy to start from: policy=FOLDER")
     texts, counts = collect_texts(args, work)
     if args.policy is None:

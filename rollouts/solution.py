@@ -169,6 +169,12 @@ def _after_reasoning(text: str) -> str:
     return rest if rest.strip() else kept
 
 
+def reasoning_end(text: str) -> int:
+    """Where the last part in which a model thinks ends; 0 where there is none that ends."""
+    closed = [tag.end() for tag in _TAG.finditer(text) if tag[0].lower() in _CLOSE.values()]
+    return max([*closed, *(final.end() for final in _FINAL_CHANNEL.finditer(text))], default=0)
+
+
 def _ends(part: str) -> bool:
     lines = [line.strip() for line in part.split("\n") if line.strip()]
     return _next_problem(lines) is not None or any("####" in line and states_answer(line) for line in lines)

@@ -12,7 +12,7 @@ from datetime import date
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from rollouts.solution import cut_solution
+from rollouts.solution import cut_solution, reasoning_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -21,16 +21,27 @@ ANSWER_MARK = "####"
 # of one text that a policy wrote: what is longer comes from a policy that does not stop, and labelling takes memory
 # and time with the square of the steps
 MAX_STEPS, MAX_CHARACTERS = 256, 65536
+MAX_REASONING = 1 << 20  # characters of what a model thinks before its solution, which has no steps
 _PROBE = "an answer"  # stands for an assistant's turn where a chat template is asked how such a turn ends
 _TODAY = date(2024, 7, 26)  # for templates that write the date: the ids of a prompt must not change overnight
 
 
 def cut_text(text: str) -> str:
     """What is kept of a text that a policy wrote: its first MAX_STEPS lines that are not blank, and at most
-    MAX_CHARACTERS characters, up to the end of a line.
+    MAX_CHARACTERS characters, up to the end of a line. Reasoning before a solution does not count, up to MAX_REASONING
+    characters: `<think>` … `</think>` of 300 lines and 2 steps are kept as they are.
 
     The rest is as if the policy had been stopped there: it is not graded, not stored, and has no steps.
     """
+    if len(text) <= MAX_CHARACTERS and text.count("\n") < MAX_STEPS:
+        return text
+    begin = reasoning_end(text[:MAX_REASONING])
+    kept = text[:begin] + _first_lines(text[begin:])
+    # where the cut finds the solution in what stands before, it is as long as that
+    return kept if len(cut_solution(kept).steps) <= MAX_STEPS else _first_lines(text)
+
+
+def _first_lines(text: str) -> str:
     if len(text) > MAX_CHARACTERS:
         text = text[: text.rfind("\n", 0, MAX_CHARACTERS) + 1] or text[:MAX_CHARACTERS]
     end = steps = 0

@@ -16,6 +16,7 @@ from typing import Any
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
 from rollouts.records import Problem
+from rollouts.world.args import SOURCE as WORLD
 from rollouts.world.args import WorldArgs
 
 
@@ -36,7 +37,7 @@ def bench_problems(split: str, number: int, gsm8k: str | None, **world: Any) -> 
     if gsm8k:
         return load_problems(ProblemArgs(source="gsm8k", path=gsm8k, split=split, limit=number))
     changed = replace(demo_world(), **world)
-    return load_problems(ProblemArgs(source="arithmetic", split=split, limit=number, world=changed))
+    return load_problems(ProblemArgs(source=WORLD, split=split, limit=number, world=changed))
 
 
 def print_header(setting: str, packages: Sequence[str] = ("torch", "transformers")) -> None:

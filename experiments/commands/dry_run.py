@@ -83,8 +83,9 @@ def _size(args: Any) -> str:
 
 def _count_problems(problems: ProblemArgs) -> int:
     from rollouts.problems.load import load_problems
+    from rollouts.world.args import SOURCE
 
-    if problems.source != "arithmetic":
+    if problems.source != SOURCE:
         return len(load_problems(problems))
     # how many are made is what is asked for, and making them takes a while
     size, offset = problems.world.size, problems.offset

@@ -9,6 +9,7 @@ import difflib
 import math
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -38,8 +39,10 @@ class Sweep:
     def new(cls) -> Sweep:
         """A sweep of this process; what one that was killed has left is dropped. Nothing is written yet."""
         name = f".sweep-{platform.node()}"
-        for folder in Path("runs").glob(f"{name}-*"):
-            if not psutil.pid_exists(int(folder.name.rpartition("-")[2])):
+        for folder in Path("runs").glob(".sweep-*"):
+            # of this host only: another's process ids say nothing here
+            left = re.fullmatch(rf"{re.escape(name)}-([0-9]+)", folder.name)
+            if left and not psutil.pid_exists(int(left[1])):
                 shutil.rmtree(folder, ignore_errors=True)
         return cls(Path(f"runs/{name}-{os.getpid()}").resolve())
 

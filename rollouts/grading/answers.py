@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from rollouts.grading import choices, symbolic
 from rollouts.grading.numerals import normalise
 from rollouts.grading.wording import clean
-from rollouts.solution import STOP_MARKERS, Solution, cut_solution
-
-__all__ = ["STOP_MARKERS", "Grade", "canonical", "extract", "grade", "normalise", "warm_up"]
+from rollouts.solution import Solution, cut_solution
 
 UNGRADED = frozenset({"timeout", "crash", "undecided", "no_reference"})
 

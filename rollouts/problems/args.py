@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rollouts.world.args import SOURCE as WORLD
 from rollouts.world.args import WorldArgs
 from stages.bad_rows import BAD_ROWS
 from stages.stage import only_when, parent
 
 SPLITS = ("train", "validation", "test")
 FILES = ("gsm8k", "svamp", "asdiv", "math", "commonsenseqa", "jsonl")
-SOURCES = ("arithmetic", *FILES)  # `load.LOADERS` has what loads each
+SOURCES = (WORLD, *FILES)  # `load.LOADERS` has what loads each
 ON_HUB = {  # the path where none is given
     "gsm8k": "hub:openai/gsm8k",
     "math": "hub:EleutherAI/hendrycks_math",
@@ -44,7 +45,7 @@ class ProblemArgs:
     error, or with `bad_rows` skip left out, counted and named.
     """
 
-    source: str = "arithmetic"
+    source: str = WORLD
     split: str = "train"  #: train, validation or test
     path: str | None = parent(any_path=True, hub="dataset", default=None)  #: the source's file or folder
     limit: int | None = None  #: at most so many problems
@@ -54,7 +55,7 @@ class ProblemArgs:
     split_shares: list[float] = only_when([0.7, 0.1, 0.2], "source", "svamp", "asdiv", "math", "jsonl")
     bad_rows: str = only_when("error", "source", *FILES)  #: error or skip
     fields: FieldArgs = only_when(field(default_factory=FieldArgs), "source", "jsonl")  #: their names in the file
-    world: WorldArgs = only_when(field(default_factory=WorldArgs), "source", "arithmetic")
+    world: WorldArgs = only_when(field(default_factory=WorldArgs), "source", WORLD)
 
     def __post_init__(self) -> None:
         if self.path is None:
@@ -66,9 +67,9 @@ class ProblemArgs:
             raise ValueError(f"problems.source={self.source!r} is unknown; known are {', '.join(SOURCES)}")
         if self.split not in SPLITS:
             raise ValueError(f"problems.split={self.split!r} is unknown; known are {', '.join(SPLITS)}")
-        if self.source == "arithmetic" and self.path is not None:
+        if self.source == WORLD and self.path is not None:
             raise ValueError(f"problems.path={self.path!r}: source arithmetic makes its problems and reads no file")
-        if self.source != "arithmetic" and not self.path:
+        if self.source != WORLD and not self.path:
             where = "a file or folder, or hub:org/name of a data set"
             raise ValueError(f"problems.path={self.path or 'null'}: source {self.source} needs a path: {where}")
         if self.bad_rows not in BAD_ROWS:

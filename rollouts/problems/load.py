@@ -13,6 +13,7 @@ from rollouts.problems.args import ProblemArgs
 from rollouts.problems.reading import ProblemFileError
 from rollouts.records import Problem
 from rollouts.world import generator as arithmetic
+from rollouts.world.args import SOURCE as WORLD
 from stages.bad_rows import BadRows
 from stages.hub import HubError, local_path
 
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 # each gives all problems of `args.split`
 LOADERS: dict[str, Callable[[ProblemArgs, BadRows], list[Problem]]] = {
-    "arithmetic": lambda args, bad: arithmetic.load(args),
+    WORLD: lambda args, bad: arithmetic.load(args),
     "gsm8k": gsm8k.load,
     "svamp": svamp.load,
     "asdiv": asdiv.load,

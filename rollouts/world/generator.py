@@ -12,6 +12,7 @@ import random
 from typing import TYPE_CHECKING
 
 from rollouts.records import Problem
+from rollouts.world.args import SOURCE as WORLD
 from rollouts.world.args import WorldArgs
 from rollouts.world.facts import ITEMS, NAMES, SYMBOLS, Fact, World, apply, has_shortcut, render_fact
 
@@ -62,7 +63,7 @@ def load(args: ProblemArgs) -> list[Problem]:
         solution = render_solution(facts, order)
         answer = str(facts.answer())
         identity = f"arithmetic/{args.split}/{len(problems)}"
-        problems.append(Problem(identity, question, answer, solution, "arithmetic", args.split))
+        problems.append(Problem(identity, question, answer, solution, WORLD, args.split))
     return problems
 
 

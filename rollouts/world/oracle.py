@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from rollouts.grading.answers import extract, normalise
+from rollouts.grading.answers import extract
+from rollouts.grading.numerals import normalise
 from rollouts.records import Problem
 from rollouts.steps import ANSWER_MARK
 from rollouts.world.derivations import TOTAL, Term, Truth, derives, find_truth, parse_expression

@@ -18,7 +18,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from rollouts.grading import symbolic
-from rollouts.grading.answers import STOP_MARKERS, grade, normalise, warm_up
+from rollouts.grading.answers import grade, warm_up
+from rollouts.grading.numerals import normalise
+from rollouts.solution import STOP_MARKERS
 
 LIMIT = 0.050  # seconds of processor time for one text that does not need the prover
 NEVER = "918273.5"  # no piece of noise holds it

@@ -76,6 +76,17 @@ def test_a_text_within_the_limits_is_kept_whole(text):
     assert cut_text(text) == text
 
 
+def test_reasoning_before_a_solution_is_no_step_of_it():
+    thought = "".join(f"maybe {i} pens\n" for i in range(2 * MAX_STEPS))
+    for text in (f"<think>\n{thought}</think>\n1+1=2\n#### 2", f"{thought * 12}</think>\n1+1=2\n#### 2"):
+        assert cut_text(text) == text and split_steps(cut_text(text)) == ["1+1=2", "#### 2"]
+    many = f"<think>\n{thought}</think>\n" + "1+1=2\n" * (MAX_STEPS + 9)
+    assert len(split_steps(cut_text(many))) == MAX_STEPS
+    # the tag of a next problem makes no reasoning of what stands before it
+    after = "1+1=2\n" * 999 + "#### 2\nQ: Next?\n<think>\nIt is 3.\n</think>\n#### 3"
+    assert len(split_steps(cut_text(after))) == MAX_STEPS
+
+
 def test_steps_are_put_together():
     assert join_steps([]) == ""
     assert join_steps(["a", "#### 5"]) == "a\n#### 5\n"

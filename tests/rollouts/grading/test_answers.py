@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollouts.grading.answers import STOP_MARKERS, UNGRADED, Grade, extract, grade, normalise
+from rollouts.grading.answers import UNGRADED, Grade, extract, grade
+from rollouts.grading.numerals import normalise
 from rollouts.grading.statements import MAX_ANSWER, WINDOW
+from rollouts.solution import STOP_MARKERS
 from tests.faults import fuzz_grader
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -151,14 +151,13 @@ def refine_all(
         if kind != "local" or error is not None:
             prompt = render_refinement(kind, problem.question, draft.steps, error, template)
             requests.append(Request(problem.id, prompt, seed=seed))
-    samples = collect(sampler, requests, work, kind if kind != "local" else f"local ({where})")
+    # a local refiner may be told of a few errors only, and all of those drafts may be too long for it
+    label = kind if kind != "local" else f"local ({where})"
+    samples = collect(sampler, requests, work, label, need_some=kind != "local")
     refined, cut = [], 0
     for problem, draft, error in zip(problems, drafts, errors, strict=True):
-        if problem.id not in samples:
-            refined.append(replace(from_rollout(draft, kind), where=where, completion_tokens=0))
-            continue
-        (sample,) = samples[problem.id]
-        if sample.finish_reason == REFUSED:  # counted and named in quarantine.parquet
+        sample = samples[problem.id][0] if problem.id in samples else None
+        if sample is None or sample.finish_reason == REFUSED:  # not asked; or named in quarantine.parquet
             refined.append(replace(from_rollout(draft, kind), where=where, completion_tokens=0))
             continue
         written = cut_text(sample.text)

@@ -17,6 +17,7 @@ from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.prompts import render_prompt
 from rollouts.records import Candidate, Problem, Rollout, identity
 from rollouts.sampling.args import SamplerArgs
+from rollouts.sampling.protocol import load_sampler, refuse
 from rollouts.sampling.sample import SampleArgs
 from rollouts.steps import MAX_STEPS
 from stages.artifacts import Artifact, ArtifactError
@@ -136,6 +137,30 @@ def test_a_draft_that_a_reward_model_cannot_read_stays_as_it_is(world):
     assert found.manifest["counts"]["orm_too_long"] == 1
     (row,) = found.rows(Quarantined, "quarantine")
     assert row.id == f"{PROBLEMS[0].id}#0" and "the orm reads 128" in row.reason
+
+
+def test_drafts_stay_where_the_local_refiner_can_read_none(world, monkeypatch):
+    class Refusing:
+        promise = "nothing"
+
+        def sample(self, requests):
+            for request in requests:
+                yield from refuse(request, "too long for it")
+
+        def close(self):
+            pass
+
+    def load(policy, args, stop=()):
+        return Refusing() if policy == world["local_refiner"] else load_sampler(policy, args, stop)
+
+    monkeypatch.setattr("refine.revise.load_sampler", load)
+    found = revise(world, seed=77)
+    local, drafts = by_kind(found, "local", "oracle"), by_kind(found, "draft")
+    assert [c.steps for c in local] == [c.steps for c in drafts] and {c.completion_tokens for c in local} == {0}
+    assert {row.id for row in found.rows(Quarantined, "quarantine")} >= {PROBLEMS[1].id, PROBLEMS[2].id}
+    monkeypatch.setattr("refine.revise.load_sampler", lambda *_: Refusing())
+    with pytest.raises(ValueError, match="none of the 4 requests can be sampled"):
+        revise(world, seed=78)
 
 
 def test_a_refinement_that_does_not_end_is_cut_and_counted(world):

@@ -185,6 +185,8 @@ class Command:
                     raise
             finally:
                 shutil.rmtree(sweep.folder, ignore_errors=True)
+                # what was typed here is not what was typed for another job of this process
+                HydraConfig.instance().cfg = None
         if failed:
             raise SystemExit(1)
 

@@ -30,6 +30,7 @@ from experiments.commands.config import (
     validate,
 )
 from experiments.commands.sweeps import objective_of
+from experiments.commands.unused import refuse_typed
 from refine.students.shipped import find_start
 
 ROOT = Path(__file__).parents[2]
@@ -593,3 +594,10 @@ def test_a_command_runs_by_its_path_from_another_folder(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("artifacts/sample/*/rows.parquet"))) == 1
+
+
+def test_a_refused_command_line_is_forgotten(
+    kitchen: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cook_here(kitchen, monkeypatch, capsys, "size.eggs=${oc.env:NOPE}").returncode == 2
+    refuse_typed({"size.eggs": "for no reason"})  # a job of this process that was not typed

@@ -18,7 +18,7 @@ from rollouts.records import Problem, RefinementPair, Rollout
 from rollouts.steps import end_token, split_steps
 from rollouts.world.args import SOURCE as WORLD
 from stages.bad_rows import BadRows
-from stages.checks import check_least
+from stages.checks import check_least, check_range
 from stages.stage import Stage, only_when, parent
 from stages.workspace import Workspace
 from training.adapters import ADAPTER, LoraArgs
@@ -75,8 +75,7 @@ class TrainPolicyArgs:
             raise ValueError(f"examples={list(self.examples)} with rollouts={self.rollouts}: give both or neither")
         if bool(set(KINDS) & set(self.examples)) != (self.pairs is not None):
             raise ValueError(f"examples={list(self.examples)} with pairs={self.pairs}: give both or neither")
-        if not 0 <= self.validation_share < 1:
-            raise ValueError(f"validation_share must be in [0, 1), not {self.validation_share}")
+        check_range(self, validation_share="[0, 1)")
         check_least(self, max_per_problem=1, max_length=8)
 
 
@@ -195,7 +194,8 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
     model = add_adapter(model, args.lora, args.train.seed)
 
     def evaluate(trained: PreTrainedModel) -> dict[str, float]:
-        return {"cross_entropy": mean_loss(trained, validation, completion_loss, args.train, tokenizer.pad_token_id)}
+        tokens, pad_id = args.train.tokens_per_batch, tokenizer.pad_token_id
+        return {"cross_entropy": mean_loss(trained, validation, completion_loss, tokens, pad_id)}
 
     label, judge = "train " + "+".join(args.examples), evaluate if validation else None
     trained = fit(model, tokenizer, examples, completion_loss, args.train, work, label, judge)

@@ -21,6 +21,7 @@ from rollouts.steps import encode_steps, join_steps, split_steps
 from training.attention.install import packed_attention, reads_packs
 from training.examples import Example, pad_batch
 from training.packing import pack_batch, plan_packs
+from training.plan import batch_lengths
 from training.prefix_sharing import Families, can_share, count_own, share_batch
 
 if TYPE_CHECKING:
@@ -138,16 +139,6 @@ class Scorer:
             batch = pack_batch([examples], pad_id) if reads_packs(self.model) else pad_batch(examples, pad_id)
         with torch.inference_mode(), packed_attention(self.model):
             return step_logits(self.model, batch.to(self.model.device)).tolist(), tokens
-
-
-def batch_lengths(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Batches of indices, short ones first, each of at most so many tokens when it is padded (or of one index)."""
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if not batches or lengths[i] * (len(batches[-1]) + 1) > tokens:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
 
 
 def _sigmoid(logit: float) -> float:

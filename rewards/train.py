@@ -21,7 +21,7 @@ from rollouts.problems.splits import draw_held_out
 from rollouts.prompts import PromptArgs
 from rollouts.records import Problem, Rollout, StepLabels
 from rollouts.sampling.policies import context_length
-from stages.checks import check_choices, check_least
+from stages.checks import check_choices, check_least, check_range
 from stages.stage import Stage, only_when, parent
 from stages.workspace import Quarantined, Workspace
 from training.adapters import ADAPTER, LoraArgs
@@ -75,8 +75,7 @@ class TrainRewardArgs:
             )
         if self.kind == "orm" and self.targets != "hard":
             raise ValueError(f"targets={self.targets!r} must be hard, or soft for a sorm, and kind is {self.kind}")
-        if not 0 < self.validation_share < 1:
-            raise ValueError(f"validation_share must be in (0, 1), not {self.validation_share}")
+        check_range(self, validation_share="(0, 1)")
         check_least(self, max_length=8)
 
 

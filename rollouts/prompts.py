@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollouts.steps import ANSWER_MARK, Chat, join_steps, split_steps
+from stages.checks import check_choices
 
 KINDS = ("plain", "few_shot", "chat")
 _HEAD = "Q: "
@@ -72,8 +73,7 @@ class PromptArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that does not fit the kind, or an example of another form."""
-        if self.kind not in KINDS:
-            raise ValueError(f"prompt.kind={self.kind!r} is none of {', '.join(KINDS)}")
+        check_choices(self, "prompt.", kind=KINDS)
         if self.kind == "few_shot" and not self.examples.strip():
             raise ValueError("prompt.kind=few_shot needs prompt.examples: prompt=few_shot has some")
         for name, kind in (("examples", "few_shot"), ("instruction", "chat"), ("system", "chat")):

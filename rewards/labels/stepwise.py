@@ -25,7 +25,7 @@ from rollouts.sampling.collect import collect
 from rollouts.sampling.protocol import Request, Sample, Sampler, load_sampler
 from rollouts.steps import cut_text, join_steps
 from stages.artifacts import Artifact
-from stages.checks import check_least
+from stages.checks import check_least, check_range
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
 
@@ -60,8 +60,7 @@ class LabelArgs(SearchArgs):
         """Raise ValueError naming the first setting out of range."""
         super().validate()
         check_least(self, max_wrong_per_problem=1, max_right_per_problem=1, max_problems=1)
-        if self.least_confidence is not None and not 0 <= self.least_confidence <= 1:
-            raise ValueError(f"least_confidence must be in [0, 1], not {self.least_confidence}")
+        check_range(self, least_confidence="[0, 1]")
         if self.continuations > 1 and self.sampler.temperature == 0:
             raise ValueError("greedy continuations would all be the same: set sampler.temperature")
 

@@ -18,6 +18,7 @@ from rollouts.sampling.protocol import REFUSED, Request, Sample, load_sampler
 from rollouts.solution import cut_solution
 from rollouts.steps import cut_text
 from stages.bad_rows import BadRows
+from stages.checks import check_least
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
 
@@ -65,8 +66,7 @@ class SampleArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
-        if self.n < 1:
-            raise ValueError(f"n must be at least 1, not {self.n}")
+        check_least(self, n=1)
         if self.n > 1 and self.sampler.temperature == 0:
             raise ValueError(f"n={self.n} greedy samples would all be the same: set sampler.temperature, or n=1")
 

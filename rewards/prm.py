@@ -14,17 +14,10 @@ from typing import TYPE_CHECKING
 
 from rewards.formats.record import StepRecord
 from rewards.formats.step_labels import LINES, one_line_steps
+from rewards.reward_model import open_judge
 from rewards.scorer import load_scorer
 from rollouts.records import Problem
-from rollouts.sampling.policies import (
-    check_weights,
-    context_length,
-    load_policy,
-    load_tokenizer,
-    open_model,
-    pick_device,
-    pick_dtype,
-)
+from rollouts.sampling.policies import context_length, load_policy, load_tokenizer
 from stages.checks import check_choices, check_least, check_range
 from stages.hub import local_path
 from stages.stage import MISSING
@@ -244,12 +237,6 @@ def load_judge(args: PRMArgs) -> OurJudge | ForeignJudge:
         return OurJudge(args)
     if args.head == "causal_lm":
         return ForeignJudge(*load_policy(args.model, args.dtype, args.device), args)
-    from transformers import AutoModelForTokenClassification
-
-    tokenizer, place = load_tokenizer(args.model), pick_device(args.device)
-    part, dtype = "model with a head of token classification", pick_dtype(args.dtype, place)
-    model, loading = open_model(AutoModelForTokenClassification, args.model, part, dtype=dtype)
-    if loading["missing_keys"] or loading["mismatched_keys"]:
-        raise PRMError(f"{args.model} lacks weights: {sorted(loading['missing_keys'])[:5]}")
-    check_weights(model, tokenizer, args.model)
-    return ForeignJudge(model.to(place).eval(), tokenizer, args)
+    tokenizer = load_tokenizer(args.model)
+    model, _ = open_judge(args.model, tokenizer, args.dtype, args.device)
+    return ForeignJudge(model, tokenizer, args)

@@ -106,10 +106,19 @@ def _config(model: PreTrainedModel, args: LoraArgs, wanted: list[str]) -> LoraCo
     )
 
 
-def merge_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The model with its adapter added to its weights, in float32: it scores the same. Without an adapter: as it is."""
+def merge_adapter(model: PreTrainedModel | PeftModel, keep: Path | None = None) -> PreTrainedModel:
+    """The model with its adapter added to its weights, in float32: it scores the same. Without an adapter: as it is.
+
+    The adapter, with the trained head, is saved first as the peft folder `keep`.
+
+    Raises:
+        ValueError: it is to be saved, and a weight is not finite.
+    """
     if not hasattr(model, "peft_config"):
         return model
+    if keep is not None:
+        check_finite(model, str(keep))
+        model.save_pretrained(keep)
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     if getattr(model.get_base_model(), "is_loaded_in_4bit", False):
@@ -118,16 +127,6 @@ def merge_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
         model = get_peft_model(_dequantized(model.unload()), config)
         set_peft_model_state_dict(model, trained)
     return model.merge_and_unload()
-
-
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Save an adapter, with the trained head, as a peft folder.
-
-    Raises:
-        ValueError: a weight is not finite.
-    """
-    check_finite(model, str(folder))
-    model.save_pretrained(folder)
 
 
 def _quantize(model: PreTrainedModel, layers: dict[str, torch.nn.Module]) -> None:

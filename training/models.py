@@ -37,10 +37,10 @@ class ModelArgs:
 
     def validate(self) -> None:
         """Raise ValueError where no model has this shape."""
-        check_least(self, "model.", hidden_size=1, layers=1, heads=1, feed_forward=1, context=1)
+        check_least(self, hidden_size=1, layers=1, heads=1, feed_forward=1, context=1)
         if self.hidden_size % self.heads or (self.hidden_size // self.heads) % 2:
             raise ValueError(f"hidden_size {self.hidden_size} does not give {self.heads} heads of an even size")
-        check_range(self, "model.", initializer_range="(0, inf)", embedding_range="(0, inf)", branch_range="(0, inf)")
+        check_range(self, initializer_range="(0, inf)", embedding_range="(0, inf)", branch_range="(0, inf)")
         if len(self.look_back) > self.heads or min(self.look_back, default=1) < 1:
             raise ValueError(
                 f"look_back needs at most {self.heads} numbers (a head each) of at least 1, not {list(self.look_back)}"

@@ -8,13 +8,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from training.args import TrainArgs
 from training.packing import plan_packs
-
-if TYPE_CHECKING:
-    from training.args import TrainArgs
-    from training.prefix_sharing import Families
+from training.prefix_sharing import Families
 
 Pack = list[int]  # indices of the examples that share a row
 

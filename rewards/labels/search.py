@@ -88,11 +88,6 @@ def bounds(decided: Sequence[bool | None]) -> tuple[int, int]:
     return lo, next((place for place in range(lo, len(decided)) if decided[place] is False), len(decided))
 
 
-def middle(lo: int, hi: int) -> int:
-    """The place that a binary search for the first negative prefix looks at."""
-    return (lo + hi) // 2
-
-
 def cheapest(lo: int, hi: int, ends: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> int:
     """The place to look at first in the cheapest plan for finding the first negative prefix among lo … hi.
 

@@ -175,8 +175,15 @@ class SamplerArgs:
             one.validate()
 
 
-def served_model(policy: str, args: SamplerArgs) -> str | None:
-    """`MODEL@HOSTS` where `policy` is what servers call their model, and not a folder that can be read here."""
-    if args.backend != "openai" or is_hub(policy) or Path(policy).is_dir():
-        return None
-    return f"{policy}@{args.openai.hosts}"
+class Sampling:
+    """What the arguments of stages that sample `policy` with `sampler` share."""
+
+    policy: str
+    sampler: SamplerArgs
+
+    @property
+    def served(self) -> str | None:
+        """`MODEL@HOSTS` where `policy` is what servers call their model; None for a folder that can be read here."""
+        if self.sampler.backend != "openai" or is_hub(self.policy) or Path(self.policy).is_dir():
+            return None
+        return f"{self.policy}@{self.sampler.openai.hosts}"

@@ -44,7 +44,6 @@ class Request:
     temperature: float | None = None
     top_p: float | None = None
     stop: tuple[str, ...] | None = None
-    logprobs: bool = False
     wanted: tuple[int, ...] | None = None
 
     @property
@@ -59,8 +58,7 @@ class Sample:
     or refused (it could not be drawn: `reason` says why, the text is empty).
 
     `token_ids` are what the policy wrote, with its end token where it wrote one, and `completion_tokens` their number;
-    they are empty where the backend does not learn them. `logprobs` are the natural logarithms of their probabilities
-    before temperature and top_p, where asked for.
+    they are empty where the backend does not learn them.
     """
 
     request_id: str
@@ -71,7 +69,6 @@ class Sample:
     completion_tokens: int
     seed: int
     token_ids: tuple[int, ...] = ()
-    logprobs: tuple[float, ...] = ()
     reason: str | None = None
 
 
@@ -196,6 +193,23 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, request: Request) -> list[int
     is_text = isinstance(request.prompt, str | Chat)
     head = encode_prompt(tokenizer, request.prompt) if is_text else list(request.prompt)
     return head + encode_text(tokenizer, request.prefix)
+
+
+def read_requests(
+    requests: Sequence[Request],
+    args: SamplerArgs,
+    tokenizer: PreTrainedTokenizerFast,
+    limit: int | None,
+    vocabulary: int,
+) -> Iterator[tuple[Request, list[int]] | Sample]:
+    """Each request with its settings filled in, and the token ids of its prompt; of one that a model of this context
+    and vocabulary cannot complete, the refused samples."""
+    for request in (fill(request, args) for request in requests):
+        prompt = prompt_ids(tokenizer, request)
+        if fault := prompt_fault(prompt, request.max_tokens, limit, vocabulary):
+            yield from refuse(request, fault, len(prompt))
+        else:
+            yield request, prompt
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerFast, request: Request) -> list[int]:

@@ -12,7 +12,7 @@ from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
 from rollouts.prompts import PromptArgs, render_prompt
 from rollouts.records import Problem, Rollout
-from rollouts.sampling.args import SamplerArgs, served_model
+from rollouts.sampling.args import SamplerArgs, Sampling
 from rollouts.sampling.collect import collect
 from rollouts.sampling.protocol import REFUSED, Request, Sample, load_sampler
 from rollouts.solution import cut_solution
@@ -47,7 +47,7 @@ def grade_sample(problem: Problem, sample: Sample, index: int, last_number: bool
 
 
 @dataclass
-class SampleArgs:
+class SampleArgs(Sampling):
     """Arguments of the stage `sample`: `n` rollouts of every problem."""
 
     policy: str = parent("train_policy", any_path=True, or_name="served")  #: who samples: a folder, hub:…, shipped
@@ -58,11 +58,6 @@ class SampleArgs:
     seed: int = 0  #: of the samples
     # a number that merely stands last is taken for the answer; never for rollouts that train a model
     last_number: bool = False
-
-    @property
-    def served(self) -> str | None:
-        """What counts for a policy that is the name of a model on servers; None for a folder."""
-        return served_model(self.policy, self.sampler)
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""

@@ -24,7 +24,6 @@ class Row:
     seed: int
     prompt: list[int]
     ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
 
 
 class Ending:
@@ -54,7 +53,6 @@ class Ending:
             completion_tokens=count,
             seed=row.seed,
             token_ids=tuple(row.ids[:count]),
-            logprobs=tuple(row.logprobs[:count]),
         )
 
     def _cut(self, row: Row) -> tuple[str, int] | None:

@@ -23,9 +23,7 @@ from rollouts.sampling.protocol import (
     SamplingError,
     end_tokens,
     fill,
-    prompt_fault,
-    prompt_ids,
-    refuse,
+    read_requests,
     split_samples,
 )
 
@@ -61,7 +59,6 @@ class EngineCall:
         if reason not in ("stop", "length"):
             raise SamplingError(f"vLLM ended sample {index} of request {self.request.id} with {reason!r}")
         ids = tuple(token for part in parts for token in part.token_ids)
-        entries = [entry for part in parts for entry in part.logprobs or ()]
         return Sample(
             request_id=self.request.id,
             index=index,
@@ -71,7 +68,6 @@ class EngineCall:
             completion_tokens=len(ids),
             seed=(self.seed + child) % SEEDS,
             token_ids=ids,
-            logprobs=tuple(entry[token].logprob for token, entry in zip(ids, entries, strict=True)) if entries else (),
         )
 
 
@@ -100,7 +96,6 @@ def sampling_params(request: Request, n: int, seed: int, ends: Sequence[int] = (
             max_tokens=request.max_tokens,
             stop=list(request.stop),
             stop_token_ids=list(ends),
-            logprobs=0 if request.logprobs else None,  # of the token drawn, and of none of the likeliest
             # with all of a request's samples together, the first would wait for the last
             output_kind=RequestOutputKind.DELTA,
         )
@@ -140,7 +135,8 @@ class VLLMSampler:
         """
         if self._under_way:
             raise RuntimeError("one call of sample at a time: close the other's iterator first")
-        waiting = chain.from_iterable(self._prepare(fill(request, self.args)) for request in requests)
+        read = read_requests(requests, self.args, self.tokenizer, self.limit, self.vocabulary)
+        waiting = chain.from_iterable([one] if isinstance(one, Sample) else calls(*one) for one in read)
         rows = 0
         try:
             while True:
@@ -165,11 +161,6 @@ class VLLMSampler:
             atexit.unregister(self.close)
             engine.engine_core.shutdown(timeout=_ENDING)
             self.watch.end()
-
-    def _prepare(self, request: Request) -> Iterator[EngineCall | Sample]:
-        prompt = prompt_ids(self.tokenizer, request)
-        fault = prompt_fault(prompt, request.max_tokens, self.limit, self.vocabulary)
-        yield from calls(request, prompt) if fault is None else refuse(request, fault, len(prompt))
 
     def _hand_over(self, call: EngineCall) -> None:
         from vllm.inputs.engine import tokens_input

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rollouts.sampling.args import OpenAIArgs, RayArgs, SamplerArgs, VLLMArgs, served_model
+from rollouts.sampling.args import OpenAIArgs, RayArgs, SamplerArgs, VLLMArgs
 from rollouts.sampling.protocol import (
     Request,
     fill,
@@ -14,6 +14,7 @@ from rollouts.sampling.protocol import (
     request_fault,
     sample_seed,
 )
+from rollouts.sampling.sample import SampleArgs
 
 
 def test_a_seed_is_a_function_of_run_request_and_number():
@@ -117,6 +118,6 @@ def test_what_a_prompt_may_be():
 
 def test_a_policy_on_a_server_goes_by_its_name(tmp_path):
     server = SamplerArgs(backend="openai", openai=OpenAIArgs(base_urls=["http://b:1/v1", "https://a.org/v1"]))
-    assert served_model("some-model", server) == "some-model@a.org,b"
+    assert SampleArgs("some-model", sampler=server).served == "some-model@a.org,b"
     for policy, args in ((str(tmp_path), server), ("hub:org/some-model", server), ("some-model", SamplerArgs())):
-        assert served_model(policy, args) is None
+        assert SampleArgs(policy, sampler=args).served is None

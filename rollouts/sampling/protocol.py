@@ -44,6 +44,7 @@ class Request:
     temperature: float | None = None
     top_p: float | None = None
     stop: tuple[str, ...] | None = None
+    logprobs: bool = False
     wanted: tuple[int, ...] | None = None
 
     @property
@@ -58,7 +59,8 @@ class Sample:
     or refused (it could not be drawn: `reason` says why, the text is empty).
 
     `token_ids` are what the policy wrote, with its end token where it wrote one, and `completion_tokens` their number;
-    they are empty where the backend does not learn them.
+    they are empty where the backend does not learn them. `logprobs` are the natural logarithms of their probabilities
+    before temperature and top_p, where asked for.
     """
 
     request_id: str
@@ -69,6 +71,7 @@ class Sample:
     completion_tokens: int
     seed: int
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
     reason: str | None = None
 
 

@@ -199,6 +199,11 @@ class FaultServer:
             choice |= {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
             if self.speaks_vllm and body.get("return_token_ids"):
                 choice["token_ids"] = tokens
+            if body.get("logprobs"):
+                values = [-token / 100 for token in tokens]
+                choice["logprobs"] = (
+                    {"content": [{"logprob": value} for value in values]} if is_chat else {"token_logprobs": values}
+                )
             choices.append((choice, len(tokens)))
         usage = {"prompt_tokens": len(prompt), "completion_tokens": sum(count for _, count in choices)}
         return {"choices": [choice for choice, _ in choices][::-1], "usage": usage}

@@ -24,7 +24,7 @@ _STATE = np.dtype(
     [
         *((name, np.int64) for name in ("token", "place", "seed", "written", "most")),
         *((name, np.float64) for name in ("temperature", "top_p")),
-        *((name, np.bool_) for name in ("stops", "late")),
+        *((name, np.bool_) for name in ("stops", "logprobs", "late")),
     ]
 )
 
@@ -89,17 +89,19 @@ class Decoder:
 
     def _begin(self, row: Row) -> tuple:
         asked, read = row.request, row.prompt + row.ids
-        settings = asked.max_tokens, asked.temperature, asked.top_p, bool(asked.stop)
+        settings = asked.max_tokens, asked.temperature, asked.top_p, bool(asked.stop), asked.logprobs
         return read[-1], len(read) - 1, row.seed, len(row.ids), *settings, bool(row.ids)
 
     def _step(self) -> np.ndarray:
         """Draw one token for every row; returns the numbers of the rows that are at their end."""
         state = self.state[: len(self.rows)]
         logits = self.slots.step(state["token"], state["place"])
-        drawn = draw(logits, uniforms(state["seed"], state["written"]), state["temperature"], state["top_p"])
-        ids = read_tokens(drawn)
-        for row, token in zip(self.rows, ids.tolist(), strict=True):
-            row.ids.append(token)
+        token = draw(logits, uniforms(state["seed"], state["written"]), state["temperature"], state["top_p"])
+        ids = read_tokens(token)
+        for row, drawn in zip(self.rows, ids.tolist(), strict=True):
+            row.ids.append(drawn)
+        if state["logprobs"].any():
+            self._write_logprobs(logits, token, state["logprobs"].nonzero()[0])
         state["token"] = ids
         state["place"] += 1
         state["written"] += 1
@@ -107,6 +109,12 @@ class Decoder:
         for i in (state["stops"] & ~done).nonzero()[0]:
             done[i] = self.ending.has_stop(self.rows[i])
         return done.nonzero()[0]
+
+    def _write_logprobs(self, logits: torch.Tensor, token: torch.Tensor, asking: np.ndarray) -> None:
+        which = torch.from_numpy(asking).to(logits.device)
+        logprobs = torch.log_softmax(logits[which].float(), -1).gather(-1, token[which, None])[:, 0].tolist()
+        for i, logprob in zip(asking, logprobs, strict=True):
+            self.rows[i].logprobs.append(logprob)
 
     def _drop(self, done: np.ndarray) -> None:
         moved, free = self.slots.drop(done)

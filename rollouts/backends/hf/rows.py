@@ -24,6 +24,7 @@ class Row:
     seed: int
     prompt: list[int]
     ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
 
 
 class Ending:
@@ -53,6 +54,7 @@ class Ending:
             completion_tokens=count,
             seed=row.seed,
             token_ids=tuple(row.ids[:count]),
+            logprobs=tuple(row.logprobs[:count]),
         )
 
     def _cut(self, row: Row) -> tuple[str, int] | None:

@@ -117,6 +117,8 @@ class Caller:
         extra: dict[str, Any] = {}
         # the client knows each api's own name only
         (body if is_chat or limit == "max_tokens" else extra)[limit] = request.max_tokens
+        if request.logprobs:
+            body["logprobs"] = True if is_chat else 1
         if settings.vllm:
             extra |= {"return_token_ids": True, **PLAIN_SAMPLING}
             if self.tokenizer is not None and (ends := end_tokens(self.tokenizer, request)):

@@ -30,7 +30,7 @@ _NOT_TAKEN = re.compile(
     r"|less than|greater than|32[ -]?bit|unmarshal|no longer",
     re.IGNORECASE,
 )
-_OPTIONS = ("max_completion_tokens", "max_tokens", "temperature", "top_p", "seed", "stop", "n")
+_OPTIONS = ("max_completion_tokens", "max_tokens", "temperature", "top_p", "seed", "stop", "logprobs", "n")
 _EXTENSIONS = (
     *("return_token_ids", "stop_token_ids", "top_k", "min_p"),
     *("repetition_penalty", "presence_penalty", "frequency_penalty"),
@@ -115,7 +115,7 @@ def helping_setting(said: str, param: str | None) -> str | None:
         return None if re.search(r"too large|at most|less than", said) else f"sampler.openai.max_tokens_field={other}"
     if name == "seed" and re.search(r"32|\bint|range|less than|large|maximum|unmarshal|<=", said, re.IGNORECASE):
         return "sampler.openai.seed_bits=31"
-    return f"sampler.openai.omit=[{name}]"
+    return None if name == "logprobs" else f"sampler.openai.omit=[{name}]"
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float:

@@ -6,6 +6,7 @@ through: nothing of a reply is taken on trust. What servers spell in different w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from rollouts.backends.servers.faults import BadReply, ReplyError
 from rollouts.sampling.protocol import REFUSED
 from stages.text import shown
 
+LEAST_LOGPROB = -9999.0  # what vllm says for minus infinity, which no JSON holds
 LARGEST_COUNT = 2**31  # more tokens than any reply has
 SHOWN = 2000  # characters of a reply that are looked at to show some of them
 
@@ -33,12 +35,13 @@ _TOOLS = "the model calls a tool, which nobody asked for"
 
 @dataclass(frozen=True, slots=True)
 class ReplyChoice:
-    """One text; `token_ids` is None where the server does not tell them. `finish_reason` is stop, length or refused;
-    `reason` then says why. `thought_only`: all that the model wrote is its reasoning."""
+    """One text; `token_ids` and `logprobs` are None where the server does not tell them. `finish_reason` is stop,
+    length or refused; `reason` then says why. `thought_only`: all that the model wrote is its reasoning."""
 
     text: str
     finish_reason: str
     token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
     reason: str | None = None
     index: int = 0
     thought_only: bool = False
@@ -56,6 +59,10 @@ class Reply:
     fault: str | None = None
 
 
+class _TokenLogprobs(BaseModel):
+    token_logprobs: list[float | None] | None = None
+
+
 class _ChoiceBase(BaseModel):
     index: NonNegativeInt | None = None
     finish_reason: str | None = None
@@ -65,9 +72,19 @@ class _ChoiceBase(BaseModel):
 
 class _Choice(_ChoiceBase):
     text: str | None
+    logprobs: _TokenLogprobs | None = None
 
     def read(self) -> ReplyChoice:
-        return ReplyChoice(_need(self.text), "")
+        values = self.logprobs.token_logprobs if self.logprobs is not None else None
+        return ReplyChoice(_need(self.text), "", logprobs=_logprobs(values))
+
+
+class _Logprob(BaseModel):
+    logprob: float | None
+
+
+class _ChatLogprobs(BaseModel):
+    content: Annotated[list[_Logprob] | None, FailFast()] = None
 
 
 class _Message(BaseModel):
@@ -81,21 +98,24 @@ class _Message(BaseModel):
 
 class _ChatChoice(_ChoiceBase):
     message: _Message
+    logprobs: _ChatLogprobs | None = None
 
     def read(self) -> ReplyChoice:
         message = self.message
         text, thought, refusal = _join(message.content)
+        known = self.logprobs is not None and self.logprobs.content is not None
+        logprobs = _logprobs([one.logprob for one in self.logprobs.content] if known else None)
         refusal = message.refusal or refusal
         if refusal and not text:
             return ReplyChoice("", REFUSED, reason=f"the model refuses: {refusal}")
         if not text and (message.tool_calls or message.function_call):
             return ReplyChoice("", REFUSED, reason=_TOOLS)
         if not text and (message.reasoning or message.reasoning_content or thought):
-            return ReplyChoice("", "", thought_only=True)
+            return ReplyChoice("", "", logprobs=logprobs, thought_only=True)
         # a model that thinks apart may use up all its tokens before it says anything; otherwise something is lost
         ends = ENDS.get((self.finish_reason or "").strip().lower())
         text = text or "" if ends in ("length", REFUSED) else _need(text)
-        return ReplyChoice(text, "")
+        return ReplyChoice(text, "", logprobs=logprobs)
 
 
 class _Completion(BaseModel):
@@ -236,6 +256,14 @@ def _join(content: str | list[Any] | None) -> tuple[str | None, bool, str | None
         else:
             raise BadReply(f"has a part that is no text: {shown(part, 80)}")
     return "".join(texts) if texts else None, thought, refusal
+
+
+def _logprobs(values: Sequence[float | None] | None) -> tuple[float, ...] | None:
+    if values is None or None in values:
+        return None
+    if any(math.isnan(value) or value == math.inf for value in values):
+        raise BadReply("has log-probabilities that are none")
+    return tuple(max(value, LEAST_LOGPROB) for value in values)
 
 
 def _counts(usage: Any) -> tuple[int | None, int | None]:

@@ -64,7 +64,7 @@ class OpenAISampler:
         self.promise = PROMISES[self.settings.vllm]
         self.clock, self.caller = Clock(), Caller(model, tokenizer, args)
         self._odd: Counter[str] = Counter()
-        self._told_ids = False  # whether a server has told token ids
+        self._told: set[str] = set()  # what servers have told of a choice beside its text
         self._keys = [find_key(url, self.settings.api_key_env) for url in self.settings.base_urls]
         self._open: set[Background] = set()
 
@@ -131,8 +131,8 @@ class OpenAISampler:
             create = client.chat.completions if self.settings.api == "chat" else client.completions
             reply = await create.with_raw_response.create(**self.caller.body(call))
             found = read_reply(self.settings.api, reply.content, n)
-            for choice in found.choices if self.settings.vllm else ():
-                self._check_ids(call.request, choice)
+            for choice in found.choices:
+                self._check_extras(call.request, choice)
             return found
 
         try:
@@ -168,17 +168,26 @@ class OpenAISampler:
         if reply.model and not reply.model.startswith(self.model):  # some add a date
             self._notice("model", f"a reply to {name}", shown(reply.model), self.model)
 
-    def _check_ids(self, request: Request, choice: ReplyChoice) -> None:
-        """Raise an error where a server does not tell token ids: if it never has, it will not later."""
-        if choice.token_ids is not None:
-            self._told_ids = True
-        elif choice.finish_reason != REFUSED and not choice.thought_only:
-            if self._told_ids:
-                raise BadReply("a reply without token_ids")
-            raise SamplingError(
-                f"request {request.id}: the server tells no token ids, as vllm serve does; set "
-                "sampler.openai.vllm=false"
-            )
+    def _check_extras(self, request: Request, choice: ReplyChoice) -> None:
+        """Raise an error where a server does not tell what it was asked for: if it never has, it will not later."""
+        asked = {"token_ids": self.settings.vllm, "logprobs": request.logprobs}
+        for name in ("token_ids", "logprobs"):
+            if not asked[name] or choice.finish_reason == REFUSED or choice.thought_only:
+                continue
+            if getattr(choice, name) is not None:
+                self._told.add(name)
+            elif name in self._told:
+                raise BadReply(f"a reply without {name}")
+            elif name == "token_ids":
+                raise SamplingError(
+                    f"request {request.id}: the server tells no token ids, as vllm serve does; set "
+                    "sampler.openai.vllm=false"
+                )
+            else:
+                raise SamplingError(f"request {request.id} asks for logprobs, which the server does not tell")
+        ids, logprobs = choice.token_ids, choice.logprobs
+        if request.logprobs and ids is not None and logprobs is not None and len(ids) != len(logprobs):
+            raise BadReply(f"a reply with {len(ids)} token ids and {len(logprobs)} logprobs of them")
 
     def _sample(self, call: Call, reply: Reply, choice: ReplyChoice, completion_tokens: int | None) -> Sample:
         request, place, text = call.request, choice.index, choice.text
@@ -209,6 +218,7 @@ class OpenAISampler:
             completion_tokens,
             call.seeds[place],
             choice.token_ids or (),
+            (choice.logprobs or ()) if request.logprobs else (),
         )
 
     def _refusal(self, call: Call, place: int, reason: str, *tokens: int) -> Sample:

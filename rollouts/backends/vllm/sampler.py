@@ -59,6 +59,7 @@ class EngineCall:
         if reason not in ("stop", "length"):
             raise SamplingError(f"vLLM ended sample {index} of request {self.request.id} with {reason!r}")
         ids = tuple(token for part in parts for token in part.token_ids)
+        entries = [entry for part in parts for entry in part.logprobs or ()]
         return Sample(
             request_id=self.request.id,
             index=index,
@@ -68,6 +69,7 @@ class EngineCall:
             completion_tokens=len(ids),
             seed=(self.seed + child) % SEEDS,
             token_ids=ids,
+            logprobs=tuple(entry[token].logprob for token, entry in zip(ids, entries, strict=True)) if entries else (),
         )
 
 
@@ -96,6 +98,7 @@ def sampling_params(request: Request, n: int, seed: int, ends: Sequence[int] = (
             max_tokens=request.max_tokens,
             stop=list(request.stop),
             stop_token_ids=list(ends),
+            logprobs=0 if request.logprobs else None,  # of the token drawn, and of none of the likeliest
             # with all of a request's samples together, the first would wait for the last
             output_kind=RequestOutputKind.DELTA,
         )

@@ -51,7 +51,7 @@ class SamplerContract:
     """Subclasses give `opened`, a class-wide fixture that yields a sampler of the student (max_tokens=MAX_TOKENS,
     temperature=1), and say what their backend does not do."""
 
-    knows_tokens = True  # it tells prompt_tokens and token_ids
+    knows_tokens = True  # it tells prompt_tokens, token_ids and logprobs
     draws = True  # it samples a language model: seeds, temperature and limits of the context matter
     same_text = True  # the same requests and seeds give the same text, however they are batched
 
@@ -181,6 +181,13 @@ class SamplerContract:
                 # a text that was cut at `max_tokens` goes on further from its first line
                 assert text == whole.text if whole.finish_reason == "stop" else text.startswith(whole.text)
 
+    def test_log_probabilities_are_the_policy_s(self, opened) -> None:
+        if not (self.draws and self.knows_tokens):
+            pytest.skip("this backend does not learn them")
+        for request in (replace(r, logprobs=True) for r in requests_of(n=1, temperature=0.7, top_p=0.9)[:3]):
+            (sample,) = opened.sample([request])
+            assert sample.logprobs == pytest.approx(logprobs(request.prompt, sample.token_ids), abs=2e-3)
+
     def test_left_midway_it_samples_again(self, opened, wanted) -> None:
         """As when a run is interrupted: what was under way is dropped, and nothing of it turns up later."""
         stream = opened.sample(requests_of(seed=5))
@@ -196,6 +203,19 @@ class SamplerContract:
             for _ in opened.sample(requests_of(seed=6)):
                 raise ZeroDivisionError
         assert set(by_name(opened.sample(requests_of()))) == set(wanted)
+
+
+def logprobs(prompt: str, written: tuple[int, ...]) -> list[float]:
+    """By one plain forward pass of the student."""
+    import torch
+
+    from rollouts.sampling.policies import load_policy
+
+    model, tokenizer = load_policy(student(), "float32", "cpu")
+    head = encode_prompt(tokenizer, prompt)
+    with torch.inference_mode():
+        logits = model(torch.tensor([[*head, *written]])).logits[0, len(head) - 1 : -1]
+    return torch.log_softmax(logits, -1).gather(-1, torch.tensor(written)[:, None])[:, 0].tolist()
 
 
 def sampler_args(**settings) -> SamplerArgs:

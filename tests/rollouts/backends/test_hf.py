@@ -149,7 +149,7 @@ SETTINGS = [
     {"max_tokens": 5},
     {"temperature": 0.6, "top_p": 0.8},
     {"stop": (" pens", ".")},
-    {"top_p": 0.5},
+    {"top_p": 0.5, "logprobs": True},
 ]
 
 
@@ -163,10 +163,12 @@ def test_rows_of_one_batch_keep_their_own_settings():
     assert len({sample.text for sample in together.values()}) > 20
     for (name, index), sample in together.items():
         i, settings = int(name[1]), SETTINGS[int(name[-1])]
-        request = Request(name, PROMPTS[i], n=2, wanted=(index,), stop=settings.get("stop"))
-        sampler = sampler_of(batch_size=1, **{k: v for k, v in settings.items() if k != "stop"})
-        (alone,) = sampler.sample([request])
-        assert sample == alone
+        request = Request(name, PROMPTS[i], n=2, wanted=(index,), logprobs=bool(sample.logprobs))
+        sampler = sampler_of(batch_size=1, **{k: v for k, v in settings.items() if k not in ("stop", "logprobs")})
+        (alone,) = sampler.sample([replace(request, stop=settings.get("stop"))])
+        assert sample.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+        assert replace(sample, logprobs=()) == replace(alone, logprobs=())
+        assert bool(sample.logprobs) == ("logprobs" in settings)
 
 
 def watched(sampler: HFSampler) -> list[tuple[int, int]]:
@@ -227,13 +229,14 @@ def test_a_row_far_ahead_of_the_others_waits_and_goes_on_as_if_it_had_not(name, 
         return begin(self, row)
 
     monkeypatch.setattr(Decoder, "_begin", note)
-    long = Request("long", PROMPTS[1], n=2, max_tokens=60)
+    long = Request("long", PROMPTS[1], n=2, max_tokens=60, logprobs=True)
     short = [Request(f"r{i}", PROMPTS[i % 3 // 2 * 4], max_tokens=3 + i % 4, seed=i) for i in range(40)]
     found = by_name(endless(name=name, batch_size=6).sample([long, *short]))
     assert again.count("long") == 2  # each was set aside once
     for index in range(2):
         (alone,) = endless(name=name, batch_size=1).sample([replace(long, wanted=(index,))])
         assert found["long", index].token_ids == alone.token_ids
+        assert found["long", index].logprobs == pytest.approx(alone.logprobs, abs=1e-3)
 
 
 def test_an_empty_reading_comes_before_no_step():

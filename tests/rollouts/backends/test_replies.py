@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rollouts.backends.servers.faults import BadReply, ReplyError
-from rollouts.backends.servers.replies import Reply, count_tokens, read_reply
+from rollouts.backends.servers.replies import LEAST_LOGPROB, Reply, count_tokens, read_reply
 from rollouts.grading.answers import grade
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4}
@@ -126,6 +126,17 @@ def test_which_choices_are_kept(choices: list, n: int, kept: list[int]) -> None:
 def test_choices_that_cannot_be_told_apart(choices: list) -> None:
     with pytest.raises(BadReply, match="where 1 were asked for"):
         read(*choices)
+
+
+def test_probabilities_of_nothing() -> None:
+    content = {"content": [{"logprob": -1.5}, {"logprob": float("-inf")}]}
+    (one,) = read(choice() | {"logprobs": content}).choices
+    assert one.logprobs == (-1.5, LEAST_LOGPROB)
+    completion = '{"choices":[{"index":0,"text":"a","finish_reason":"stop","logprobs":{"token_logprobs":[%s]}}]}'
+    assert read_reply("completions", completion % "-Infinity", 1).choices[0].logprobs == (LEAST_LOGPROB,)
+    assert read_reply("completions", completion % "null", 1).choices[0].logprobs is None
+    with pytest.raises(BadReply, match="log-probabilities"):
+        read_reply("completions", completion % "NaN", 1)
 
 
 @pytest.mark.parametrize(

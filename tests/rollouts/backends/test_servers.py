@@ -51,7 +51,7 @@ def test_the_answer_is_the_script_s() -> None:
         found = by_name(sampler.sample(requests))
     assert texts(found) == expected(requests)
     assert {sample.prompt_tokens for sample in found.values()} == {len("question 0\n")}
-    assert all(sample.token_ids == () for sample in found.values())
+    assert all(sample.token_ids == () == sample.logprobs for sample in found.values())
     assert [(seen.path, seen.body["n"]) for seen in server.seen] == [("/v1/completions", 3)] * 5
     assert found["q1", 2].seed == sample_seed(0, "q1", 0) + 2
 
@@ -274,15 +274,16 @@ def test_seeds_go_round_at_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [seen.body["seed"] for seen in server.seen] == [2**63 - 2, 2**63 - 1, 0, 1]
 
 
-def test_vllm_tells_tokens() -> None:
-    requests = many(1, n=2)
+def test_vllm_tells_tokens_and_their_probabilities() -> None:
+    requests = many(1, n=2, logprobs=True)
     with FaultServer() as server, opened(server, vllm=True) as sampler:
         found = by_name(sampler.sample(requests))
     for key, (text, reason, count) in expected(requests).items():
         tokens = tuple([*map(ord, text), 0][:count])
         assert found[key].token_ids == tokens and found[key].finish_reason == reason
+        assert found[key].logprobs == pytest.approx([-token / 100 for token in tokens])
     body = server.seen[0].body
-    assert body["return_token_ids"] is True
+    assert body["return_token_ids"] is True and body["logprobs"] == 1
     # the folder's generation_config.json does not decide
     assert (body["top_k"], body["min_p"], body["repetition_penalty"]) == (0, 0.0, 1.0)
     assert not any(seen.body.keys() & {"top_k", "return_token_ids"} for seen in plain_bodies())
@@ -295,9 +296,10 @@ def plain_bodies() -> list:
 
 
 @pytest.mark.parametrize("vllm", [False, True])
-def test_a_chat_tells_tokens_where_vllm_serves_it(vllm: bool) -> None:
+def test_chat_tells_probabilities(vllm: bool) -> None:
     with FaultServer() as server, opened(server, api="chat", vllm=vllm) as sampler:
-        (sample,) = sampler.sample(many(1, n=1))
+        (sample,) = sampler.sample(many(1, n=1, logprobs=True))
+    assert len(sample.logprobs) == sample.completion_tokens and server.seen[0].body["logprobs"] is True
     assert len(sample.token_ids) == (sample.completion_tokens if vllm else 0)
 
 

@@ -167,8 +167,8 @@ def open_judge(
     from transformers import AutoModelForTokenClassification
 
     place = pick_device(device)
-    part = "model with a head of token classification"
-    model, loading = open_model(AutoModelForTokenClassification, path, part, dtype=pick_dtype(dtype, place))
+    kind = pick_dtype(dtype, place)
+    model, loading = open_model(AutoModelForTokenClassification, path, "reward model", dtype=kind)
     if loading["missing_keys"] or loading["mismatched_keys"]:
         raise ValueError(f"{path} lacks weights: {sorted(loading['missing_keys'])[:5]}")
     check_weights(model, tokenizer, path)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from rollouts.grading.answers import canonical
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem, identity
 from rollouts.sampling.policies import own_device_class
+from stages.checks import check_least
 from stages.stage import Stage, parent, resolved, runtime
 from stages.workspace import Workspace
 
@@ -88,8 +89,7 @@ class RerankArgs:
 
     def validate(self) -> None:
         """Raise ValueError where there would be no samples to choose from."""
-        if self.samples is not None and self.samples < 1:
-            raise ValueError(f"samples must be at least 1, not {self.samples}")
+        check_least(self, samples=1)
 
 
 def cost(offered: Sequence[Candidate], drafts: Sequence[Candidate]) -> int:

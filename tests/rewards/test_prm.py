@@ -196,7 +196,7 @@ def test_ours_reads_a_step_a_line(tmp_path):
         (replace(TRL, prompt="Q:"), r"prm.prompt='Q:' must hold \{question\} once"),
         (replace(TRL, step="{n}: {text}"), r"prm.step='\{n\}: \{text\}' is no template: KeyError"),
         (replace(TRL, step="{step"), "is no template"),
-        (replace(TRL, positive_label=2), "prm.positive_label=2 must be 0 or 1"),
+        (replace(TRL, positive_label=2), "prm.positive_label must be in \\[0, 1\\], not 2"),
     ],
 )
 def test_settings_that_make_no_sense(args, message):

@@ -18,7 +18,7 @@ from rich.console import Console
 from stages.artifacts import open_artifact
 from stages.child import JobFailed, run_resolved
 from stages.files import next_name
-from stages.make import look_up
+from stages.make import look_up, made_elsewhere
 from stages.progress import Bar, open_display
 from stages.stage import Stage
 from stages.text import visible
@@ -110,6 +110,7 @@ class StageRunner:
         self.root, self.folder, self.program = root, folder, program
         self.threads, self.settings, self.console = threads, settings, console
         self.stopped = threading.Event()
+        self.others: set[str] = set()  # other programs whose artifacts were reused, each told once
         self.progress = open_display(console)
 
     def __call__(self, node: Node, args: Any) -> NodeResult:
@@ -121,6 +122,9 @@ class StageRunner:
         """
         if found := look_up(node.stage, args, self.root):
             self._print(f"  {node.name:<16} found  {found.path}")
+            if (other := made_elsewhere([found])) and other not in self.others:
+                self.others.add(other)
+                self._print(f"  {'':<16} {other}")
             return NodeResult(found.path, True)
         self.folder.mkdir(parents=True, exist_ok=True)
         file, log = self.folder / f"{node.name}.yaml", self.folder / f"{node.name}.log"

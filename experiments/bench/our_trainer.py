@@ -60,6 +60,9 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         learning_rate=args.learning_rate,
         warmup=args.warmup,
         final_share=0.0,
+        beta2=0.98,
+        dtype="float32",
+        gradient_checkpointing=False,
         device="cpu",
     )
 

@@ -66,6 +66,7 @@ def cook(args, space):
     match args.then:
         case "signal": os.kill(os.getpid(), signal.SIGINT)
         case "end": os.kill(os.getpid(), signal.SIGTERM)
+        case "parent": os.kill(int(os.environ["STEPWISE_PARENT"]), signal.SIGINT), signal.pause()
         case "value": int("x")
         case "bug": 1 / 0
         case "exit": raise SystemExit(3)
@@ -194,6 +195,10 @@ def test_resolved_file_gives_the_same_artifact(kitchen: Path) -> None:
         (["group=x"], "error: group=x: "),
         (["+size.more=1"], "error: Key 'more' not in 'Size'"),
         (["--fast"], "error: unrecognized arguments: --fast ("),
+        (["~size"], "error: ~size: a setting cannot be taken away; size=VALUE gives it another value\n"),
+        (["~tracking"], "error: ~tracking: a setting cannot be taken away; "),
+        (["~size.eggs=1"], "error: ~size.eggs=1: a setting cannot be taken away; "),
+        (["~none"], "error: Could not delete from config. 'none' does not exist.\n"),
         (["names=" + "[" * 300 + "]" * 300], "is nested more than 50 deep\n"),
         (["food=" + "x" * 600], "File name too long"),
         (["run.name=a b"], "error: run.name='a b' must be 1 to 100"),
@@ -259,13 +264,21 @@ def test_mistake_in_the_program_shows_its_trace(kitchen: Path) -> None:
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr and made(kitchen) == []
 
 
-@pytest.mark.parametrize(("then", "code"), [("signal", 130), ("end", 143)])
-def test_stopped_quietly_with_nothing_half_written(kitchen: Path, then: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("then", "code", "line"),
+    [
+        ("signal", 130, "stopped; the same command goes on from what is kept\n"),
+        ("end", 143, "told to end (SIGTERM); the same command goes on from what is kept\n"),
+    ],
+)
+def test_stopped_with_one_line_and_nothing_half_written(kitchen: Path, then: str, code: int, line: str) -> None:
     (kitchen / "stop.yaml").write_text(f"then: {then}\n")
     for argv in ([f"then={then}"], ["--resolved", "stop.yaml"]):
         done = cook(kitchen, *argv)
-        assert (done.returncode, done.stderr, done.stdout) == (code, "news of cooking\n", "cooking\n")
+        assert (done.returncode, done.stderr, done.stdout) == (code, f"news of cooking\n{line}", "cooking\n")
         assert made(kitchen) == []
+    # a child of ours leaves that to its parent
+    assert cook(kitchen, f"then={then}", STEPWISE_PARENT=str(os.getpid())).stderr == "news of cooking\n"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
@@ -386,6 +399,9 @@ def test_failing_arms_do_not_end_the_others(kitchen: Path) -> None:
     }.items():
         assert re.search(rf"{re.escape(arm)} .*({why})", _unfolded(table)), table
     assert not list(kitchen.glob("runs/.sweep-*"))
+    # of an arm that has said why, its command says no more; one that was killed could not
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: ") and "--resolved" in line)
+    assert "then=killed" in line
 
 
 def _unfolded(table: str) -> str:
@@ -399,6 +415,15 @@ def _unfolded(table: str) -> str:
             if rows:
                 rows[-1] = [rows[-1][0] + left, f"{rows[-1][1]} {right}".strip()]
     return "\n".join("  ".join(row) for row in rows)
+
+
+def test_ctrl_c_in_a_sweep_is_one_line_and_what_is_finished_stays_so(kitchen: Path) -> None:
+    argv = ["then=threads,parent,bug", "-m", "run.threads=1"]
+    done = cook(kitchen, *argv)
+    assert done.returncode == 130 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "stopped; the same command goes on from what is kept"
+    assert [path.parent.name for path in kitchen.glob("runs/cook/*/result.json")] == ["then=threads"]
+    assert not list(kitchen.glob("runs/.sweep-*")) and "then=threads (finished before)" in cook(kitchen, *argv).stdout
 
 
 def test_a_relaunched_sweep_runs_only_what_is_missing(kitchen: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,16 +84,15 @@ def _found(root: str | Path, stage: Stage, key: str) -> Artifact | None:
 
 def _reused(path: Path, stage: Stage, processes: Processes) -> Artifact:
     found = open_artifact(path, stage.name, thorough=False)
-    if processes.first and (others := made_elsewhere([found])):
-        logger.info("%s: reused; %s", path, others)
+    if processes.first and (lines := made_elsewhere(found)):
+        logger.info("%s: reused; %s", path, "; ".join(lines))
     return found
 
 
-def made_elsewhere(found: Iterable[Artifact]) -> str | None:
-    """Which other programs than this one made these artifacts, in words; None if none did."""
-    now = provenance.describe(provenance.code())
-    others = sorted({provenance.describe(one.manifest.get("code")) for one in found} - {now})
-    return f"made by {', '.join(others)}; this is {now}" if others else None
+def made_elsewhere(found: Artifact) -> list[str]:
+    """Which other program made this artifact, and which this is, in short lines; none if this one did."""
+    then, now = provenance.describe(found.manifest.get("code")), provenance.describe(provenance.code())
+    return [f"made by {then}", f"this is {now}"] if then != now else []
 
 
 def _check_parents(parents: Parents) -> None:

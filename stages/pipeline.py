@@ -110,7 +110,7 @@ class StageRunner:
         self.root, self.folder, self.program = root, folder, program
         self.threads, self.settings, self.console = threads, settings, console
         self.stopped = threading.Event()
-        self.others: set[str] = set()  # other programs whose artifacts were reused, each told once
+        self.said: set[str] = set()  # of artifacts of other programs, each once
         self.progress = open_display(console)
 
     def __call__(self, node: Node, args: Any) -> NodeResult:
@@ -122,9 +122,9 @@ class StageRunner:
         """
         if found := look_up(node.stage, args, self.root):
             self._print(f"  {node.name:<16} found  {found.path}")
-            if (other := made_elsewhere([found])) and other not in self.others:
-                self.others.add(other)
-                self._print(f"  {'':<16} {other}")
+            if lines := [line for line in made_elsewhere(found) if line not in self.said]:
+                self.said.update(lines)
+                self._print(*(f"  {'':<16} {line}" for line in lines))
             return NodeResult(found.path, True)
         self.folder.mkdir(parents=True, exist_ok=True)
         file, log = self.folder / f"{node.name}.yaml", self.folder / f"{node.name}.log"

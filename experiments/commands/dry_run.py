@@ -26,7 +26,7 @@ def stage_plan(stage: Stage, job: Job) -> tuple[list[str], bool]:
     found = look_up(stage, job.args, job.run.artifacts)
     if found is not None:
         lines.append(f"{stage.name}: found {found.path}{_counts(found.path)}")
-        lines += [f"  {other}" for other in [made_elsewhere([found])] if other]
+        lines += [f"  {line}" for line in made_elsewhere(found)]
     else:
         lines.append(f"{stage.name}: would be made in {job.run.artifacts}/{stage.name}{_size(job.args)}")
     return [*lines, "dry run: nothing was run or written"], found is not None
@@ -38,7 +38,7 @@ def pipeline_plan(nodes: list[Node], given: dict[str, str], job: Job) -> tuple[l
     Raises:
         ArtifactError: a parent cannot be used, or an artifact that is there is damaged.
     """
-    paths, lines, pending, reused = dict(given), [], 0, []
+    paths, lines, pending = dict(given), [], 0
     for node in nodes:
         waits = [name for name in node.after if name not in paths]
         # the arguments, also where the stages before it have no folder yet
@@ -46,13 +46,12 @@ def pipeline_plan(nodes: list[Node], given: dict[str, str], job: Job) -> tuple[l
         found = None if waits else look_up(node.stage, args, job.run.artifacts)
         if found is not None:
             paths[node.name] = str(found.path)
-            reused.append(found)
             lines.append(f"  {node.name:<16} found  {found.path}{_counts(found.path, 'rows')}")
+            lines += [line for one in made_elsewhere(found) if (line := f"  {'':<16} {one}") not in lines]
         else:
             pending += 1
             after = f", after {', '.join(waits[:4])}{' and others' * (len(waits) > 4)}" if waits else ""
             lines.append(f"  {node.name:<16} would be made{_size(args)}{after}")
-    lines += [f"found: {others}" for others in [made_elsewhere(reused)] if others]
     lines.append(f"dry run: {pending} of {len(nodes)} stages would be run; nothing was run or written")
     return lines, not pending
 

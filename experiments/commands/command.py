@@ -120,6 +120,8 @@ class Command:
         # these libraries log every request
         for library in ("httpx", "filelock", "datasets", "urllib3", "torch"):
             logging.getLogger(library).setLevel(logging.WARNING)
+        if any(one.startswith("--info") for one in sys.argv[1:]):
+            logging.raiseExceptions = False  # Hydra logs what it says then, and a log prints that a pipe is closed
         try:
             with reason_told():
                 if "--resolved" in sys.argv[1:]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rollouts.grading.statements import find_answer, states_answer
+from rollouts.grading.statements import find_answer, is_plain, states_answer
 
 # Tokens that may be left in a text: what comes after the first of them is not the solution. So is whatever has the form
 # `<|…|>` or `<｜…｜>`, but for those that open or close a part.
@@ -122,6 +122,8 @@ def cut_solution(text: str, prefix: Sequence[str] = (), *, last_number: bool = F
     found = find_answer(lines, last_number=last_number)
     if found.begins is None:
         return Solution(tuple(lines), None, found.rule)
+    if found.begins + 1 == found.ends == len(lines):
+        return Solution(tuple(lines), found.answer, found.rule)
     begins = max(found.begins, min(len(prefix), found.ends - 1))  # no step of the prefix is changed
     steps = [*lines[:begins], " ".join(lines[begins : found.ends])]
     if (
@@ -141,8 +143,9 @@ def _solution_part(text: str) -> str:
         if start := _START.match(text):
             text = text[start.end() :]
         text = _after_reasoning(text.replace("<0x0A>", "\n"))
-    if any(word in text for word in _GLUED_WORDS) and (glued := _GLUED.search(text)):
-        text = text[: glued.start()]
+    if (":" in text or "r\n" in text or "n\n" in text or "t\n" in text) and any(word in text for word in _GLUED_WORDS):
+        glued = _GLUED.search(text)
+        text = text[: glued.start()] if glued else text
     return text
 
 
@@ -189,7 +192,7 @@ def _next_problem(lines: Sequence[str]) -> int | None:
     the model repeats the question."""
     tries = MAX_TRIES
     for index, line in enumerate(lines):  # the first line is the solution's own in any case
-        if not index or not (line[0] in _MARKS or line[:2].lower() in _BEGINNINGS):
+        if not index or not (line[0] in _MARKS or line[:2].lower() in _BEGINNINGS) or is_plain(line):
             continue
         if _HEADING.match(line[:120]):
             if not _introduces(lines[:index]):

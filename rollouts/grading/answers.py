@@ -10,11 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rollouts.grading import choices, symbolic
-from rollouts.grading.numerals import normalise
+from rollouts.grading.numerals import is_whole, normalise
 from rollouts.grading.wording import clean
 from rollouts.solution import Solution, cut_solution
+
+if TYPE_CHECKING:
+    from rollouts.records import Problem
 
 UNGRADED = frozenset({"timeout", "crash", "undecided", "no_reference"})
 
@@ -59,6 +63,8 @@ def grade(text: str | Solution, reference: str, *, last_number: bool = False) ->
     reference = clean(reference)
     if not reference:
         return Grade(False, answer, "no_reference")
+    if is_whole(answer) and is_whole(reference):
+        return Grade(int(answer) == int(reference), answer, f"{where}:number")
     if (right := choices.parse_choice(reference)) is not None:
         return Grade(choices.is_chosen(answer, right), answer, f"{where}:choice")
     value, expected = normalise(answer), normalise(reference)
@@ -105,8 +111,11 @@ def extract(text: str, *, last_number: bool = False) -> tuple[str | None, str]:
     return solution.answer, solution.rule
 
 
-def canonical(answer: str) -> Hashable:
+def canonical(answer: str, problem: Problem | None = None) -> Hashable:
     """What equal answers have in common, for votes: 1/2, 0.5 and \\frac{1}{2} are one value, and so are lists of the
-    same values in any order. What is neither is the answer in one spelling."""
+    same values in any order; of a problem of multiple choice `C`, `(C) bank` and `bank` are one. What is none of these
+    is the answer in one spelling."""
+    if problem is not None and (letter := choices.chosen_letter(answer, problem)):
+        return letter
     value = normalise(answer)
     return symbolic.canonical(answer) if value is None else value

@@ -14,7 +14,6 @@ MAX_EXPONENT = 300  # 1e999999999 would build an integer of 400 MB
 
 NUM = r"(?:(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.(?!\.)[0-9]*)?|\.[0-9]+)"
 
-_INTEGER = re.compile(r"-?[0-9]{1,18}")
 _PLAIN = re.compile(
     rf"""(?P<sign>[+-]?)\s*
     (?P<currency>(?:US|CA|A|C|NZ|HK)?\$|[€£¥₹₩₽₪₫₦฿¢]|(?:USD|EUR|GBP|INR|Rs\.?)(?![A-Za-z]))?\s*
@@ -57,6 +56,11 @@ _MATH_SPAN = re.compile(r"\$((?:[^$\\]|\\.)*)\$|\\\((.*?)\\\)")
 _BOLD = re.compile(r"(?<![0-9A-Za-z)])\*\*|\*\*(?![0-9A-Za-z(])")  # not the power in 2**3
 
 
+def is_whole(answer: str) -> bool:
+    """Whether it is written with a few digits and nothing else."""
+    return len(answer) <= 18 and answer.isdecimal() and answer.isascii()
+
+
 def normalise(answer: str) -> Fraction | None:
     """Read `answer` as one plain number, or give None.
 
@@ -64,7 +68,7 @@ def normalise(answer: str) -> Fraction | None:
     numbers, and a unit after it: at most eight words, none of which could change the value. `5 million` is
     5000000, but `5 dozen` is None: it may mean 5 or 60.
     """
-    if _INTEGER.fullmatch(answer):
+    if is_whole(answer):
         return Fraction(int(answer))
     if len(answer) > MAX_LENGTH:
         return None

@@ -39,6 +39,8 @@ class _Statement(NamedTuple):
 
 def find_answer(lines: Sequence[str], *, last_number: bool = False) -> Found:
     """The answer that the lines of a solution state; with `last_number` else the last number in them."""
+    if lines and is_plain(last := lines[-1]) and not any("####" in line for line in lines[:-1]):
+        return Found(last[5:], "hash", len(lines) - 1, len(lines))  # as most do
     start, retracted = 0, None
     marked = [index for index, line in enumerate(lines) if "####" in line][:MAX_MARKS]
     statements = [found for index in marked if (found := _hash(lines, index, marked[-1]))]
@@ -65,6 +67,11 @@ def find_answer(lines: Sequence[str], *, last_number: bool = False) -> Found:
     if not statement.sure and statement.ends < len(lines):
         return Found(None, f"{statement.where}:{'unread' if statement.content else 'empty'}")
     return _read(statement)
+
+
+def is_plain(line: str) -> bool:
+    """Whether a line is `#### 18`, with digits only."""
+    return line.startswith("#### ") and line[5:].isdecimal() and len(line) < MAX_ANSWER
 
 
 def states_answer(step: str) -> bool:
@@ -146,7 +153,7 @@ _TITLE = re.compile(
 def _hash(lines: Sequence[str], index: int, last_mark: int) -> _Statement | None:
     """The answer line that begins here; None where `####` begins a heading or is only mentioned."""
     line = lines[index]
-    if line.startswith("#### ") and line[5:].isdecimal():
+    if is_plain(line):
         return _Statement(line[5:], "hash", index, index + 1, "")
     mark = _MARK.search(line)
     again = line.find("####", mark.end())
@@ -216,7 +223,7 @@ _ANSWER_IS = re.compile(
     r"""\banswer(?:[^\S\n]?\([^()\n]{0,40}\)|[^\S\n]to[^\S\n](?:the|this|that|our|your)(?:[^\S\n]\w+){1,3}?)?[*_]{0,2}[^\S\n]+
         (?:is|equals|would[^\S\n]be|will[^\S\n]be|comes[^\S\n](?:out[^\S\n])?to)\b
         (?:[^\S\n]+(?:therefore|thus|hence|then|simply|indeed|just|exactly|the[^\S\n]number)\b,?)?
-       |\bfinal[^\S\n]answer[*_]{0,2}[^\S\n]?[:：]
+       |\bfinal[^\S\n]answer[*_]{0,2}[^\S\n]?[:：]|\bcorrect[^\S\n](?:option|choice)[*_]{0,2}[^\S\n]is\b
        |^[^\w\n]{0,12}(?:[0-9]{1,2}[.)][^\S\n]+)?_{0,2}(?:(?:the|so|my|and)[^\S\n]+)?(?:(?:final|correct)[^\S\n_]+)?
         (?:answer(?:[^\S\n]?\([^()\n]{0,40}\))?[*_]*+[^\S\n]?[:：=—]|ans\b[*_]*+[^\S\n]?[:：=.])
        |^[^\w\n]{0,12}final[^\S\n]answer[*_ ]*+(?=$|[-$\\(]{0,4}[0-9])
@@ -240,7 +247,7 @@ def _in_prose(lines: Sequence[str], start: int) -> _Statement | None:
     text = "\n".join(lines[start:])
     cut = max(0, len(text) - WINDOW)
     start, text = start + text.count("\n", 0, cut), text[cut:]
-    if not any(word in text for word in ("\\", "nswer", "Ans", "ANS")):
+    if not any(word in text for word in ("\\", "nswer", "Ans", "ANS", "correct")):
         return None
     box = _last_box(text)
     stated = [one for one in (box, _tagged(text)) if one is not None]

@@ -224,7 +224,7 @@ _ANSWER_IS = re.compile(
         (?:is|equals|would[^\S\n]be|will[^\S\n]be|comes[^\S\n](?:out[^\S\n])?to)\b
         (?:[^\S\n]+(?:therefore|thus|hence|then|simply|indeed|just|exactly|the[^\S\n]number)\b,?)?
        |\bfinal[^\S\n]answer[*_]{0,2}[^\S\n]?[:：]|\bcorrect[^\S\n](?:option|choice)[*_]{0,2}[^\S\n]is\b
-       |^[^\w\n]{0,12}(?:[0-9]{1,2}[.)][^\S\n]+)?_{0,2}(?:(?:the|so|my|and)[^\S\n]+)?(?:(?:final|correct)[^\S\n_]+)?
+       |^[^\w\n]{0,12}(?:[0-9]{1,2}[.)][^\S\n]+)?_{0,2}(?:(?:the|so|my|and)[^\S\n]+)?(?:(?:final|correct)(?:[^\S\n]|_)+)?
         (?:answer(?:[^\S\n]?\([^()\n]{0,40}\))?[*_]*+[^\S\n]?[:：=—]|ans\b[*_]*+[^\S\n]?[:：=.])
        |^[^\w\n]{0,12}final[^\S\n]answer[*_ ]*+(?=$|[-$\\(]{0,4}[0-9])
        |^[^\w\n]{0,12}(?:\#|\*\*|__)[*_ ]{0,8}(?:final[^\S\n]+)?answer[*_ ]*+(?=$|[-$\\(]{0,4}[0-9])

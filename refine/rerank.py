@@ -180,4 +180,4 @@ def rerank(args: RerankArgs, work: Workspace) -> None:
     work.count(samples=min(samples, drawn))  # the n of best_of_n
 
 
-RERANK = Stage("rerank", 3, RerankArgs, rerank)
+RERANK = Stage("rerank", 4, RerankArgs, rerank)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 _REFERENCE = re.compile(r"\(([A-Z])\) (\S.*)", re.DOTALL)
 _MARKUP = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{([^{}]*)\}|[*_`$\"“”]|(?<!\w)'|'(?!\w)")
 _NAMED = re.compile(
-    r"(?:(?:the )?(?:correct )?(?:answer|option|choice|letter)\s*(?:is\s*)?:?\s*)?(.*?)!*", re.IGNORECASE | re.DOTALL
+    r"(?:(?:the )?(?:correct )?(?:answer|option|choice|letter)\s*(?:is\s*)?:?\s*)?(.*?)(?:(?<=[A-Za-z)])!)*",
+    re.IGNORECASE | re.DOTALL,
 )
 _LETTER = re.compile(
     r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])(?=[).:\],]|\s*[-–—:]\s|\s+\(|$))[).:\],]?\s*[-–—:]?\s*(.*)", re.DOTALL

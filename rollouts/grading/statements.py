@@ -107,7 +107,7 @@ _DOUBT = (
 )
 _RETRACTION = re.compile(
     r"""(?:^|[\n.!?…;:,(—–-])[\s"'*(]*(?:(?:oh|but|no|hm+|so)\b[,.…]*\s*)?
-        (?:wait\b|actually\b|oops|hmm|sorry\b|correction\b|scratch\sthat|hold\son|on\ssecond\sthought|no\b(?:[,.!:]|$)
+        (?:wait\b(?!\s(?:times?|lists?)\b)|actually\b|oops|hmm|sorry\b|correction\b|scratch\sthat|hold\son|on\ssecond\sthought|no\b(?:[,.!:]|$)
           |let\s(?:me|us)\s(?:re(?!mind|mark|member|port|ally|mov)|double|fix|correct|check|try\sagain|start\sover)
           |i\s(?:was|am)\swrong|my\s(?:mistake|error)
           |i\s(?:have\s)?(?:made|see|found)\s(?:a|an|my|the)\s(?:\w+\s)?(?:mistake|error))
@@ -226,6 +226,7 @@ _ANSWER_IS = re.compile(
        |\bfinal[^\S\n]answer[*_]{0,2}[^\S\n]?[:：]|\bcorrect[^\S\n](?:option|choice)[*_]{0,2}[^\S\n]is\b
        |^[^\w\n]{0,12}(?:[0-9]{1,2}[.)][^\S\n]+)?_{0,2}(?:(?:the|so|my|and)[^\S\n]+)?(?:(?:final|correct)(?:[^\S\n]|_)+)?
         (?:answer(?:[^\S\n]?\([^()\n]{0,40}\))?[*_]*+[^\S\n]?[:：=—]|ans\b[*_]*+[^\S\n]?[:：=.])
+       |^[^\w\n]{0,12}(?:\*\*|__)(?:final[^\S\n]+)?answer(?:\*\*|__)
        |^[^\w\n]{0,12}final[^\S\n]answer[*_ ]*+(?=$|[-$\\(]{0,4}[0-9])
        |^[^\w\n]{0,12}(?:\#|\*\*|__)[*_ ]{0,8}(?:final[^\S\n]+)?answer[*_ ]*+(?=$|[-$\\(]{0,4}[0-9])
     """,

@@ -130,7 +130,7 @@ def _is_mathematics(text: str) -> bool:
     Refused: words, unknown signs, and neighbours that it merges or splits (`3 4`, `x2`, `1e3`, `\\sqrt12`, `10_5`).
     """
     text = _ENVIRONMENT.sub("", text)
-    if not text or len(text) > MAX_LENGTH or _MIXED.search(text):
+    if not text or len(text) > MAX_LENGTH or text.startswith("--") or _MIXED.search(text):
         return False
     tokens, end = [], 0
     while end < len(text):

@@ -23,7 +23,7 @@ _STYLE = re.compile(
 )
 _BEFORE = re.compile(
     r"(?:\\(?:[,;:! ]|(?:bf|it|rm|large|Large|huge|displaystyle)(?![A-Za-z])|color\{[a-z]+\})\s*)+"
-    r"|\\text(?:bf|rm)?\{\s*([A-Za-z ]{2,40})(?::|=|\bis)\s*\}"
+    r"|\\text(?:bf|rm)?\{\s*([A-Za-z ]{2,40})(?::|=|\b(?:is|are|has))\s*\}"
 )
 _BEHIND = re.compile(r"(?<![\s~\\])(?:\s|~|\\(?:[,;:! \\]|q?quad|checkmark|phantom\{[^{}]*\}))*\\?$")
 _EXCLAIMED = re.compile(r"(?<=[a-z]{3})!+$|(?<=\*)!+$")
@@ -85,9 +85,10 @@ _REASON = re.compile(r"[,;]?\s*\b(?:because|since|as\s+(?=[0-9$a-z])|which\s+(?:
 _ASIDE = re.compile(r"\s*\(([^()]{1,80})\)[\s.*]*$")
 _PER = re.compile(r"\s+(?:per|every|each|for\s+every)\s+[0-9]+\s+[A-Za-z]+$")
 _SUBJECT = re.compile(
-    r"\s*(?:that\b|:?\s*there\s+(?:are|is|were|will\s+be)\b"
-    r"|(?=[A-Z][a-z]+(?:\s[a-z]+){0,2}\s(?:has|have|had|needs?|gets?|makes?|made|earns?|earned|saves?|saved|paid|spent)\s))"
-    r"([A-Za-z' ]*?)(?=[$€£¥]?[0-9.])"
+    r"[*_\s]*(?:that\b|:?\s*[Tt]here\s+(?:are|is|were|will\s+be)\b"
+    r"|(?=[A-Z][a-z]+(?:\s[a-z]+){0,2}\s(?:is|are|was|were|has|have|had|needs?|gets?|costs?|takes?"
+    r"|weighs?|makes?|made|earns?|earned|saves?|saved|paid|spent)\s))"
+    r"([A-Za-z' ]*?)(?=[*_]{0,2}[$€£¥]?[0-9.])"
 )
 _ARITHMETIC = re.compile(
     r"[-+*/×÷·().,$€£%\s0-9]|\\(?:times|cdot|div|d?frac|left|right|[$%,;!() ])|[{}]|<<|>>"
@@ -107,7 +108,7 @@ def shorten(content: str) -> tuple[str, str]:
     content, rest = content.strip(), ""
     if end := _SENTENCE_END.search(content):
         content, rest = content[: end.start()], content[end.start() :]
-    if len(content) > 400 or " " not in content or _value(content) is not None:
+    if len(content) > 400 or (" " not in content and "=" not in content) or _value(content) is not None:
         return content, rest
     for pattern in (_REASON, _ASIDE, _PER):
         found = pattern.search(content)

@@ -16,7 +16,7 @@ _PAIRS = (
 )
 _MARKUP = frozenset("*_`\"'$\\<“”‘’")
 LONGEST = 1_000  # characters in which LaTeX is looked for: bounds the time
-_SEALS = "✅✔✓☑🎉🙂😊\ufe0f\u200b\u2060\ufeff \t"  # behind an answer; some cannot be seen
+_SEALS = "✅✔✓☑🎉🙂😊\ufe0f\u200b\u2060\ufeff"  # behind an answer; some cannot be seen
 _STYLE = re.compile(
     r"\\(?:underline|mathit|mathsf|mathtt|boldsymbol|bm|emph|textsf|texttt|(?:text)?color\{[a-z]+\})"
     r"\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}"
@@ -40,7 +40,7 @@ def clean(content: str) -> str:
         before = content
         if "\\" in content and len(content) <= LONGEST:
             content = _plain_style(content)
-        content = content.strip(_SEALS).lstrip(":=： ").rstrip(",; ")
+        content = content.strip().strip(_SEALS).lstrip(":=： ").rstrip(",; ").strip()
         if content.endswith(".") and not content.endswith(".."):
             content = content[:-1]
         elif content.endswith("!"):

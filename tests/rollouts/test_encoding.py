@@ -57,6 +57,7 @@ def test_prompt_and_completion_by_hand(name):
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("written", [WRITTEN, "12\n", " 12\n", "½ <s> Ann\n", "#### 12\n", "  Ann", "\tAnn"])
 def test_put_together_they_are_the_ids_of_the_whole_text(name, written):
+    """PB59: no space that nobody wrote stands at the seam."""
     tokenizer = family(name)
     whole = tokenizer(PROMPT + written, split_special_tokens=True)["input_ids"]
     assert encode_prompt(tokenizer, PROMPT) + encode_text(tokenizer, written) == whole

@@ -94,7 +94,7 @@ CASES = [
     ("#### −5", "-5", True, "hash:number"),
     ("#### –5", "-5", True, "hash:number"),
     ("#### +5", "5", True, "hash:number"),
-    ("#### --5", "-5", False, "hash:symbolic"),
+    ("#### --5", "-5", False, "hash:unread"),
     ("#### $5", "5", True, "hash:number"),
     ("#### -$5", "-5", True, "hash:number"),
     ("#### $-5", "-5", True, "hash:number"),

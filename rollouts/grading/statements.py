@@ -233,8 +233,8 @@ _ANSWER_IS = re.compile(
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
 _NOT_ITS = re.compile(
-    r"\b(?:wrong|incorrect|previous|earlier|initial|original|first|old|other|possible|partial|(?:his|her|their)|\w+['’]s?)"
-    r"[*_]*\s*$",
+    r"\b(?:wrong|incorrect|previous|earlier|initial|original|first|old|other|partial|his|her|their"
+    r"|(?!problem|question|equation)\w+['’]s?)[*_]*\s*$",
     re.IGNORECASE,
 )  # before "answer is": it is not the solution's
 _JUDGED = frozenset(

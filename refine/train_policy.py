@@ -206,4 +206,4 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
     work.count(**trained.figures, **{f"validation_{name}": value for name, value in trained.evaluation.items()})
 
 
-TRAIN_POLICY = Stage("train_policy", 5, TrainPolicyArgs, train_policy)
+TRAIN_POLICY = Stage("train_policy", 6, TrainPolicyArgs, train_policy)

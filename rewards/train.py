@@ -240,4 +240,4 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     work.count(**{f"validation_{name}": value for name, value in final.items()})
 
 
-TRAIN_REWARD = Stage("train_reward", 3, TrainRewardArgs, train_reward)
+TRAIN_REWARD = Stage("train_reward", 4, TrainRewardArgs, train_reward)

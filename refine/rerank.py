@@ -23,10 +23,23 @@ def _best(candidates: Sequence[Candidate], scores: Sequence[float], problem: Pro
 
 
 def _majority(candidates: Sequence[Candidate], scores: Sequence[float], problem: Problem | None, seed: int) -> int:
-    # equal values are one vote, however they are written
-    answers = [None if one.answer is None else canonical(one.answer, problem) for one in candidates]
+    answers = _answers(candidates, problem)
     votes = Counter(answer for answer in answers if answer is not None)
     return answers.index(votes.most_common(1)[0][0]) if votes else 0
+
+
+def _weighted(candidates: Sequence[Candidate], scores: Sequence[float], problem: Problem | None, seed: int) -> int:
+    answers = _answers(candidates, problem)
+    votes: Counter[str] = Counter()
+    for answer, score in zip(answers, scores, strict=True):
+        if answer is not None:
+            votes[answer] += score if math.isfinite(score) else 0.0
+    return answers.index(votes.most_common(1)[0][0]) if votes else 0
+
+
+def _answers(candidates: Sequence[Candidate], problem: Problem | None) -> list[str | None]:
+    """What each votes for: equal values are one, however they are written."""
+    return [None if one.answer is None else canonical(one.answer, problem) for one in candidates]
 
 
 def _random(candidates: Sequence[Candidate], scores: Sequence[float], problem: Problem | None, seed: int) -> int:
@@ -40,7 +53,9 @@ def _oracle(candidates: Sequence[Candidate], scores: Sequence[float], problem: P
 
 
 # name -> index of the chosen candidate; a new rule is a function and a line
-RULES = {"best": _best, "majority": _majority, "random": _random, "oracle": _oracle}
+RULES = {"best": _best, "majority": _majority, "weighted": _weighted, "random": _random, "oracle": _oracle}
+
+SCORED = ("best", "weighted")  # the rules that ask a reward model
 
 # selector -> (the kinds of candidates on offer, in the order that breaks ties; the rule)
 SELECTORS = {
@@ -52,6 +67,7 @@ SELECTORS = {
     "reranked": (("draft", "global", "local"), "best"),
     "best_of_n": (("sample",), "best"),
     "majority_of_n": (("sample",), "majority"),
+    "weighted_of_n": (("sample",), "weighted"),
     "random": (("draft", "global", "local"), "random"),
     "oracle": (("draft", "global", "local"), "oracle"),
     "control": (("control",), "best"),
@@ -69,7 +85,8 @@ def select(
     """Choose one candidate of one problem, which tells a vote what its choices are (see `canonical`).
 
     Rules: `best` (highest score; a score that is not a number is never first; the first among equals), `majority`
-    (commonest answer; the first among equals), `random` (a function of `seed` and problem), `oracle` (a right one if
+    (commonest answer; the first among equals), `weighted` (the answer whose scores sum to most; the first that gives
+    it), `random` (a function of `seed` and problem), `oracle` (a right one if
     any).
 
     Raises:
@@ -140,7 +157,7 @@ def choose(
             Choice(
                 chosen.problem_id,
                 name,
-                scorer if rule == "best" and len(offered) > 1 else "none",
+                scorer if rule in SCORED and len(offered) > 1 else "none",
                 where,
                 chosen.kind,
                 chosen.sample,

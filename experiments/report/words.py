@@ -54,6 +54,7 @@ def selector_names(report: dict[str, Any]) -> dict[str, str]:
         "reranked": f"draft + global + local, {scorer} picks",
         "best_of_n": f"best of {n} samples, {scorer} picks",
         "majority_of_n": f"majority of {n} samples",
+        "weighted_of_n": f"vote of {n} samples, {scorer} weighs",
         "random": "random of the three",
         "oracle": "oracle of the three",
         "control": "control refiner (no draft)",

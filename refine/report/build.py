@@ -15,6 +15,7 @@ import numpy as np
 from refine.report.example import choose_example
 from refine.report.inputs import ReportInputs
 from refine.report.repairs import WHERES, repair_report
+from refine.rerank import SCORED
 from refine.rerank import SELECTORS as OFFERS
 from rewards.evaluate import SCORERS, judge_report
 from rewards.intervals import Estimate, Tally, mcnemar, resample, wilson
@@ -22,7 +23,7 @@ from rollouts.records import Candidate, CandidateKey, Choice, Judgement, identit
 
 # selector → (needs local refinements, asks a reward model)
 SELECTORS = {
-    name: ("local" in kinds, rule == "best" and (len(kinds) > 1 or "sample" in kinds))
+    name: ("local" in kinds, rule in SCORED and (len(kinds) > 1 or "sample" in kinds))
     for name, (kinds, rule) in OFFERS.items()
 }
 DIFFERENCES = (

@@ -142,6 +142,7 @@ def _choose(problem: Problem, offers: dict, rng: random.Random) -> list[Choice]:
     for scorer in ("orm", "sorm"):
         add("draft_global", scorer, "none", [draft, whole])
         add("best_of_n", scorer, "none", samples)
+        add("weighted_of_n", scorer, "none", samples)
         add("draft_control", scorer, "none", [draft, control])
     for where in ("none", "orm", "sorm", "oracle"):
         local = ("local", where, 0)

@@ -89,7 +89,7 @@ def test_random_is_a_function_of_seed_and_problem_and_even():
         chosen.append(select(own, [0.1, 0.2, 0.3], "random").kind)
         assert chosen[-1] == select(own, [0.3, 0.2, 0.1], "random").kind
     others = [
-        select([dataclasses.replace(c, problem_id=name) for c in THREE], [0, 0, 0], "random", 1) for name in names
+        select([dataclasses.replace(c, problem_id=name) for c in THREE], [0, 0, 0], "random", seed=1) for name in names
     ]
     assert 1800 < sum(one.kind != kind for one, kind in zip(others, chosen, strict=True)) < 2200  # two in three
     assert all(900 < count < 1100 for count in Counter(chosen).values()) and len(set(chosen)) == 3
@@ -100,12 +100,20 @@ def test_random_is_a_function_of_seed_and_problem_and_even():
     [
         ([], [], "best", "0 candidates"),
         (THREE, [0.1], "best", "3 candidates with 1 scores"),
-        (THREE, [0.1] * 3, "worst", "'worst'.*best, majority, random, oracle"),
+        (THREE, [0.1] * 3, "worst", "'worst'.*best, majority, weighted, random, oracle"),
     ],
 )
 def test_nothing_to_select_from(candidates, scores, rule, message):
     with pytest.raises(ValueError, match=message):
         select(candidates, scores, rule)
+
+
+def test_a_weighted_vote_sums_the_scores_of_equal_values():
+    half = [candidate("sample", answer, False, sample=i) for i, answer in enumerate(["7", "1/2", "0.5", None])]
+    assert select(half, [0.5, 0.2, 0.4, 0.9], "weighted") is half[1]  # .6 for a half
+    assert select(half, [0.7, 0.2, 0.4, 0.9], "weighted") is half[0]
+    assert select(half, [0.1, math.nan, 0.05, 0.9], "weighted") is half[0]  # what is no number weighs nothing
+    assert select(half[3:], [0.9], "weighted") is half[3]
 
 
 SAMPLES = [candidate("sample", answer, answer == "12", sample=i) for i, answer in enumerate(["4", "12", "4", "12"])]
@@ -121,21 +129,22 @@ def test_every_selector_by_hand():
     assert found.keys() == SELECTORS.keys()
     assert {name: c.kind for name, c in found.items() if name != "random"} == {
         "draft": "draft", "global": "global", "local": "local", "draft_global": "global", "draft_local": "local",
-        "reranked": "local", "best_of_n": "sample", "majority_of_n": "sample", "oracle": "global",
-        "control": "control", "draft_control": "draft",
+        "reranked": "local", "best_of_n": "sample", "majority_of_n": "sample", "weighted_of_n": "sample",
+        "oracle": "global", "control": "control", "draft_control": "draft",
     }  # fmt: skip
     # the best of the first three, though the fourth scores higher; the majority of three is another answer
     assert (found["best_of_n"].sample, found["best_of_n"].answer) == (1, "12")
     assert (found["majority_of_n"].answer, found["majority_of_n"].correct) == ("4", False)
+    assert (found["weighted_of_n"].sample, found["weighted_of_n"].answer) == (0, "4")  # 0.5 + 0.5 against 0.8
     assert {name for name, c in found.items() if c.scorer == "orm"} == {
-        "draft_global", "draft_local", "reranked", "best_of_n", "draft_control"
+        "draft_global", "draft_local", "reranked", "best_of_n", "weighted_of_n", "draft_control"
     }  # fmt: skip
     assert all(c.where == "sorm" and c.problem_id == "p" for c in found.values())
     assert found["reranked"].correct is False  # what could not be graded is not right
     # tokens of all that had to be sampled: a refiner has read the draft
     assert {name: c.completion_tokens for name, c in found.items()} == {
         "draft": 10, "global": 20, "local": 20, "draft_global": 20, "draft_local": 20, "reranked": 30, "best_of_n": 30,
-        "majority_of_n": 30, "random": 30, "oracle": 30, "control": 7, "draft_control": 17,
+        "majority_of_n": 30, "weighted_of_n": 30, "random": 30, "oracle": 30, "control": 7, "draft_control": 17,
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.commands.command import command
+from experiments.commands.command import Command
 from experiments.commands.config import Job
 from experiments.commands.unused import refuse_set
 from rewards.formats.convert import ConvertArgs, convert
@@ -23,7 +23,7 @@ def work(job: Job) -> dict[str, Any]:
     return result
 
 
-main = command("convert", ConvertArgs, work, relaunch=False)
+main = Command("convert", ConvertArgs, work, relaunch=False)
 
 if __name__ == "__main__":
     main()

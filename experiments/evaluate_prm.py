@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from experiments.commands.command import command
+from experiments.commands.command import Command
 from experiments.commands.config import Job
 from experiments.commands.unused import refuse_set
 from rewards.evaluate_prm import EvaluateArgs, evaluate
@@ -54,7 +54,7 @@ def work(job: Job) -> dict[str, Any]:
     return result
 
 
-main = command("evaluate_prm", EvaluateArgs, work, relaunch=False)
+main = Command("evaluate_prm", EvaluateArgs, work, relaunch=False)
 
 if __name__ == "__main__":
     main()

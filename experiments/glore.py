@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.commands.command import command
+from experiments.commands.command import Command
 from experiments.commands.config import Job
 from experiments.commands.dry_run import pipeline_plan
 from experiments.commands.yaml_files import ConfigError
@@ -67,7 +67,7 @@ def run_glore(job: Job) -> dict[str, Any]:
     return {"report": str(job.folder / "report.md"), "artifacts": paths, "reused": found}
 
 
-main = command(
+main = Command(
     "glore", GloreArgs, run_glore, relaunch=False, plan=lambda job: pipeline_plan(*_checked_nodes(job.args), job)
 )  # its stages are launched, not it
 

@@ -13,7 +13,12 @@ from stages.files import StoreError, read_json, sha256
 from stages.rows import read_rows
 
 T = TypeVar("T")
-_KINDS = {"stage": str, "version": int, "key": str, "files": dict}  # of a manifest
+# what a manifest must have, and of which kinds the rest of it is
+_KINDS = {"stage": str, "version": int, "key": str, "files": dict}
+_OTHERS = {
+    "args": (dict,), "parents": (dict,), "counts": (dict,), "notes": (dict,), "tokens": (int,),
+    "seconds": (int, float), "created": (str,),
+}  # fmt: skip
 # what file managers and NFS leave in a folder, and no library of ours reads
 _JUNK = (".DS_Store", "._", ".nfs", "Thumbs.db", "desktop.ini")
 
@@ -104,6 +109,14 @@ def _check_manifest(file: Path, value: Any) -> None:
             raise ArtifactError(f"{file}: {name!r} is no name of a file within the folder")
         if not isinstance(facts, dict) or not {"size", "sha256"} <= facts.keys():
             raise ArtifactError(f"{file}: not the manifest of an artifact: {name!r} has no size and sha256")
+    for name, kinds in _OTHERS.items():
+        if name in value and type(value[name]) not in kinds:
+            raise ArtifactError(f"{file}: {name} cannot be {value[name]!r}")
+    for name, parents in value.get("parents", {}).items():
+        for one in parents if isinstance(parents, list) else [parents]:
+            strings = isinstance(one, dict) and all(isinstance(one.get(what), str) for what in ("key", "path"))
+            if one is not None and not strings:
+                raise ArtifactError(f"{file}: parent {name} cannot be {one!r}")
 
 
 def _is_inner(name: str) -> bool:

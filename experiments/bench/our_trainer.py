@@ -1,41 +1,25 @@
-"""Our side of `experiments/bench/training_speed.py`, one run in a process of its own; prints one line of JSON.
+"""Our side of `experiments/bench/training_speed.py`, one run in a process of its own.
 
 A training run through `fit()`, or the scores of solutions: with one forward for all steps, and with one a prefix.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from experiments.bench.training_rows import as_tuples, examples_of, read_jsonl
-from experiments.bench.training_run import clocks, measure, print_result
+from experiments.bench.training_rows import as_tuples, examples_of
+from experiments.bench.training_run import clocks, measure, read_jsonl, run_given
 
 if TYPE_CHECKING:
     from rewards.scorer import Scorer
     from rollouts.records import Problem
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("job", choices=("prm", "sft", "score"))
-    parser.add_argument("--start", required=True, help="folder of the model and tokenizer to start from")
-    parser.add_argument("--rows", help="to train on")
-    parser.add_argument("--held-out", required=True, help="to measure the loss on, or to score")
-    parser.add_argument("--layout", default="packed")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--tokens-per-step", type=int, default=1024)
-    parser.add_argument("--warmup", type=float, default=0.05)
-    return parser.parse_args(argv)
-
-
-def train(args: argparse.Namespace) -> dict[str, Any]:
-    """Train for one epoch."""
+def train(settings: dict[str, Any]) -> dict[str, Any]:
+    """Train for one epoch, in the `layout` shared, packed or padded."""
     from rewards.losses import reward_loss
     from rewards.reward_model import make_reward_model
     from rollouts.sampling.policies import load_policy
@@ -45,20 +29,20 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     from training.loop import fit
 
     begun = time.perf_counter()
-    if args.job == "prm":
-        model, tokenizer = make_reward_model(args.start, "cpu")  # the head of a reward model is kept
+    if settings["job"] == "prm":
+        model, tokenizer = make_reward_model(settings["start"], "cpu")  # the head of a reward model is kept
     else:
-        model, tokenizer = load_policy(args.start, "float32", "cpu")
-    examples, held_out = (examples_of(tokenizer, read_jsonl(file)) for file in (args.rows, args.held_out))
-    loss = reward_loss if args.job == "prm" else completion_loss
+        model, tokenizer = load_policy(settings["start"], "float32", "cpu")
+    examples = examples_of(tokenizer, read_jsonl(settings["rows"]))
+    loss = reward_loss if settings["job"] == "prm" else completion_loss
     given = TrainArgs(
         epochs=1,
-        tokens_per_step=args.tokens_per_step,
-        tokens_per_batch=args.tokens_per_step,
-        layout="padded" if args.layout == "padded" else "packed",
-        share_prefixes=args.layout == "shared",
-        learning_rate=args.learning_rate,
-        warmup=args.warmup,
+        tokens_per_step=settings["tokens_per_step"],
+        tokens_per_batch=settings["tokens_per_step"],
+        layout="padded" if settings["layout"] == "padded" else "packed",
+        share_prefixes=settings["layout"] == "shared",
+        learning_rate=settings["learning_rate"],
+        warmup=settings["warmup"],
         final_share=0.0,
         device="cpu",
     )
@@ -72,10 +56,10 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             "read": round(sum(len(example.ids) for example in examples) / figures["useful_tokens"]),
         }
 
-    return measure(model, as_tuples(examples), as_tuples(held_out), begun, run)
+    return measure(model, as_tuples(examples), read_jsonl(settings["held_out_ids"]), begun, run)
 
 
-def score(args: argparse.Namespace) -> dict[str, Any]:
+def score(settings: dict[str, Any]) -> dict[str, Any]:
     """Tokens read and seconds to score all steps of the held-out rows at once, and prefix by prefix."""
     import torch
 
@@ -84,10 +68,10 @@ def score(args: argparse.Namespace) -> dict[str, Any]:
     from rollouts.prompts import parse_prompt
     from rollouts.records import Problem
 
-    model, tokenizer = make_reward_model(args.start, "cpu")
+    model, tokenizer = make_reward_model(settings["start"], "cpu")
     with torch.no_grad():  # a head of zeros would hide a mistake
         model.score.weight.normal_(generator=torch.Generator().manual_seed(0))
-    rows = read_jsonl(args.held_out)
+    rows = read_jsonl(settings["held_out"])
     problems = [
         Problem(f"row {i}", parse_prompt(row["prompt"]), "", None, "bench", "test") for i, row in enumerate(rows)
     ]
@@ -110,11 +94,9 @@ def _score_prefixes(scorer: Scorer, problems: list[Problem], solutions: list[lis
     return [scores[-1:] for scores in scorer.score([p for p, _ in prefixes], [steps for _, steps in prefixes])]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_arguments(argv)
-    print_result(score(args) if args.job == "score" else train(args))
-    return 0
+def main() -> None:
+    run_given(lambda settings: score(settings) if settings["job"] == "score" else train(settings))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

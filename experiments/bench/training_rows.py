@@ -73,12 +73,8 @@ def as_tuples(examples: Iterable[Example]) -> list[tuple[list[int], list[int], l
     return [(example.ids, example.positions, example.targets) for example in examples]
 
 
-def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def read_jsonl(path: str | Path) -> list[Row]:
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
 def examples_of(tokenizer: PreTrainedTokenizerFast, rows: Iterable[Row]) -> list[Example]:

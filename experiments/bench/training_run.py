@@ -1,4 +1,4 @@
-"""How one training run is measured, ours or TRL's: both print one line of JSON with the same names.
+"""One training run in a process of its own, ours or TRL's: how it gets its settings, is measured and gives its figures.
 
 It also runs in TRL's environment, which has torch but nothing that the rest of this project needs.
 """
@@ -8,14 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
-MARK = "@result "
 Example = tuple[Sequence[int], Sequence[int], Sequence[float]]  # token ids, positions with a target, the targets
 
 
@@ -80,6 +81,11 @@ def measure(
     }
 
 
-def print_result(found: dict[str, Any]) -> None:
-    """The line that `experiments/bench/training_speed.py` reads."""
-    print(MARK + json.dumps(found))
+def read_jsonl(path: str) -> list[Any]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def run_given(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """What `python -m MODULE SETTINGS.json RESULT.json` does: the figures that `work` gives for the settings."""
+    settings, result = map(Path, sys.argv[1:])
+    result.write_text(json.dumps(work(json.loads(settings.read_text()))))

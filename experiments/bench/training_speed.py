@@ -21,10 +21,10 @@ from typing import Any
 
 from experiments.bench.measure import bench_problems, make_parser, print_header, ratios, spread
 from experiments.bench.training_rows import WORLD, as_tuples, examples_of, step_rows, text_rows, write_jsonl
-from experiments.bench.training_run import MARK
 from refine.students.shipped import SHIPPED, find_start
 
 JOBS = {"prm": "stepwise reward model", "sft": "supervised fine-tuning"}
+TRL = {job: f".venv-trl-{job}/bin/python" for job in JOBS}  # made by `make bench-training`
 _WARMUP = 0.05
 _ROOT = Path(__file__).parents[2]
 _COLUMNS = {"examples/s": 12, "tokens/s": 11, "tokens/CPU s": 14, "useful": 8, "steps": 7, "loss": 9, "whole s": 9}
@@ -34,27 +34,35 @@ Found = dict[str, Any]
 
 @dataclass
 class Contender:
-    """One way to train: its name in the table, the command without the data, and what its runs found."""
+    """One way to train: its name in the table, the Python and the module that do it, and what its runs found."""
 
     name: str
-    command: list[str]
+    python: str
+    module: str
+    settings: dict[str, Any]
     runs: list[Found] = field(default_factory=list)
+
+    def run(self) -> Found:
+        """Train once, in a process of its own, and keep what it found.
+
+        Raises:
+            RuntimeError: it failed; the message has the end of what it wrote.
+        """
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+        with tempfile.TemporaryDirectory() as folder:
+            settings, result = Path(folder, "settings.json"), Path(folder, "result.json")
+            settings.write_text(json.dumps(self.settings))
+            command = [self.python, "-m", self.module, str(settings), str(result)]
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=_ROOT, check=False)
+            if done.returncode:
+                said = (done.stderr or done.stdout)[-2000:]
+                raise RuntimeError(f"{self.name}: {self.module} ended with {done.returncode}: {said}")
+            self.runs.append(json.loads(result.read_text()))
+        return self.runs[-1]
 
     def all(self, name: str) -> list[float]:
         """One number of every run."""
         return [run[name] for run in self.runs]
-
-
-@dataclass(frozen=True)
-class Data:
-    """What both sides read: files of rows, the held-out rows as rows and as token ids, and folders to start from."""
-
-    rows: Path
-    held_out: Path
-    held_out_ids: Path
-    ours: Path
-    theirs: Path
-    lengths: list[int]
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -68,19 +76,17 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", nargs="+", choices=[*JOBS, "score"], default=[*JOBS, "score"])
-    parser.add_argument("--trl-prm", metavar="PYTHON", default=".venv-trl-prm/bin/python")
-    parser.add_argument("--trl-sft", metavar="PYTHON", default=".venv-trl-sft/bin/python")
     parser.add_argument("--alone", action="store_true", help="without TRL")
     args = parser.parse_args(argv)
-    for job in JOBS:
-        path = getattr(args, f"trl_{job}")
+    for job, path in TRL.items():
         if job in args.jobs and not args.alone and not Path(path).exists():
             parser.error(f"there is no {path}: `make bench-training` makes it; or --alone")
     return args
 
 
-def write_data(job: str, args: argparse.Namespace, folder: Path) -> Data:
-    """Rows, held-out rows and folders to start from, below `folder`."""
+def write_data(job: str, args: argparse.Namespace, folder: Path) -> tuple[dict[str, str], list[int]]:
+    """Files below `folder`, by name: rows, held-out rows, those as token ids, and the folders that we and that they
+    start from; and the lengths of all examples."""
     from rollouts.sampling.policies import load_tokenizer
 
     model = find_start(args.model)
@@ -94,14 +100,16 @@ def write_data(job: str, args: argparse.Namespace, folder: Path) -> Data:
         rows, held_out = step_rows(problems, args.solutions), step_rows(others, args.solutions, seed=1)
     else:
         rows, held_out = text_rows(problems), text_rows(others)
-    paths = [folder / f"{name}.jsonl" for name in ("rows", "held-out", "held-out-ids")]
-    for path, written in zip(paths, (rows, held_out, as_tuples(examples_of(tokenizer, held_out))), strict=True):
-        write_jsonl(path, written)
-    ours = theirs = Path(model)
+    files = {name: folder / f"{name}.jsonl" for name in ("rows", "held_out", "held_out_ids")}
+    written = rows, held_out, as_tuples(examples_of(tokenizer, held_out))
+    for path, lines in zip(files.values(), written, strict=True):
+        write_jsonl(path, lines)
+    ours = theirs = model
     if job == "prm":
         ours, theirs = folder / "ours", folder / "theirs"
         save_starts(model, ours, theirs)
-    return Data(*paths, ours, theirs, [len(example.ids) for example in examples_of(tokenizer, rows)])
+    files |= {"ours": ours, "theirs": theirs}
+    return {name: str(path) for name, path in files.items()}, [len(one.ids) for one in examples_of(tokenizer, rows)]
 
 
 def save_starts(model: str, ours: Path, theirs: Path) -> None:
@@ -124,41 +132,29 @@ def save_starts(model: str, ours: Path, theirs: Path) -> None:
     save_model(other, tokenizer, theirs)
 
 
-def contenders(job: str, args: argparse.Namespace, data: Data) -> list[Contender]:
+def contenders(job: str, args: argparse.Namespace, files: dict[str, str], lengths: list[int]) -> list[Contender]:
     """Who trains: we, and TRL with the settings that were fastest here (docs/performance.md says which were tried)."""
-    common = [job, "--rows", str(data.rows), "--learning-rate", str(args.learning_rate)]
-    here = [sys.executable, "-m", "experiments.bench.our_trainer", *common]
-    here += ["--start", str(data.ours), "--held-out", str(data.held_out), "--warmup", str(_WARMUP)]
-    here += ["--tokens-per-step", str(args.tokens_per_step)]
-    found = [Contender(f"ours, {layout}", [*here, "--layout", layout]) for layout in ("shared", "packed", "padded")]
+    common = {"job": job, **files, "learning_rate": args.learning_rate, "tokens_per_step": args.tokens_per_step}
+    here = common | {"start": files["ours"], "warmup": _WARMUP}
+    found = [our_trainer(f"ours, {layout}", here | {"layout": layout}) for layout in ("shared", "packed", "padded")]
     if args.alone:
         return found
-    batch = max(1, round(args.tokens_per_step * len(data.lengths) / sum(data.lengths)))
-    there = [getattr(args, f"trl_{job}"), "-m", "experiments.bench.trl_trainers", *common]
-    there += ["--start", str(data.theirs), "--held-out", str(data.held_out_ids)]
-    there += ["--warmup", str(max(1, round(_WARMUP * len(data.lengths) / batch)))]
-    plain = [*there, "--batch", str(batch)]
-    by_length = Contender("TRL, by length", [*plain, "--sampling", "group_by_length"])
-    if job == "prm":
-        return [*found, by_length, Contender("TRL, random order", plain)]
+    batch = max(1, round(args.tokens_per_step * len(lengths) / sum(lengths)))
+    there = common | {"start": files["theirs"], "warmup": max(1, round(_WARMUP * len(lengths) / batch)), "batch": batch}
     # small packs: on a CPU the mask of a pack is dense, and longer ones were slower
-    pack = max(256, *data.lengths)
-    packed = ["--packing", str(pack), "--batch", "1", "--accumulate", str(max(1, round(args.tokens_per_step / pack)))]
-    return [*found, Contender("TRL, packing", [*there, *packed]), by_length]
+    pack = max(256, *lengths)
+    packed = {"packing": pack, "batch": 1, "accumulate": max(1, round(args.tokens_per_step / pack))}
+    ways = {"TRL, by length": {"sampling": "group_by_length"}, "TRL, random order": {}}
+    if job == "sft":
+        ways = {"TRL, packing": packed, "TRL, by length": {"sampling": "group_by_length"}}
+    return [
+        *found,
+        *(Contender(name, TRL[job], "experiments.bench.trl_trainers", there | way) for name, way in ways.items()),
+    ]
 
 
-def run(command: Sequence[str]) -> Found:
-    """What one process found.
-
-    Raises:
-        RuntimeError: it failed; the message has the end of what it wrote.
-    """
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=_ROOT, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if done.returncode or len(lines) != 1:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {(done.stderr or done.stdout)[-2000:]}")
-    return json.loads(lines[0].removeprefix(MARK))
+def our_trainer(name: str, settings: dict[str, Any]) -> Contender:
+    return Contender(name, sys.executable, "experiments.bench.our_trainer", settings)
 
 
 def check_equal(contenders: Sequence[Contender]) -> None:
@@ -173,15 +169,14 @@ def check_equal(contenders: Sequence[Contender]) -> None:
 
 def compare(job: str, args: argparse.Namespace, folder: Path) -> None:
     """Let the contenders of one job take turns, and print what they did."""
-    data = write_data(job, args, folder)
-    entrants = contenders(job, args, data)
+    files, lengths = write_data(job, args, folder)
+    entrants = contenders(job, args, files, lengths)
     for number in range(args.rounds):
         turn = number % len(entrants)
         for contender in entrants[turn:] + entrants[:turn]:
-            contender.runs.append(run(contender.command))
-            print(f"  round {number + 1}: {contender.name}: {contender.runs[-1]['seconds']:.1f} s", file=sys.stderr)
+            print(f"  round {number + 1}: {contender.name}: {contender.run()['seconds']:.1f} s", file=sys.stderr)
     check_equal(entrants)
-    print("\n".join(render_table(job, entrants, data.lengths)), flush=True)
+    print("\n".join(render_table(job, entrants, lengths)), flush=True)
 
 
 def render_table(job: str, contenders: Sequence[Contender], lengths: Sequence[int]) -> list[str]:
@@ -215,10 +210,10 @@ def render_table(job: str, contenders: Sequence[Contender], lengths: Sequence[in
 
 def compare_scoring(args: argparse.Namespace, folder: Path) -> None:
     """Print what it takes to score every step of the held-out solutions, both ways."""
-    data = write_data("prm", args, folder)
-    command = [sys.executable, "-m", "experiments.bench.our_trainer", "score"]
-    command += ["--start", str(data.ours), "--held-out", str(data.held_out)]
-    scoring = Contender("ours", command, [run(command) for _ in range(args.rounds)])
+    files, _ = write_data("prm", args, folder)
+    scoring = our_trainer("ours", {"job": "score", "start": files["ours"], "held_out": files["held_out"]})
+    for _ in range(args.rounds):
+        scoring.run()
     first = scoring.runs[0]
     print(f"scoring: {first['solutions']} solutions, {first['steps']} steps, largest gap {first['largest_gap']:.1e}")
     ways = {"shared": "all steps, prompts once", "whole": "one forward for all steps", "prefix": "one a prefix"}

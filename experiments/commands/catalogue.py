@@ -1,5 +1,11 @@
 """The commands there are, `python -m experiments.NAME`, and the module that has each."""
 
+from __future__ import annotations
+
+import importlib
+
+from stages.stage import Stage
+
 COMMANDS = {
     "glore": "experiments.glore",
     "sample": "experiments.sample",
@@ -16,3 +22,9 @@ COMMANDS = {
     "evaluate_prm": "experiments.evaluate_prm",
     "show": "experiments.show.command",
 }
+
+
+def stage_named(name: str) -> Stage | None:
+    """The stage that the command of this name runs; None for a stage that this version does not have."""
+    known = vars(importlib.import_module(COMMANDS[name])).values() if name in COMMANDS else ()
+    return next((value for value in known if isinstance(value, Stage) and value.name == name), None)

@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from experiments.commands.catalogue import COMMANDS
 from experiments.commands.config import ConfigError, Job, build_job, claim_folder, read_yaml, register_schema
 from experiments.commands.dry_run import stage_plan
@@ -43,9 +41,7 @@ Work = Callable[[Job], dict[str, Any]]
 Plan = Callable[[Job], tuple[list[str], bool]]  # what a dry run prints; whether all of it is made already
 
 
-def stage_command(
-    stage: Stage, config_name: str | None = None, show: Callable[[Artifact], None] | None = None
-) -> Command:
+def stage_command(stage: Stage, show: Callable[[Artifact], None] | None = None) -> Command:
     """The command of one stage: finds or makes its artifact, of which `show` prints more than the path."""
 
     def work(job: Job) -> dict[str, Any]:
@@ -62,37 +58,22 @@ def stage_command(
         known = {name: artifact.manifest[name] for name in ("stage", "key", "seconds", "tokens")}
         return known | {"path": str(artifact.path), "reused": reused}
 
-    return command(stage.name, stage.args, work, config_name, plan=lambda job: stage_plan(stage, job))
+    return Command(stage.name, stage.args, work, plan=lambda job: stage_plan(stage, job))
 
 
-def command(
-    name: str,
-    args: type,
-    work: Work,
-    config_name: str | None = None,
-    relaunch: bool = True,
-    plan: Plan | None = None,
-) -> Command:
-    """What `python -m experiments.<name>` runs: `work` with arguments of class `args`.
-
-    `config_name` is the primary config, `name` by default. Without `relaunch`, `work` itself sees to
-    `launch.num_processes`. `plan` is for `dry_run`, and tells a sweep which of its arms are still finished.
-    """
-    return Command(name, args, work, config_name or name, relaunch, plan, register_schema(name, args))
-
-
-@dataclass(frozen=True)
+@dataclass
 class Command:
-    """A command, which is called without arguments: they are in `sys.argv`.
+    """What `python -m experiments.<name>` runs: `work` with arguments of class `args`, which are in `sys.argv`.
 
-    Hydra composes them from `conf/<config_name>.yaml` and the command line; `--resolved FILE.yaml` takes them from a
+    Hydra composes them from `conf/<name>.yaml` and the command line; `--resolved FILE.yaml` takes them from a
     file as they stand. The run's folder gets `config.yaml` and `result.json`, what `work` returns. With --resolved
     that folder is the file's, nothing is written there, and the result is the last line of stdout, as JSON; with
     `--result FILE.json` behind it, it is written to that file, which is how one command runs another. Where the work
     fails, `error.log` in the run's folder has the trace.
 
-    With `launch.num_processes` over 1 the work is done by that many processes under `accelerate launch`. With
-    `dry_run` the lines of `plan` are printed, and that is all. A sweep returns to its sweeper the number that
+    With `launch.num_processes` over 1 the work is done by that many processes under `accelerate launch`; without
+    `relaunch`, `work` itself sees to that. With `dry_run` the lines of `plan` are printed, and that is all; `plan` also
+    tells a sweep which of its arms are still finished. A sweep returns to its sweeper the number that
     `objective` names.
 
     Exit codes: 0; 2 for the user's errors, in one line on stderr (STEPWISE_TRACEBACK=1: with the trace); 130 when
@@ -103,10 +84,11 @@ class Command:
     name: str
     args: type
     work: Work
-    config_name: str
-    relaunch: bool
-    plan: Plan | None
-    schema: DictConfig
+    relaunch: bool = True
+    plan: Plan | None = None
+
+    def __post_init__(self) -> None:
+        self.schema = register_schema(self.name, self.args)
 
     def __call__(self) -> None:
         if self.args.__module__ == "__main__":
@@ -127,7 +109,7 @@ class Command:
                 elif {"--help", "-h"} & {*sys.argv[1:]}:
                     from experiments.commands.describe import print_help
 
-                    print_help(self.name, self.config_name, self.schema)
+                    print_help(self.name, self.schema)
                 else:
                     self._run_with_hydra()
                 sys.stdout.flush()
@@ -168,7 +150,7 @@ class Command:
 
         program, sweep = this_program(), Sweep.new()
 
-        @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=self.config_name)
+        @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=self.name)
         def task(config: Any) -> float | None:
             settings = HydraConfig.get()
             if settings.mode != RunMode.MULTIRUN:

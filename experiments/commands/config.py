@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import re
-import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,18 +128,13 @@ def _find_shipped(args: Any) -> None:
             setattr(one.owner, one.field.name, find_start(SHIPPED))
 
 
-def _refuse_pipes(value: Any, name: str = "") -> None:
+def _refuse_pipes(plain: dict[str, Any]) -> None:
     """Raise ConfigError for a value that is the path of a named pipe: reading one waits for whoever writes to it."""
-    if isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            _refuse_pipes(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, str):
-        try:
-            pipe = stat.S_ISFIFO(os.stat(value).st_mode)
-        except (OSError, ValueError):  # no path at all
-            return
-        if pipe:
-            raise ConfigError(f"{name}={value}: is a pipe, not a file or folder")
+    for name, value in leaves(plain):
+        for one in value if isinstance(value, list) else [value]:
+            with suppress(OSError):  # too long to be a path
+                if isinstance(one, str) and Path(one).is_fifo():
+                    raise ConfigError(f"{name}={one}: is a pipe, not a file or folder")
 
 
 def validate(value: Any, name: str = "") -> None:
@@ -199,11 +193,11 @@ def claim_folder(job: Job) -> None:
     """
     file = job.folder / "config.yaml"
     if file.exists() and not job.run.overwrite:
-        old, new = (dict(leaves(_own(config))) for config in (read_yaml(file), job.config))
+        old, new = (dict(leaves(config)) for config in (read_yaml(file), job.config))
         changed = [
             f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
             for name in sorted(old.keys() | new.keys())
-            if old.get(name) != new.get(name)
+            if old.get(name) != new.get(name) and name.split(".")[0] not in COMMON
         ]
         if changed:
             raise ConfigError(
@@ -214,7 +208,3 @@ def claim_folder(job: Job) -> None:
     if job.run.overwrite:
         (job.folder / "result.json").unlink(missing_ok=True)
     write_yaml(file, job.config)
-
-
-def _own(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in COMMON}

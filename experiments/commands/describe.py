@@ -10,11 +10,9 @@ import ast
 import dataclasses
 import importlib.util
 import inspect
-import io
 import itertools
 import re
 import textwrap
-import tokenize
 import typing
 from collections.abc import Iterator
 from importlib.resources import files
@@ -34,14 +32,12 @@ def field_texts(kind: type) -> dict[str, str]:
     texts: dict[str, str] = {}
     for one in reversed([base for base in kind.__mro__ if dataclasses.is_dataclass(base)]):
         source = textwrap.dedent(inspect.getsource(one))
-        comments = {
-            token.start[0]: token.string[2:].strip()
-            for token in tokenize.generate_tokens(io.StringIO(source).readline)
-            if token.type == tokenize.COMMENT and token.string.startswith("#:")
-        }
+        lines = source.encode().splitlines()  # columns of a syntax tree are bytes
         for node in ast.parse(source).body[0].body:
-            if isinstance(node, ast.AnnAssign) and (text := comments.get(node.end_lineno)):
-                texts[node.target.id] = text
+            if isinstance(node, ast.AnnAssign):
+                comment = lines[node.end_lineno - 1][node.end_col_offset :].decode().strip()
+                if comment.startswith("#:"):
+                    texts[node.target.id] = comment[2:].strip()
     return texts
 
 
@@ -75,15 +71,15 @@ def _header(config_name: str) -> list[str]:
     return [line[1:].removeprefix(" ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
 
 
-def print_help(name: str, config_name: str, schema: DictConfig) -> None:
+def print_help(name: str, schema: DictConfig) -> None:
     """What the command does, its examples, the settings that people change, and how to see the rest."""
     from hydra import compose, initialize_config_module
 
     config, groups = schema, []
-    if header := _header(config_name):
+    if header := _header(name):
         with initialize_config_module("conf", version_base="1.3"):
-            config = compose(config_name)
-        groups = list(_groups(config_name))
+            config = compose(name)
+        groups = list(_groups(name))
     settings = _settings(OmegaConf.get_type(schema), config, ROWS - len(groups))
     common = [row for row in _settings(CommonArgs, config, 99) if row[0].split(".")[0] != "tracking"]
     print(*header, "", sep="\n")
@@ -92,7 +88,7 @@ def print_help(name: str, config_name: str, schema: DictConfig) -> None:
     _print_rows("Settings", [row for row in [*settings, *common] if row[0] not in chosen])
     print(
         f"\nThe rest: --cfg job (all settings), --info defaults-tree (where they come from), and the file\n"
-        f"conf/{config_name}.yaml. A sweep: -m KEY=A,B; elsewhere with hydra/launcher=joblib."
+        f"conf/{name}.yaml. A sweep: -m KEY=A,B; elsewhere with hydra/launcher=joblib."
     )
 
 

@@ -24,6 +24,7 @@ from rollouts.prompts import PromptArgs
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
 from rollouts.world.args import SOURCE as WORLD
+from stages.checks import check_least
 from stages.hub import HubError, pin
 from stages.pipeline import PENDING, Node
 from stages.stage import parent
@@ -113,11 +114,7 @@ class StudentArgs:
         """Raise ValueError where there would be no student."""
         if self.start == SCRATCH and not self.fine_tune:
             raise ValueError("student.start=scratch needs student.fine_tune=true: it knows nothing yet")
-        if self.rounds < 0 or self.round_samples < 2 or (self.sft_problems is not None and self.sft_problems < 1):
-            raise ValueError(
-                f"student needs rounds >= 0, round_samples >= 2, sft_problems >= 1, not {self.rounds}, "
-                f"{self.round_samples}, {self.sft_problems}"
-            )
+        check_least(self, rounds=0, round_samples=2, sft_problems=1)
 
 
 @dataclass
@@ -178,14 +175,7 @@ class GloreArgs:
         """Raise ValueError naming the first setting that does not fit the others, or has no effect."""
         if self.problems is None:
             raise ValueError(CHOOSE)
-        for name in ("train_problems", "test_problems", "parallel"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        if self.train_offset < 0:
-            raise ValueError(f"train_offset must not be negative, but is {self.train_offset}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, but is {self.seed}")
+        check_least(self, train_problems=1, test_problems=1, parallel=1, train_offset=0, seed=0)
         if "oracle" in self.revise.where and self.problems.source != WORLD:
             raise ValueError(
                 f"revise.where={list(self.revise.where)}: nobody knows the first error of a {self.problems.source} "
@@ -276,28 +266,25 @@ def glore_nodes(args: GloreArgs, find: Callable[[str], str] = find_start) -> tup
 
 def _report_node(graph: Graph) -> Node:
     """The last stage. It reads what `rerank` read, and lists all that was run and all that was given."""
-    args, made, given = graph.args, list(graph.nodes), dict(graph.given)
-    rerank = graph.links["rerank"]
-    parents = {name: name for name in ("labels", "rollouts") if name in made or name in given}
-    own = ReportArgs(
-        title=args.title,
-        model=args.given.student or args.student.start or "",
-        scorer=args.headline_scorer,
-        where=args.headline_where,
-        seed=args.seed,
-        names=made,
-        given_names=[name for name in given if name not in ("start", "student") or args.given.student is not None],
-    )
+    args, made, given, reranked = graph.args, list(graph.nodes), dict(graph.given), graph.links["rerank"]
+    labels, rollouts = (name if name in made or name in given else None for name in ("labels", "rollouts"))
+    listed = [name for name in given if name not in ("start", "student") or args.given.student is not None]
 
     def build(paths: dict[str, str]) -> ReportArgs:
-        return replace(
-            own,
+        return ReportArgs(
             rerank=paths["rerank"],
-            **{name: paths[source] for name, source in rerank.items()},
-            labels=paths[parents["labels"]] if "labels" in parents else None,
-            trained_on=paths[parents["rollouts"]] if "rollouts" in parents else None,
-            stages=[paths[name] for name in own.names],
-            given=[paths[name] for name in own.given_names],
+            **{name: paths[source] for name, source in reranked.items()},
+            labels=labels and paths[labels],
+            trained_on=rollouts and paths[rollouts],
+            stages=[paths[name] for name in made],
+            names=made,
+            given=[paths[name] for name in listed],
+            given_names=listed,
+            title=args.title,
+            model=args.given.student or args.student.start or "",
+            scorer=args.headline_scorer,
+            where=args.headline_where,
+            seed=args.seed,
         )
 
     return Node("report", REPORT, (*made, *given), build)

@@ -15,7 +15,8 @@ def example_lines(example: dict[str, Any] | None) -> list[str]:
     """Markdown blocks: question, draft with scores and [BAD], refinements, final scores and the choice."""
     if example is None:
         return ["Nothing was reranked, so there is no example."]
-    blocks = [example_summary(example), _fenced(_task(example))]
+    task = f"{visible(example['question'], LONGEST)}\n\nanswer: {visible(example['answer'], LONGEST)}"
+    blocks = [example_summary(example), _fenced(task)]
     for kind, words in KIND_NAMES.items():
         solution = example["solutions"][kind]
         if solution is None:
@@ -32,25 +33,20 @@ def example_summary(example: dict[str, Any]) -> str:
     """One or two sentences: what was wrong, where it was located, what was chosen."""
     draft = example["solutions"]["draft"]
     parts = [f"Problem {code_span(example['problem_id'])}: the draft is {'right' if draft['correct'] else 'wrong'}."]
-    if example["located_error"] is not None:
-        located = f"The first error was located at step {example['located_error'] + 1}"
-        if example["oracle"]:
-            true = example["true_error"]
-            where = "no step is wrong" if true is None else f"it is step {true + 1}"
-            agrees = "the oracle agrees" if true == example["located_error"] else f"by the oracle {where}"
-            located += f"; {agrees}"
-        parts.append(located + ".")
-    else:
+    located, true = example["located_error"], example["true_error"]
+    if located is None:
         parts.append("No error was located in it.")
+    elif not example["oracle"]:
+        parts.append(f"The first error was located at step {located + 1}.")
+    else:
+        where = "no step is wrong" if true is None else f"it is step {true + 1}"
+        agrees = "the oracle agrees" if true == located else f"by the oracle {where}"
+        parts.append(f"The first error was located at step {located + 1}; {agrees}.")
     chosen = KIND_NAMES.get(example["chosen"], example["chosen"])
     verdict = "right" if example["correct"] else "wrong"
     scorer = SCORER_NAMES[example["scorer"]]
     parts.append(f"{scorer[0].upper()}{scorer[1:]} picked {chosen}, which is {verdict}.")
     return " ".join(parts)
-
-
-def _task(example: dict[str, Any]) -> str:
-    return f"{visible(example['question'], LONGEST)}\n\nanswer: {visible(example['answer'], LONGEST)}"
 
 
 def _steps(example: dict[str, Any], kind: str) -> str:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,13 +25,11 @@ from experiments.report.words import (
     table,
     versus,
 )
-from stages.files import read_json
+from stages.files import read_json, write_json
 from stages.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from refine.report.inputs import ReportInputs
 
 CAPTIONS = {
     "accuracy": "Accuracy by selector with 95% intervals; diamonds are the paper's figures.",
@@ -42,24 +39,11 @@ CAPTIONS = {
 }
 
 
-def write_report(folder: Path, report: dict[str, Any], inputs: ReportInputs) -> None:
-    """Write report.md, report.json and figures/*.png into `folder`, replacing an older report there.
-
-    Raises:
-        ValueError: `report` was made from other inputs.
-    """
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """Write report.md, report.json and figures/*.png into `folder`."""
     from experiments.report.figures import draw_figures
 
-    if (report["title"], report["problems"]) != (inputs.title, len(inputs.problems)):
-        raise ValueError(
-            f"the report is {report['title']!r} on {report['problems']} problems, "
-            f"the inputs are {inputs.title!r} on {len(inputs.problems)}"
-        )
-    pictures = folder / "figures"
-    pictures.mkdir(parents=True, exist_ok=True)
-    for name in CAPTIONS:
-        (pictures / f"{name}.png").unlink(missing_ok=True)
-    _write(folder, report, draw_figures(pictures, report))
+    _write(folder, report, draw_figures(folder / "figures", report))
 
 
 def copy_report(source: Path, folder: Path, reused: dict[str, bool]) -> None:
@@ -67,24 +51,25 @@ def copy_report(source: Path, folder: Path, reused: dict[str, bool]) -> None:
     report = read_json(source / "report.json")
     for name, stage in report["stages"].items():
         stage["reused"] = reused.get(name, True)  # what this run did not make was given
-    shutil.copytree(source / "figures", folder / "figures", dirs_exist_ok=True)
+    shutil.rmtree(folder / "figures", ignore_errors=True)  # of a run that was overwritten
+    shutil.copytree(source / "figures", folder / "figures")
     _write(folder, report, [path.stem for path in (source / "figures").glob("*.png")])
 
 
 def _write(folder: Path, report: dict[str, Any], drawn: list[str]) -> None:
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    (folder / "report.json").write_text(text, encoding="utf-8", newline="\n")
+    write_json(folder / "report.json", report)
     (folder / "report.md").write_text(render_markdown(report, drawn), encoding="utf-8", newline="\n")
 
 
 def render_markdown(report: dict[str, Any], figures: list[str]) -> str:
     """The whole report as Markdown; `figures` names the pictures that lie in figures/."""
     blocks = [f"# {plain(report['title'])}", opening(report)]
-    blocks += ["## Accuracy by selector", _accuracy_table(report), _accuracy_notes(report)]
+    header = ["selector", "accuracy", "95% interval", "tokens a problem", "paper, Llama-2 13B"]
+    blocks += ["## Accuracy by selector", table(header, _accuracy_rows(report)), _accuracy_notes(report)]
     blocks += [*_figure("accuracy", figures), "## Differences on the same problems", _difference_table(report)]
     blocks += ["## What the refiners mend and break", _repair_table(report), _where_table(report)]
     blocks += ["## The reward models", _judge_table(report), _judge_notes(report)]
-    blocks += [*_figure("step_accuracy", figures), *_positions(report), *_figure("reliability", figures)]
+    blocks += [*_figure("step_accuracy", figures), _positions(report), *_figure("reliability", figures)]
     blocks += ["## One example", *example_lines(report["example"]), *_figure("example", figures)]
     blocks += ["## What it cost", _stage_table(report)]
     blocks += ["## What these numbers cannot say", "\n".join(f"- {line}" for line in limits(report))]
@@ -118,16 +103,10 @@ def print_main_table(report: dict[str, Any], console: Console | None = None) -> 
 def _accuracy_rows(report: dict[str, Any]) -> list[list[str]]:
     rows = []
     for name, words in selector_names(report).items():
-        found = report["accuracy"][name]
-        tokens = report["tokens"][name]
+        found, tokens = report["accuracy"][name], report["tokens"][name]
         cells = [percent(found), interval(found), "–" if tokens is None else f"{tokens:,.0f}"]
         rows.append([words, *cells, paper_percent(report["paper"]["accuracy"].get(name))])
     return rows
-
-
-def _accuracy_table(report: dict[str, Any]) -> str:
-    header = ["selector", "accuracy", "95% interval", "tokens a problem", "paper, Llama-2 13B"]
-    return table(header, _accuracy_rows(report))
 
 
 def _accuracy_notes(report: dict[str, Any]) -> str:
@@ -159,9 +138,8 @@ def _repair_table(report: dict[str, Any]) -> str:
         fixed, broken = report["fixed"][name], report["broken"].get(name)
         paper = paper_percent(report["paper"]["fixed"].get(name))
         rows.append([words, percent(fixed), interval(fixed), percent(broken), interval(broken), paper])
-    wrong = next((found["n"] for found in report["fixed"].values() if found is not None), 0)
     header = ["refinement", "wrong drafts fixed", "95% interval", "right drafts broken", "95% interval", "paper, fixed"]
-    right = next((found["n"] for found in report["broken"].values() if found is not None), 0)
+    wrong, right = (next((one["n"] for one in report[name].values() if one), 0) for name in ("fixed", "broken"))
     below = f"{wrong:,} drafts were wrong and {right:,} right. A dash: not applicable or not measured."
     return f"{table(header, rows)}\n\n{below}"
 
@@ -214,30 +192,27 @@ def _judge_notes(report: dict[str, Any]) -> str:
     return " ".join(lines)
 
 
-def _positions(report: dict[str, Any]) -> list[str]:
-    found = {scorer: report["step_accuracy_by_position"][scorer] for scorer in ("orm", "sorm")}
-    places = {row["position"]: row["n"] for rows in found.values() for row in rows or []}
-    if not places:
-        return []
-    by_place = {scorer: {row["position"]: row for row in rows or []} for scorer, rows in found.items()}
+def _positions(report: dict[str, Any]) -> str:
+    by_place = {
+        scorer: {row["position"]: row for row in report["step_accuracy_by_position"][scorer] or []}
+        for scorer in ("orm", "sorm")
+    }
+    sizes = {place: row["n"] for rows in by_place.values() for place, row in rows.items()}
     rows = [
-        [str(place), f"{places[place]:,}", *(_with_interval(by_place[s].get(place)) for s in ("orm", "sorm"))]
-        for place in sorted(places)
+        [str(place), f"{sizes[place]:,}", *(_with_interval(found.get(place)) for found in by_place.values())]
+        for place in sorted(sizes)
     ]
-    return [table(["step", "steps", "ORM", "SORM"], rows)]
+    return table(["step", "steps", "ORM", "SORM"], rows) if rows else ""
 
 
 def _stage_table(report: dict[str, Any]) -> str:
-    rows = []
-    for name, stage in report["stages"].items():
-        cells = [
-            f"{stage['seconds']:,.1f}",
-            f"{stage['tokens']:,}",
-            {True: "reused", False: "made"}.get(stage.get("reused"), ""),
-        ]
-        rows.append([plain(name), *cells])
-    if not rows:
+    if not report["stages"]:
         return "No stages were recorded."
+    how = {True: "reused", False: "made", None: ""}
+    rows = [
+        [plain(name), f"{stage['seconds']:,.1f}", f"{stage['tokens']:,}", how[stage.get("reused")]]
+        for name, stage in report["stages"].items()
+    ]
     seconds, tokens = (sum(stage[name] for stage in report["stages"].values()) for name in ("seconds", "tokens"))
     return table(["stage", "seconds", "tokens", ""], [*rows, ["all", f"{seconds:,.1f}", f"{tokens:,}", ""]])
 

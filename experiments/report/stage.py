@@ -69,7 +69,7 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
         candidates=candidates,
         judgements=work.parents["rerank"].rows(Judgement, "judgements"),
         choices=work.parents["rerank"].rows(Choice),
-        thresholds={name: _threshold(work.parents[name]) for name in ("orm", "sorm")},
+        thresholds={name: read_facts(work.parents[name].path)["threshold"] for name in ("orm", "sorm")},
         step_truth=judge_candidates({problem.id: problem for problem in problems}, candidates),
         label_truth=label_truth,
         stages=dict(zip(args.names, map(_cost, work.parents["stages"]), strict=True)),
@@ -79,23 +79,16 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
         scorer=args.scorer,
         where=args.where,
     )
-    write_report(work.folder, build_report(inputs), inputs)
+    write_report(work.folder, build_report(inputs))
 
 
 def _describe(artifact: Artifact) -> str:
     return f"{artifact.stage}/{artifact.key}" if artifact.stage else f"{artifact.path.name} ({artifact.key[:19]})"
 
 
-def _threshold(model: Artifact) -> float:
-    return read_facts(model.path)["threshold"]
-
-
 def _cost(artifact: Artifact) -> dict[str, float]:
     """Seconds and tokens of a stage; a shipped checkpoint has no manifest of ours and cost nothing here."""
-    return {
-        "seconds": artifact.manifest.get("seconds", 0.0),
-        "tokens": artifact.manifest.get("tokens", 0),
-    }
+    return {name: artifact.manifest.get(name, 0) for name in ("seconds", "tokens")}
 
 
 REPORT = Stage("report", 4, ReportArgs, write_glore_report)

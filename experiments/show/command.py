@@ -1,20 +1,20 @@
 """`python -m experiments.show [PATH]`: what an artifact is, where it comes from, and whether it is whole.
 
-PATH is an artifact's folder or its manifest.json, a Parquet file of rows, a folder of artifacts (the default:
-`artifacts`), or work that is not finished: its folder or a journal of it.
+PATH is an artifact's folder or its manifest.json, a Parquet file of rows, or a folder of artifacts (the default:
+`artifacts`). Nothing is changed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from experiments.show.reading import look
+from experiments.show.text import print_artifact, print_folder, print_rows, print_tree
+from stages.artifacts import open_artifact
 from stages.text import one_line
 
 
@@ -33,34 +33,40 @@ def main() -> None:
 
 def run(argv: Sequence[str]) -> int:
     """What the command does; returns its exit code: 0, or 2 after the user's error, in one line on stderr."""
-    options = _parser().parse_args(argv)
-    try:
-        found = look(options.path, options.rows, options.check, options.tree)
-        if options.json:
-            print(json.dumps(found.data, indent=2, default=str))  # all in ASCII, so that no terminal obeys it
-        else:
-            from experiments.show.text import print_found
-
-            print_found(found, options.rows, options.check, options.all)
-        if found.faults:
-            raise ValueError(f"{found.path}: {'; '.join(found.faults)}")
-    except (ValueError, OSError, RecursionError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _parser() -> _Parser:
     parser = _Parser("python -m experiments.show", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("path", nargs="?", type=Path, default=Path("artifacts"), help="what to look at (artifacts)")
     parser.add_argument("--tree", action="store_true", help="everything that an artifact was made from, as a tree")
-    parser.add_argument(
-        "--all", action="store_true", help="all that is cut short otherwise: arguments, what is left out"
-    )
     parser.add_argument("--rows", type=_number, default=3, metavar="N", help="rows to show (3)")
-    parser.add_argument("--json", action="store_true", help="the manifest (with --tree, all of them) for a program")
     parser.add_argument("--check", action="store_true", help="read every file anew and compare its hash")
-    return parser
+    options = parser.parse_args(argv)
+    try:
+        faults = _show(options.path, options.rows, options.tree, options.check)
+        if faults:
+            raise ValueError(f"{options.path}: {'; '.join(faults)}")
+    except (ValueError, OSError, RecursionError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    if options.check:
+        print("all is whole: every file that has a hash or checksum is as it says")
+    return 0
+
+
+def _show(path: Path, rows: int, tree: bool, check: bool) -> list[str]:
+    """Print what is at a path; returns what is wrong with parts of it."""
+    if not path.exists():
+        raise ValueError(f"{path}: there is no such file or folder")
+    if path.name == "manifest.json" or (path / "manifest.json").is_file():
+        artifact = open_artifact(path if path.is_dir() else path.parent, thorough=check)
+        if tree:
+            return print_tree(artifact, check)
+        print_artifact(artifact, rows)
+        return []
+    if tree:
+        raise ValueError(f"{path}: only an artifact has a tree (its folder holds a manifest.json)")
+    if path.suffix == ".parquet":
+        print_rows(path, rows, check)
+        return []
+    return print_folder(path, check)
 
 
 def _number(text: str) -> int:

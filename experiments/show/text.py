@@ -1,9 +1,10 @@
-"""What `experiments.show` prints, readable at 80 columns. Texts of files are never markup, and what a terminal would
-obey is escaped."""
+"""Artifacts, their ancestry, folders and rows, readable at 80 columns. Texts of files are never markup, and what a
+terminal would obey is escaped."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.tree import Tree
 
-from experiments.show.reading import Found, read_head, shown_args, stage_named
-from experiments.show.tree import PLAIN, SERVED, parents_of, part
+from experiments.commands.catalogue import stage_named
+from experiments.show.tree import SERVED, Look, Parent, parents_of
 from rewards.intervals import wilson
-from stages.artifacts import Artifact
+from stages.artifacts import Artifact, ArtifactError, open_artifact
+from stages.files import StoreError
 from stages.hub import is_hub
+from stages.stage import plain_args
 from stages.text import visible
 
 LONGEST, MOST_LINES = 240, 8  # characters and lines of one value
@@ -25,45 +28,32 @@ LONGEST, MOST_LINES = 240, 8  # characters and lines of one value
 SHARES = {"accuracy": "graded", "solved_problems": "graded_problems", "mixed_problems": "graded_problems"}
 
 
-def print_found(found: Found, rows: int, check: bool, every: bool) -> None:
-    """Print what is at a path: with `rows` rows of an artifact, and with `every` argument."""
-    out = Console(highlight=False, markup=False, emoji=False)
-    if found.kind == "artifact":
-        _artifact(out, Artifact(found.path, found.data), rows, every)
-    elif found.kind == "tree":
-        out.print(_tree(found.data))
-    elif found.kind == "rows":
-        _pairs(out, found.data["path"], {name: found.data[name] for name in ("record", "rows")})
-        _pairs(out, "Columns", found.data["columns"])
-        _first(out, found.data)
-    elif found.kind == "journals":
-        _table(out, ["path", "rows", "tokens", "refused", "damaged"], found.data)
-        for name, row in (found.data[0]["first"] if found.data else {}).items():
-            _pairs(out, name, row)
-    else:
-        _table(out, ["stage", "key", "rows", "tokens", "seconds", "made"], found.data)
-    if check and not found.faults:
-        out.print("all is whole: every file that has a hash or checksum is as it says")
-
-
-def _artifact(out: Console, artifact: Artifact, rows: int, every: bool) -> None:
+def print_artifact(artifact: Artifact, rows: int) -> None:
+    """Print what an artifact's manifest says, and its first `rows` rows."""
     manifest, stage = artifact.manifest, stage_named(artifact.stage)
     facts = {"path": str(artifact.path)} | {
         name: value for name, value in manifest.items() if not isinstance(value, dict) and name not in ("stage", "key")
     }
     if stage is not None and stage.version != manifest["version"]:
         facts["version"] = f"{manifest['version']} (this program makes version {stage.version}, and does not find it)"
-    _pairs(out, f"{artifact.stage} {artifact.key}", facts)
-    title = "Arguments" if every or stage is None else "Arguments (those not at their defaults; --all: every one)"
-    _pairs(out, title, shown_args(manifest, stage, every))
-    _pairs(out, "Parents", {node["name"]: _parent(node) for node in parents_of(artifact)})
+    _pairs(f"{artifact.stage} {artifact.key}", facts)
+    defaults = {} if stage is None else dict(_flat(plain_args(stage.args())))
+    parents = manifest.get("parents", {})
+    args = {k: v for k, v in _flat(manifest.get("args", {})) if k not in parents and (k, v) not in defaults.items()}
+    _pairs("Arguments" if stage is None else "Arguments (those not at their defaults; manifest.json has all)", args)
+    _pairs("Parents", {parent.name: _parent(parent) for parent in parents_of(artifact, Look())})
     for name, value in manifest.items():
         if name not in ("args", "parents", "files") and isinstance(value, dict):
-            _pairs(out, name.capitalize(), {key: _count(key, value) for key in value})
-    _pairs(out, "Files", {name: f"{file['size']:,} bytes" for name, file in manifest["files"].items()})
+            _pairs(name.capitalize(), {key: _count(key, value) for key in value})
+    _pairs("Files", {name: f"{file['size']:,} bytes" for name, file in manifest["files"].items()})
     for name in ("quarantine.parquet", "rows.parquet"):  # others can be looked at by their paths
         if rows and name in manifest["files"]:
-            _first(out, read_head(artifact.path / name, rows))
+            print_rows(artifact.path / name, rows, columns=False)
+
+
+def _flat(value: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, item in value.items():
+        yield from _flat(item, f"{before}{name}.") if isinstance(item, dict) and item else [(f"{before}{name}", item)]
 
 
 def _count(name: str, counts: dict[str, Any]) -> Any:
@@ -75,63 +65,126 @@ def _count(name: str, counts: dict[str, Any]) -> Any:
     return f"{100 * value:.1f}% (Wilson, 95%: {100 * found['low']:.1f}–{100 * found['high']:.1f})"
 
 
-def _parent(node: dict[str, Any]) -> str:
-    if node["key"].startswith(SERVED):
-        return f"{node['path']}, the name of a model on a server"
-    if is_hub(node["key"]):
-        return f"{node['key']}\n{node['path']}"
-    if node["stage"] is None:
-        return f"{node['path']}, made by no stage ({node['key'][: len(PLAIN) + 12]}…): {node['state']}"
-    return f"{node['stage']} {node['key']}: {node['state']}\n{node['path']}"
+def _parent(parent: Parent) -> str:
+    if parent.key.startswith(SERVED):
+        return f"{parent.path}, the name of a model on a server"
+    if is_hub(parent.key):
+        return f"{parent.key}\n{parent.path}"
+    if parent.stage is None:
+        return f"{parent.path}, made by no stage ({parent.key[:19]}…): {parent.state}"
+    return f"{parent.stage} {parent.key}: {parent.state}\n{parent.path}"
 
 
-def _first(out: Console, head: dict[str, Any]) -> None:
-    for n, row in enumerate(head["first"]):
-        _pairs(out, f"{Path(head['path']).name}, row {n} of {head['rows']:,} ({head['record']})", row)
+def print_tree(artifact: Artifact, check: bool) -> list[str]:
+    """Print an artifact and, below it, everything that it was made from; with `check`, returns what is not as it was.
+
+    What is the parent of several has its own parents listed once.
+    """
+    faults: dict[str, str] = {}
+    seen: set[str] = set()
+    look = Look(check)
+
+    def grow(node: Parent) -> Tree:
+        again, there = node.key in seen, node.state == "there"
+        tree = Tree(visible(_label(node, again)), guide_style="dim", style="" if there else "red")
+        if not there:
+            faults[node.key] = f"{node.path} is {node.state}" if node.state in ("missing", "changed") else node.state
+        elif node.artifact is not None and not again:
+            seen.add(node.key)
+            tree.children = [grow(one) for one in parents_of(node.artifact, look)]
+        return tree
+
+    _print(grow(Parent("", artifact.stage, artifact.key, artifact.path, artifact=artifact)))
+    return list(faults.values()) if check else []
 
 
-def _tree(node: dict[str, Any]) -> Tree:
-    """An artifact and, below it, everything that it was made from."""
-    label = ": ".join(filter(None, (node["name"], f"{node['stage']} {node['key']}" if node["stage"] else node["path"])))
-    if node["manifest"] is not None:
-        counts, tokens = part(node["manifest"], "counts", dict, {}), part(node["manifest"], "tokens", int, 0)
-        figures = [f"{counts[name]:,} {name}" for name in ("rows",) if isinstance(counts.get(name), int)]
-        figures += [f"{_count('accuracy', counts)} right"] if isinstance(counts.get("accuracy"), float) else []
-        label = ", ".join([label, *figures, f"{tokens:,} tokens"])
-    elif node["again"]:
-        label += ", see above"
-    label += " (on a server)" if node["key"].startswith(SERVED) else ""
-    label += "" if node["state"] == "there" else f": {node['state']}"
-    tree = Tree(visible(label), guide_style="dim", style="" if node["state"] == "there" else "red")
-    tree.children = [_tree(one) for one in node["parents"]]
-    return tree
+def _label(node: Parent, again: bool) -> str:
+    label = ": ".join(filter(None, (node.name, f"{node.stage} {node.key}" if node.stage else str(node.path))))
+    if node.state != "there":
+        return f"{label}: {node.state}"
+    if node.key.startswith(SERVED):
+        return f"{label} (on a server)"
+    if again or node.artifact is None:
+        return f"{label}, see above" if again else label
+    counts, tokens = (node.artifact.manifest.get(name, empty) for name, empty in (("counts", {}), ("tokens", 0)))
+    rows = f", {counts['rows']:,} rows" if isinstance(counts.get("rows"), int) else ""
+    right = f", {_count('accuracy', counts)} right" if "accuracy" in counts else ""
+    return f"{label}{rows}{right}, {tokens:,} tokens"
 
 
-def _pairs(out: Console, title: str, pairs: dict[str, Any]) -> None:
+def print_folder(folder: Path, check: bool) -> list[str]:
+    """Print the artifacts of a stage's folder, or of a folder of stages; returns what is wrong with them.
+
+    Raises:
+        ValueError: there are none.
+    """
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for name in ("stage", "key", "rows", "tokens", "seconds", "made"):
+        left = name in ("stage", "key", "made")
+        table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=name != "stage")
+    rows, faults = [], []
+    for file in (*folder.glob("*/manifest.json"), *folder.glob("*/*/manifest.json")):
+        key = (file.parents[1].absolute().name, file.parent.name)
+        try:
+            manifest = open_artifact(file.parent, thorough=check).manifest
+        except ArtifactError as error:
+            faults.append(str(error))
+            rows.append((*key, None, None, None, "damaged"))
+            continue
+        made = manifest.get("created", "")[:16].replace("T", " ")
+        figures = (manifest.get("counts", {}).get("rows"), manifest.get("tokens"), manifest.get("seconds"))
+        rows.append((*key, *figures, made))
+    if not rows:
+        raise ValueError(f"{folder}: neither an artifact, rows (*.parquet) nor a folder of artifacts")
+    for row in sorted(rows, key=lambda row: (row[0], row[-1], row[1])):
+        table.add_row(*map(_value, row))
+    _print(table)
+    return faults
+
+
+def print_rows(path: Path, rows: int, check: bool = False, columns: bool = True) -> None:
+    """Print the columns and first rows of a Parquet file, whoever wrote it; with `check` all of it is read.
+
+    Raises:
+        StoreError: the file is cut short, damaged or no Parquet file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    first: list[dict[str, Any]] = []
+    try:
+        with path.open("rb") as opened:
+            file = pq.ParquetFile(opened, page_checksum_verification=True)
+            schema, total = file.schema_arrow, file.metadata.num_rows
+            for batch in file.iter_batches(batch_size=8192 if check else max(rows, 1)):
+                first += batch.slice(0, rows - len(first)).to_pylist()
+                if len(first) >= rows and not check:
+                    break
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cut short, damaged, or not a Parquet file: {error}") from error
+    record = (schema.metadata or {}).get(b"record", b"").decode(errors="replace") or None
+    if columns:
+        _pairs(str(path), {"record": record, "rows": total})
+        _pairs("Columns", {column.name: str(column.type) for column in schema})
+    for n, row in enumerate(first):
+        _pairs(f"{path.name}, row {n} of {total:,} ({record})", row)
+
+
+def _pairs(title: str, pairs: dict[str, Any]) -> None:
     if not pairs:
         return
-    out.print(visible(title), style="bold")
     grid = Table.grid(padding=(0, 2))
     # a name is no wider than it must be, so that long texts keep the room
     grid.add_column(overflow="fold", max_width=34, style="cyan")
     grid.add_column(overflow="fold")
     for name, value in pairs.items():
         grid.add_row(visible(name), _value(value))
-    out.print(Padding(grid, (0, 0, 1, 2)))
+    _print(visible(title), style="bold")
+    _print(Padding(grid, (0, 0, 1, 2)))
 
 
-def _table(out: Console, columns: list[str], rows: list[dict[str, Any]]) -> None:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for name in columns:
-        left = name in ("path", "stage", "key", "made")
-        table.add_column(
-            name, justify="left" if left else "right", overflow="fold", no_wrap=name not in ("path", "stage")
-        )
-    for row in rows:
-        cells = [len(row[name]) if isinstance(row[name], dict) else row[name] for name in columns]
-        cells = ["/".join(Path(c).parts[-2:]) if name == "path" else c for name, c in zip(columns, cells, strict=True)]
-        table.add_row(*map(_value, cells))
-    out.print(table)
+def _print(what: Any, **options: Any) -> None:
+    Console(highlight=False, markup=False, emoji=False).print(what, **options)
 
 
 def _value(value: Any) -> str:

@@ -1,31 +1,33 @@
-"""Where an artifact comes from: its parents, theirs, and so on, and whether they are still there.
+"""The parents of an artifact, and whether they are still there.
 
 A manifest names its parents by paths as they were; artifacts that were moved together are found beside each other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 from stages.artifacts import Artifact, ArtifactError, open_artifact
 from stages.files import hash_contents
 from stages.hub import is_hub
 
-PLAIN, SERVED = "sha256:", "name:"  # how the keys of parents that no stage made begin
+SERVED = "name:"  # how the key of a model begins that only its server knows
 
 
-def part(manifest: dict[str, Any], name: str, kind: type | tuple[type, ...], default: Any) -> Any:
-    """One entry of a manifest.
+@dataclass(frozen=True)
+class Parent:
+    """A parent as a manifest names it, in the argument `name`. `state` is there, missing, changed, or what is wrong;
+    `stage` and `artifact` are None for what no stage made."""
 
-    Raises:
-        ArtifactError: it is of another type.
-    """
-    value = manifest.get(name, default)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ArtifactError(f"manifest.json of {manifest['stage']} {manifest['key']}: {name} cannot be {value!r}")
-    return value
+    name: str
+    stage: str | None
+    key: str
+    path: Path
+    state: str = "there"
+    artifact: Artifact | None = None
 
 
 class Look:
@@ -35,66 +37,33 @@ class Look:
         self.check, self.open, self.hash = check, cache(partial(open_artifact, thorough=check)), cache(hash_contents)
 
 
-def parents_of(artifact: Artifact, look: Look | None = None) -> list[dict[str, Any]]:
-    """The parents of an artifact in the order of its arguments, each with its `state`: there, missing, changed or what
-    is wrong. `again` and `parents` are for `grow` to fill."""
-    look = look or Look()
-    found = []
-    for name, value in part(artifact.manifest, "parents", dict, {}).items():
+def parents_of(artifact: Artifact, look: Look) -> Iterator[Parent]:
+    """The parents of an artifact in the order of its arguments."""
+    root = artifact.path.absolute().parents[1]
+    for name, value in artifact.manifest.get("parents", {}).items():
         for n, one in enumerate(value if isinstance(value, list) else [value]):
-            label = f"{name}[{n}]" if isinstance(value, list) else name
-            if one is None:
-                continue
-            if not isinstance(one, dict) or not all(isinstance(one.get(item), str) for item in ("key", "path")):
-                raise ArtifactError(f"{artifact.path / 'manifest.json'}: parent {label} cannot be {one!r}")
-            known = {"name": label, "stage": one.get("stage"), "key": one["key"], "path": one["path"]}
-            found.append(known | {"state": "there", "again": False, "manifest": None, "parents": []})
-            found[-1] |= _find(artifact.path.absolute().parents[1], found[-1], look)
-    return found
+            if one is not None:
+                label = f"{name}[{n}]" if isinstance(value, list) else name
+                yield _find(root, Parent(label, one.get("stage"), one["key"], Path(one["path"])), look)
 
 
-def _find(root: Path, node: dict[str, Any], look: Look) -> dict[str, Any]:
-    """Where a parent is now, and in which state, for a child that lies in `root`."""
-    stage, key, recorded = node["stage"], node["key"], Path(node["path"])
-    if key.startswith(SERVED) or is_hub(key):
-        return {}
+def _find(root: Path, named: Parent, look: Look) -> Parent:
+    """The parent as it is now, for a child that lies in `root`."""
+    if named.key.startswith(SERVED) or is_hub(named.key):
+        return named
     # a relative path was taken from where the command ran, which is mostly where `artifacts` lies
-    places = [recorded, root.parent / recorded]
-    if stage is None:
-        path = next((place for place in places if place.exists()), None)
-        if path is None:
-            return {"state": "missing"}
-        changed = look.check and f"{PLAIN}{look.hash(path)}" != key
-        return {"path": str(path), "state": "changed" if changed else "there"}
-    for path in (*places, root / str(stage) / key):
+    places = [named.path, root.parent / named.path]
+    if named.stage is None:
+        for path in filter(Path.exists, places):
+            changed = look.check and f"sha256:{look.hash(path)}" != named.key
+            return replace(named, path=path, state="changed" if changed else "there")
+        return replace(named, state="missing")
+    for path in (*places, root / named.stage / named.key):
         if (path / "manifest.json").is_file():
             try:
                 found = look.open(path)
             except ArtifactError as error:
-                return {"path": str(path), "state": str(error)}
-            if found.key == key:
-                return {"path": str(path), "manifest": found.manifest}
-    return {"state": "missing"}
-
-
-def grow(artifact: Artifact, check: bool = False) -> tuple[dict[str, Any], list[str]]:
-    """The whole ancestry of an artifact, and what of it is not as it was. What is the parent of several has its own
-    parents listed once; `again` says that they came before."""
-    known = {"name": "", "stage": artifact.stage, "key": artifact.key, "path": str(artifact.path), "state": "there"}
-    root = known | {"again": False, "manifest": artifact.manifest, "parents": []}
-    seen: set[str] = set()
-    faults: dict[str, str] = {}
-    waiting, look = [root], Look(check)
-    while waiting:
-        node = waiting.pop()
-        if node["state"] != "there" and node["key"] not in faults:
-            short = node["state"] in ("missing", "changed")
-            faults[node["key"]] = f"{node['path']} is {node['state']}" if short else node["state"]
-        if node["stage"] is not None and node["manifest"] is not None:
-            if node["key"] in seen:
-                node |= {"again": True, "manifest": None}
-                continue
-            seen.add(node["key"])
-            node["parents"] = parents_of(Artifact(Path(node["path"]), node["manifest"]), look)
-            waiting += reversed(node["parents"])  # the first parent next, as they are printed
-    return root, list(faults.values()) if check else []
+                return replace(named, path=path, state=str(error))
+            if found.key == named.key:
+                return replace(named, path=path, artifact=found)
+    return replace(named, state="missing")

@@ -332,7 +332,7 @@ def changed(args: GloreArgs, dotted: str, value: object) -> GloreArgs:
         ("student.fine_tune", True, None),
         ("problems", None, "choose what to run: experiment=demo"),
         ("problems.source", "gsm8k", "student.start=shipped knows the words of the embedded world only, not gsm8k's"),
-        ("seed", -1, "seed must not be negative"),
+        ("seed", -1, "seed must be at least 0, not -1"),
     ],
 )
 def test_what_the_pipeline_cannot_use_is_refused(setting, value, message):

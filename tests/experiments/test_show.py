@@ -1,4 +1,4 @@
-"""What `python -m experiments.show` says of artifacts, unfinished work and rows, in this process where it can be."""
+"""What `python -m experiments.show` says of artifacts and rows, in this process where it can be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.commands.catalogue import COMMANDS
+from experiments.commands.catalogue import COMMANDS, stage_named
 from experiments.show.command import run
-from experiments.show.reading import stage_named
 from refine.pairs import BUILD_PAIRS, PairArgs
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
 from rollouts.problems.args import ProblemArgs
@@ -26,7 +24,6 @@ from rollouts.records import Problem
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
 from stages.artifacts import Artifact, open_artifact
-from stages.journal import Entry, Journal
 from stages.make import make
 from stages.rows import read_rows, write_rows
 from stages.stage import Stage, parent
@@ -96,7 +93,7 @@ def ask(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
     code = run([str(word) for word in argv])
     out, err = capsys.readouterr()
     assert (code, err) == (0, ""), err
-    assert all(len(line) <= 80 for line in out.splitlines()) or "--json" in argv
+    assert all(len(line) <= 80 for line in out.splitlines())
     return out
 
 
@@ -135,9 +132,7 @@ def test_arguments_are_those_that_are_no_defaults(made, capsys):
     assert re.findall(r"^  (\S+) +(\S+)", found, re.M) == [
         ("problems.limit", "3"), ("sampler.backend", "scripted"), ("sampler.max_tokens", "40"), ("n", "2"),
     ]  # fmt: skip
-    everything = ask(capsys, made.sample.path, "--rows", 0, "--all")
-    assert "sampler.openai.api_key_env" in everything and "problems.world.size" in everything
-    assert "row 0" not in text and "row 0" not in everything
+    assert "row 0" not in text
 
 
 def test_of_a_stage_that_is_not_known_all_arguments_are_shown(made, capsys):
@@ -166,13 +161,8 @@ def test_every_command_of_a_stage_has_defaults(stage):
     assert stage_named("sample") is SAMPLE and stage_named("os") is None and stage_named("../x") is None
 
 
-def test_the_manifest_file_and_the_unfinished_name_will_do(made, capsys):
+def test_the_manifest_file_will_do(made, capsys):
     assert ask(capsys, made.pairs.path / "manifest.json") == ask(capsys, made.pairs.path)
-    aside = made.sample.path.with_name(f".{made.sample.key}.unfinished")
-    made.sample.path.rename(aside)
-    (aside / "manifest.json").unlink()
-    journal_of(aside / "sample" / "0.jsonl", 7)
-    assert re.search(r"0\.jsonl +7 +70 +1 +0", ask(capsys, made.sample.path))
 
 
 def test_the_tree_has_every_ancestor_once(made, capsys):
@@ -237,7 +227,7 @@ def test_an_artifact_with_a_file_too_many_is_damaged(made, capsys):
         ({"stage": 3}, "not the manifest of an artifact"),
         ({"args": "x"}, "args cannot be 'x'"),
         ({"parents": {"p": {"key": 3}}}, "parent p cannot be {'key': 3}"),
-        ({"parents": {"p": ["x"]}}, r"parent p\[0\] cannot be 'x'"),
+        ({"parents": {"p": ["x"]}}, "parent p cannot be 'x'"),
     ],
 )
 def test_a_manifest_of_wrong_types_is_named(made, capsys, change, message):
@@ -251,8 +241,8 @@ def test_a_list_names_a_manifest_of_wrong_types(made, capsys, change):
     file = made.labels.path / "manifest.json"
     file.write_text(json.dumps(made.labels.manifest | change))
     out, err = refused(capsys, made.root)
-    assert f"{next(iter(change))} cannot be" in err and out.count("damaged") == 1
-    ask(capsys, made.labels.path)  # it can still be looked at
+    assert f"{file}: {next(iter(change))} cannot be" in err and out.count("damaged") == 1
+    assert f"{file}: {next(iter(change))} cannot be" in refused(capsys, made.labels.path)[1]
 
 
 def test_a_manifest_of_few_words_will_do(made, capsys):
@@ -263,35 +253,16 @@ def test_a_manifest_of_few_words_will_do(made, capsys):
 
 
 def test_a_folder_of_artifacts_is_a_table(made, capsys):
-    journal_of(made.root / "sample" / ".0123.unfinished" / "sample" / "0.jsonl", 7)
-    (made.root / "sample" / ".4567.partial").mkdir()
-    (made.root / "sample" / f".{made.sample.key}.unfinished").mkdir()  # its finished one is what counts
     for argv in ([], [made.root]):
         lines = ask(capsys, *argv).splitlines()
         stages = [line.split()[0] for line in lines if re.match(r" [a-z_]+ +[0-9a-f]{4}", line)]
-        assert stages == ["build_pairs", "label_steps", "mix", "sample", "sample", "sample"]
+        assert stages == ["build_pairs", "label_steps", "mix", "sample"]
     rows = {line.split()[1]: line.split()[2:] for line in lines if line.startswith(" sample")}
     assert rows[made.sample.key][:2] == ["6", "15"] and rows[made.sample.key][3] == made.sample.manifest["created"][:10]
-    assert rows["0123"] == ["7", "70", "–", "unfinished"] and rows["4567"] == ["0", "0", "–", "unfinished"]
     assert made.sample.key in ask(capsys, made.root / "sample")
 
 
-def test_json_is_for_programs(made, capsys):
-    assert json.loads(ask(capsys, made.sample.path, "--json")) == made.sample.manifest
-    tree = json.loads(ask(capsys, made.mix.path, "--tree", "--json"))
-    assert tree["manifest"] == made.mix.manifest and [one["name"] for one in tree["parents"]] == [
-        *("of[0]", "of[1]", "of[2]", "policy"),
-    ]
-    below = tree["parents"][1]["parents"][0]
-    assert (below["key"], below["again"], below["manifest"], below["parents"]) == (made.sample.key, True, None, [])
-    listed = json.loads(ask(capsys, made.root, "--json"))
-    assert {one["key"]: one["rows"] for one in listed}[made.sample.key] == 6
-    head = json.loads(ask(capsys, made.sample.path / "problems.parquet", "--json", "--rows", 1))
-    assert (head["record"], head["rows"], len(head["first"])) == ("Problem", 3, 1)
-    assert head["first"][0]["id"] == made.sample.rows(Problem, "problems")[0].id
-
-
-# rows and journals
+# rows
 
 
 def test_a_file_of_rows(made, capsys):
@@ -305,7 +276,6 @@ def test_a_foreign_file_of_rows(tmp_path, capsys):
     pq.write_table(table, tmp_path / "x.parquet")
     text = ask(capsys, tmp_path / "x.parquet")
     assert "record  –" in text and "(999 characters)" in text and "nan" in text and "(51 lines)" in text
-    assert json.loads(ask(capsys, tmp_path / "x.parquet", "--json"))["first"][0]["x"] == "nan"
 
 
 def test_texts_of_any_script_are_shown_and_none_is_obeyed(tmp_path, monkeypatch, capsys):
@@ -315,10 +285,10 @@ def test_texts_of_any_script_are_shown_and_none_is_obeyed(tmp_path, monkeypatch,
         write_rows("fol😀der.parquet", [cls])
         assert read_rows("fol😀der.parquet", Problem) == [cls]
     assert json.loads(json.dumps(nasty)) == nasty
-    for argv in (["fol😀der.parquet"], ["fol😀der.parquet", "--json"], ["fol😀der.parquet", "--check"]):
+    for argv in (["fol😀der.parquet"], ["fol😀der.parquet", "--check"]):
         out = ask(capsys, *argv)
         assert all(line.isprintable() for line in out.split("\n")), argv
-        assert "苹果🍎" in out or json.loads(out)["first"][0]["id"] == nasty
+        assert "苹果🍎" in out
     assert refused(capsys, "no\x1b[31m\u202e😀")[1].startswith("error: no\\x1b[31m\\u202e😀: there is no")
 
 
@@ -328,61 +298,12 @@ def test_a_damaged_file_of_rows(made, capsys):
     assert "rows.parquet: cut short, damaged, or not a Parquet file" in refused(capsys, path)[1]
 
 
-def journal_of(path: Path, requests: int) -> Path:
-    with closing(Journal(path)) as kept:
-        for i in range(requests):
-            reason = "too long" if i % 5 == 4 else None
-            kept.add(Entry(f"r{i}", f"key{i}", 0, 10, reason, {"text": f"{i}\x07 " + "é" * 300}))
-    return path
-
-
-@pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.chdir(tmp_path)
-    return journal_of(Path("artifacts/sample/.0123.unfinished/sample/0.jsonl"), 120)
-
-
-def test_a_journal(kept, capsys):
-    before = kept.read_bytes()
-    text = ask(capsys, kept, "--rows", 1)
-    assert re.search(r"0\.jsonl +120 +1,200 +24 +0", text)
-    assert "r0#0\n  text  0\\x07 " in text and "r1#0" not in text
-    assert "all is whole" in ask(capsys, kept, "--check")
-    for path in (kept.parent, kept.parents[1], kept.parents[1].with_name("0123")):
-        assert "120" in ask(capsys, path)
-    assert json.loads(ask(capsys, kept, "--json"))[0]["refused"]["r4#0"] == "too long"
-    assert kept.read_bytes() == before and sorted(path.name for path in kept.parent.iterdir()) == ["0.jsonl"]
-
-
-def test_a_journal_can_be_read_while_it_is_written(kept, capsys):
-    with closing(Journal(kept)) as writing:
-        for i in range(500):
-            writing.add(Entry(f"new{i}", f"new{i}", 0, 1, None, {}))
-        with kept.open("ab") as half:
-            half.write(b'{"request":"new500","key":')
-        assert "620" in ask(capsys, kept, "--check")
-
-
-def test_a_damaged_line_of_a_journal_is_named(kept, capsys):
-    data = kept.read_bytes()
-    changed = data.replace(b'"77\\u0007', b'"78\\u0007')
-    assert changed != data
-    kept.write_bytes(changed)
-    for argv in ([kept], [kept.parents[1]], [kept, "--check"], []):
-        out, err = refused(capsys, *argv)
-        assert f"{kept}: 1 damaged lines, the first is line 78; their samples are drawn again" in err
-        assert " 119 " in out or "damaged" in out
-    assert kept.read_bytes() == changed
-
-
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["nowhere"], "nowhere: there is no such file or folder"),
-        (["empty"], "empty: neither an artifact, rows (*.parquet) or a journal, nor a folder of artifacts"),
-        (["text.txt"], "text.txt: neither an artifact, rows (*.parquet) or a journal"),
-        (["0.jsonl"], "0.jsonl: 2 damaged lines, the first is line 1"),
+        (["empty"], "empty: neither an artifact, rows (*.parquet) nor a folder of artifacts"),
+        (["text.txt"], "text.txt: neither an artifact, rows (*.parquet) nor"),
         (["metrics.jsonl"], "metrics.jsonl: neither an artifact, rows"),
         (["manifest.json"], "manifest.json, line 1: malformed JSON"),
         (["empty", "--tree"], "empty: only an artifact has a tree"),
@@ -392,8 +313,8 @@ def test_a_damaged_line_of_a_journal_is_named(kept, capsys):
 def test_what_cannot_be_looked_at(tmp_path, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
-    for name in ("text.txt", "0.jsonl", "metrics.jsonl", "manifest.json"):
-        Path(name).write_text("no such thing" * 100 + ("\n\n" if name == "0.jsonl" else ""))
+    for name in ("text.txt", "metrics.jsonl", "manifest.json"):
+        Path(name).write_text("no such thing" * 100)
     assert message in refused(capsys, *argv)[1]
 
 

@@ -16,8 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from experiments.commands.catalogue import COMMANDS
-from experiments.show.reading import stage_named
+from experiments.commands.catalogue import COMMANDS, stage_named
 from stages.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -139,8 +139,7 @@ def test_what_is_in_the_key(stage: Stage, args: Any, wanted: str) -> None:
 
 
 def test_every_stage_is_listed() -> None:
-    from experiments.commands.catalogue import COMMANDS
-    from experiments.show.reading import stage_named
+    from experiments.commands.catalogue import COMMANDS, stage_named
 
     assert {stage.name for stage, *_ in COUNTED} == {stage.name for name in COMMANDS if (stage := stage_named(name))}
 

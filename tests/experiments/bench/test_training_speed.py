@@ -12,22 +12,19 @@ import pytest
 import torch
 from transformers import AutoModelForTokenClassification
 
-from experiments.bench import our_trainer as bench_fit
-from experiments.bench import training_speed as bench_training
-from experiments.bench import trl_trainers
+from experiments.bench import our_trainer, training_speed, trl_trainers
 from experiments.bench.measure import bench_problems, ratios, spread
-from experiments.bench.training_rows import WORLD, as_tuples, corrupt, examples_of, read_jsonl, step_rows
-from experiments.bench.training_run import digest
+from experiments.bench.training_rows import WORLD, as_tuples, corrupt, examples_of, step_rows
+from experiments.bench.training_run import digest, read_jsonl, run_given
 from experiments.bench.training_speed import (
     Contender,
-    Data,
     check_equal,
     contenders,
     main,
     parse_arguments,
     render_table,
-    run,
     save_starts,
+    write_data,
 )
 from rollouts.prompts import render_prompt
 from rollouts.world.oracle import true_first_error
@@ -41,7 +38,7 @@ FOUND = {
 
 
 def contender(name: str, *runs: dict) -> Contender:
-    return Contender(name, [], [FOUND | run for run in runs])
+    return Contender(name, "", "", {}, [FOUND | run for run in runs])
 
 
 def test_one_result_is_wrong_and_every_label_from_there_on_is():
@@ -118,51 +115,64 @@ def test_both_heads_start_at_one_half_on_the_same_body(tmp_path):
         assert not model(input_ids=torch.tensor([[5, 6, 7]])).logits.any()
 
 
-def test_trl_gets_as_many_tokens_a_step_and_the_same_schedule(tmp_path):
-    args = parse_arguments(["--tokens-per-step", "1000", "--trl-prm", sys.executable, "--trl-sft", sys.executable])
-    data = Data(*(tmp_path / name for name in ("rows", "held", "told", "ours", "theirs")), [50, 150] * 100)
-    for job, options in (
-        ("prm", ["--batch 10"] * 2),
-        ("sft", ["--packing 256 --batch 1 --accumulate 4", "--batch 10"]),
-    ):
-        _, _, _, *theirs = contenders(job, args, data)
-        for one, option in zip(theirs, options, strict=True):
-            command = " ".join(one.command)
-            assert f"experiments.bench.trl_trainers {job} --rows {data.rows} --learning-rate 0.0004" in command
-            assert option in command and "--warmup 1" in command and f"--held-out {data.held_out_ids}" in command
+def test_trl_gets_as_many_tokens_a_step_and_the_same_schedule():
+    args = parse_arguments(["--tokens-per-step", "1000", "--alone"])
+    args.alone = False
+    files = {name: f"data/{name}" for name in ("rows", "held_out", "held_out_ids", "ours", "theirs")}
+    by_length, packed = {"sampling": "group_by_length"}, {"packing": 256, "batch": 1, "accumulate": 4}
+    for job, ways in ("prm", [by_length, {}]), ("sft", [packed, by_length]):
+        *ours, one, other = contenders(job, args, files, [50, 150] * 100)
+        assert [own.settings["layout"] for own in ours] == ["shared", "packed", "padded"]
+        for own in ours:
+            assert own.settings["start"] == "data/ours" and own.settings["tokens_per_step"] == 1000
+        for their, way in zip((one, other), ways, strict=True):
+            wanted = {"start": "data/theirs", "learning_rate": 4e-4, "warmup": 1, "batch": 10} | way
+            assert their.settings.items() >= {"job": job, **files, **wanted}.items()
+            assert their.python == f".venv-trl-{job}/bin/python"
 
 
-def test_a_process_that_fails_says_why():
-    line = 'print("noise\\n@result {\\"a\\": 1}")'
-    assert run([sys.executable, "-c", line]) == {"a": 1}
-    with pytest.raises(RuntimeError, match=r"ended with 3: .*out of luck"):
-        run([sys.executable, "-c", 'import sys; print("out of luck", file=sys.stderr); sys.exit(3)'])
-    with pytest.raises(RuntimeError, match="ended with 0: nothing"):
-        run([sys.executable, "-c", 'print("nothing")'])
+MODULE = """
+import sys
+from experiments.bench.training_run import run_given
+def work(settings):
+    print("noise")
+    if settings["fails"]:
+        sys.exit("out of luck")
+    return {"twice": 2 * settings["a"]}
+run_given(work)
+"""
 
 
-def test_a_missing_environment_is_named(tmp_path, capsys):
+def test_a_run_gives_its_figures_and_one_that_fails_says_why(tmp_path, monkeypatch):
+    (tmp_path / "bench_module.py").write_text(MODULE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    good, bad = (Contender("x", sys.executable, "bench_module", {"a": 2, "fails": fails}) for fails in (False, True))
+    assert good.run() == {"twice": 4} and good.runs == [{"twice": 4}]
+    with pytest.raises(RuntimeError, match=r"x: bench_module ended with 1: out of luck"):
+        bad.run()
+
+
+def test_a_missing_environment_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(training_speed.TRL, "prm", str(tmp_path / "python"))
     with pytest.raises(SystemExit):
-        parse_arguments(["--trl-prm", str(tmp_path / "python")])
+        parse_arguments([])
     assert f"there is no {tmp_path}/python" in capsys.readouterr().err
-    assert parse_arguments(["--trl-prm", str(tmp_path / "python"), "--alone"]).alone
+    assert parse_arguments(["--alone"]).alone
 
 
 def test_our_side_trains_and_scores(tmp_path, monkeypatch, capsys):
-    def here(command: list[str]) -> dict:
+    def here(contender: Contender) -> dict:
         """The same in this process."""
-        assert command[:3] == [sys.executable, "-m", "experiments.bench.our_trainer"]
-        bench_fit.main(command[3:])
-        out = capsys.readouterr().out
-        told.append(json.loads(out.partition("@result ")[2]))
-        printed.append(out.partition("@result ")[0])
+        assert (contender.python, contender.module) == (sys.executable, "experiments.bench.our_trainer")
+        told.append(in_this_process(our_trainer.main, contender.settings, tmp_path, monkeypatch))
+        contender.runs.append(told[-1])
         return told[-1]
 
-    told, printed = [], []
-    monkeypatch.setattr(bench_training, "run", here)
+    told = []
+    monkeypatch.setattr(Contender, "run", here)
     given = "--alone --problems 6 --solutions 3 --held-out-problems 2 --rounds 1 --tokens-per-step 400".split()
     assert main(["--model", save_policy(tmp_path / "policy", context=256), *given]) == 0
-    out = "".join(printed) + capsys.readouterr().out
+    out = capsys.readouterr().out
     shared, packed, padded, *_, scores = told
     assert shared["digest"] == packed["digest"] == padded["digest"] and packed["examples"] == 18
     assert packed["start_loss"] == pytest.approx(0.6931, abs=1e-4)
@@ -178,6 +188,15 @@ def test_our_side_trains_and_scores(tmp_path, monkeypatch, capsys):
     examples = examples_of(tokenizer(), rows)
     assert scores["whole_tokens"] == sum(len(example.ids) for example in examples)
     assert scores["prefix_tokens"] == sum(end + 1 for example in examples for end in example.positions)
+
+
+def in_this_process(module_main, settings: dict, folder, monkeypatch) -> dict:
+    """What a run with these settings gives, not in a process of its own."""
+    given, result = folder / "given.json", folder / "result.json"
+    given.write_text(json.dumps(settings))
+    monkeypatch.setattr(sys, "argv", ["bench", str(given), str(result)])
+    module_main()
+    return json.loads(result.read_text())
 
 
 class ScriptedTrainer:
@@ -197,16 +216,15 @@ class ScriptedTrainer:
             self.state.global_step += 1
 
 
-def test_trls_side_prints_what_the_table_reads(tmp_path, monkeypatch, capsys):
+def test_trls_side_finds_what_the_table_reads(tmp_path, monkeypatch):
     scripted = SimpleNamespace(SFTConfig=SimpleNamespace, SFTTrainer=ScriptedTrainer, __version__="0")
     monkeypatch.setitem(sys.modules, "trl", scripted)
     args = parse_arguments(["--alone", "--model", save_policy(tmp_path / "policy", context=256), "--problems", "3"])
-    data = bench_training.write_data("sft", args, tmp_path / "data")
-    given = ["--start", data.theirs, "--rows", data.rows, "--held-out", data.held_out_ids, "--learning-rate", 1]
-    assert trl_trainers.main(["sft", *map(str, given), *"--warmup 1 --batch 1 --packing 300".split()]) == 0
-    found = json.loads(capsys.readouterr().out.partition("@result ")[2])
-    ours = examples_of(tokenizer(), read_jsonl(data.rows))
+    files, lengths = write_data("sft", args, tmp_path / "data")
+    settings = files | {"job": "sft", "start": files["theirs"], "learning_rate": 1, "warmup": 1, "batch": 1}
+    found = in_this_process(lambda: run_given(trl_trainers.train), settings | {"packing": 300}, tmp_path, monkeypatch)
+    ours = examples_of(tokenizer(), read_jsonl(files["rows"]))
     assert found["digest"] == digest(as_tuples(ours)) and found["examples"] == len(ours) == found["steps"] == 12
-    assert found["read"] == found["tokens"] == sum(data.lengths)
+    assert found["read"] == found["tokens"] == sum(lengths)
     assert found["loss"] == found["start_loss"] > 1 and found["versions"].startswith("trl 0, transformers")
     assert {*FOUND} <= found.keys()

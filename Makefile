@@ -68,7 +68,8 @@ students: $(VENV)/.installed  ## make the checkpoint in refine/students anew (it
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.train_policy run.name=student run.threads=1 \
 		problems.world.min_steps=1 problems.world.size=18000 problems.world.seed=1 \
 		model.heads=4 'model.look_back=[1,3,5,7]' \
-		train.tokens_per_step=512 train.tokens_per_batch=512 train.learning_rate=1e-3 train.warmup=0.02
+		train.tokens_per_step=512 train.tokens_per_batch=512 train.learning_rate=1e-3 train.warmup=0.02 \
+		train.beta2=0.98 train.dtype=float32 train.gradient_checkpointing=false
 
 bench-grading: $(VENV)/.installed  ## our grader beside math-verify and lm-eval's filters: agreement, false positives, speed
 	$(OFFLINE) $(BIN)/python -m experiments.bench.grading_speed

@@ -15,10 +15,11 @@ from experiments.commands.command import Command
 from experiments.commands.config import Job
 from experiments.commands.dry_run import pipeline_plan
 from experiments.commands.yaml_files import ConfigError
-from experiments.pipelines.glore import GivenArgs, GloreArgs, glore_nodes
+from experiments.pipelines.glore import GloreArgs, glore_nodes
 from stages.artifacts import open_artifact
 from stages.hub import is_hub
-from stages.pipeline import Node, StageRunner, run_pipeline
+from stages.parents import ParentField, parent_fields, see
+from stages.pipeline import PENDING, Node, StageRunner, run_pipeline
 from stages.stage import Stage
 
 
@@ -29,17 +30,28 @@ def stage_program(stage: Stage) -> list[str]:
 
 def _checked_nodes(args: GloreArgs) -> tuple[list[Node], dict[str, str]]:
     """`glore_nodes`, after a look at what is given: now, and not when a stage needs it in an hour."""
-    for one in dataclasses.fields(GivenArgs):
-        path, metadata = getattr(args.given, one.name), one.metadata
-        if path is not None and not metadata["any_path"]:
-            kind = open_artifact(path, *metadata["parent"], thorough=False).manifest["args"].get("kind", one.name)
-            if one.name in ("orm", "sorm") and kind != one.name:
-                raise ConfigError(f"given.{one.name}={path}: is a reward model of kind={kind}")
+    for one in parent_fields(args.given):
+        if one.value is not None and not one.field.metadata["any_path"]:
+            _check_given(one, one.value, f"given.{one.name}")
     nodes, given = glore_nodes(args)
     if (start := given.get("start", given.get("student"))) and not is_hub(start) and not Path(start).exists():
         field = "given.student" if args.given.student else "student.start"
         raise ConfigError(f"{field}={start}: there is no such folder; a model of the hub is written hub:org/name")
+    for node in nodes:
+        waiting = dict.fromkeys(set(node.after) - given.keys(), PENDING)
+        for one in parent_fields(node.build(given | waiting)):
+            for path in one.paths:
+                if path != PENDING:
+                    _check_given(one, path, f"{node.name}.{one.name}")
     return nodes, given
+
+
+def _check_given(one: ParentField, path: str, name: str) -> None:
+    see(one, path, name)
+    if one.field.name in ("orm", "sorm"):
+        kind = open_artifact(path, thorough=False).manifest["args"].get("kind")
+        if kind not in (None, one.field.name):
+            raise ConfigError(f"{name}={path}: is a reward model of kind={kind}")
 
 
 def run_glore(job: Job) -> dict[str, Any]:

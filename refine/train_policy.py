@@ -50,7 +50,7 @@ class TrainPolicyArgs:
     lora: LoraArgs = field(default_factory=LoraArgs)  #: train an adapter: rank, targets
     train: TrainArgs = field(default_factory=TrainArgs)  #: how to train
     max_per_problem: int = only_when(4, "reads_rollouts", True)
-    max_length: int = 512  #: tokens of the longest example
+    max_length: int = 1024  #: tokens of the longest example
     # of the questions; on their texts the loss is measured, and may stop the training early
     validation_share: float = 0.0  #: of the questions, held out
     # where there is not one example, hand the starting policy on untrained: for debugging with weak policies only
@@ -206,4 +206,4 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
     work.count(**trained.figures, **{f"validation_{name}": value for name, value in trained.evaluation.items()})
 
 
-TRAIN_POLICY = Stage("train_policy", 5, TrainPolicyArgs, train_policy)
+TRAIN_POLICY = Stage("train_policy", 6, TrainPolicyArgs, train_policy)

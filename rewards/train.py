@@ -59,7 +59,7 @@ class TrainRewardArgs:
     shuffled_labels: bool = False
     prompt: PromptArgs = field(default_factory=PromptArgs)
     validation_share: float = 0.05  #: of the problems, held out
-    max_length: int = 512  #: tokens of the longest solution
+    max_length: int = 1024  #: tokens of the longest solution
     # where no label is left after balancing, save the model untrained: for debugging with weak policies only
     allow_empty: bool = False
     lora: LoraArgs = field(default_factory=LoraArgs)  #: train an adapter: rank, targets
@@ -240,4 +240,4 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     work.count(**{f"validation_{name}": value for name, value in final.items()})
 
 
-TRAIN_REWARD = Stage("train_reward", 3, TrainRewardArgs, train_reward)
+TRAIN_REWARD = Stage("train_reward", 4, TrainRewardArgs, train_reward)

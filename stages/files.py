@@ -118,13 +118,20 @@ def hash_contents(path: str | Path) -> str:
 
     Names that begin with a dot are left out: download caches keep time stamps there. So are, where the folder is that
     of a model or an adapter, the files that training leaves in it and that nobody loads (`NOT_OF_A_MODEL`).
+
+    Raises:
+        StoreError: there is a named pipe among them; reading one waits for whoever writes to it.
     """
     path = Path(path)
     if path.is_file():
         return hash_file(path)
     total, model = hashlib.sha256(), any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
-    for file in files_in(path):
+    for file in sorted(path.rglob("*")):
         name = file.relative_to(path)
+        if file.is_fifo():
+            raise StoreError(f"{file}: is a pipe, not a file")
+        if not file.is_file():
+            continue
         if any(part.startswith(".") for part in name.parts) or (model and any(map(name.match, NOT_OF_A_MODEL))):
             continue
         total.update(f"{name.as_posix()}\0{hash_file(file)}\n".encode(errors="surrogateescape"))

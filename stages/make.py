@@ -28,8 +28,6 @@ from stages.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-_told: set[Path] = set()  # artifacts of another commit, each logged once
-
 
 def make(
     stage: Stage,
@@ -52,13 +50,13 @@ def make(
     parents = find_parents(args, processes)
     key = processes.broadcast(_key(stage, args, parents) if processes.first else None)
     if processes.broadcast(processes.first and _found(root, stage, key) is not None):
-        return open_artifact(folder / key, stage.name, thorough=False), True
+        return _reused(folder / key, stage, processes), True
     if processes.first:
         _check_parents(parents)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / f"{key}.lock") if processes.first else nullcontext():
         if processes.broadcast(processes.first and _found(root, stage, key) is not None):
-            return open_artifact(folder / key, stage.name, thorough=False), True
+            return _reused(folder / key, stage, processes), True
         _make(stage, args, key, folder, parents, track, processes)
     return open_artifact(folder / key, stage.name, thorough=False), False
 
@@ -77,16 +75,24 @@ def _key(stage: Stage, args: Any, parents: Parents) -> str:
 
 
 def _found(root: str | Path, stage: Stage, key: str) -> Artifact | None:
-    """The finished artifact, without what a killed process left beside it; logs a line if another commit made it."""
+    """The finished artifact, without what a killed process left beside it."""
     found = find(root, stage.name, key)
-    if found is None:
-        return None
-    clean_up(found.path.parent, key)
-    then, now = provenance.describe(found.manifest.get("code")), provenance.describe(provenance.code())
-    if then != now and found.path.absolute() not in _told:
-        _told.add(found.path.absolute())
-        logger.info("%s: reused; it was made by %s, this is %s", found.path, then, now)
+    if found is not None:
+        clean_up(found.path.parent, key)
     return found
+
+
+def _reused(path: Path, stage: Stage, processes: Processes) -> Artifact:
+    found = open_artifact(path, stage.name, thorough=False)
+    if processes.first and (lines := made_elsewhere(found)):
+        logger.info("%s: reused; %s", path, "; ".join(lines))
+    return found
+
+
+def made_elsewhere(found: Artifact) -> list[str]:
+    """Which other program made this artifact, and which this is, in short lines; none if this one did."""
+    then, now = provenance.describe(found.manifest.get("code")), provenance.describe(provenance.code())
+    return [f"made by {then}", f"this is {now}"] if then != now else []
 
 
 def _check_parents(parents: Parents) -> None:

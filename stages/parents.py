@@ -34,6 +34,16 @@ def find_parents(args: Any, processes: Processes) -> Parents:
     return found if processes.first else _resolve(args, told)
 
 
+def see(one: ParentField, path: str, name: str) -> None:
+    """See that there is a parent at this path, without a look at its contents; `name` is how a user sets it.
+
+    Raises:
+        ArtifactError: it cannot be used.
+    """
+    if not is_hub(path):
+        _open(one, path, name, "not hashed")
+
+
 def parent_keys(found: Any) -> Any:
     """What counts of the parents of one field."""
     return [one.key for one in found] if isinstance(found, list) else found and found.key

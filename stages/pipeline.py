@@ -18,7 +18,7 @@ from rich.console import Console
 from stages.artifacts import open_artifact
 from stages.child import JobFailed, run_resolved
 from stages.files import next_name
-from stages.make import look_up
+from stages.make import look_up, made_elsewhere
 from stages.progress import Bar, open_display
 from stages.stage import Stage
 from stages.text import visible
@@ -110,6 +110,7 @@ class StageRunner:
         self.root, self.folder, self.program = root, folder, program
         self.threads, self.settings, self.console = threads, settings, console
         self.stopped = threading.Event()
+        self.said: set[str] = set()  # of artifacts of other programs, each once
         self.progress = open_display(console)
 
     def __call__(self, node: Node, args: Any) -> NodeResult:
@@ -121,6 +122,9 @@ class StageRunner:
         """
         if found := look_up(node.stage, args, self.root):
             self._print(f"  {node.name:<16} found  {found.path}")
+            if lines := [line for line in made_elsewhere(found) if line not in self.said]:
+                self.said.update(lines)
+                self._print(*(f"  {'':<16} {line}" for line in lines))
             return NodeResult(found.path, True)
         self.folder.mkdir(parents=True, exist_ok=True)
         file, log = self.folder / f"{node.name}.yaml", self.folder / f"{node.name}.log"

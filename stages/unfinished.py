@@ -43,6 +43,12 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
                 raise
             logger.warning("%s: another process is making this artifact; waiting for it", path)
             lock.acquire()
+        again = FileLock(path, fallback_to_soft=False)
+        with suppress(Timeout):
+            again.acquire(timeout=0)
+            again.release()
+            lock.release()
+            raise OSError("it gives one lock twice")
     except Timeout:
         raise
     except (OSError, NotImplementedError) as error:

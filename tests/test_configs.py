@@ -209,3 +209,13 @@ def test_the_neutral_config_is_what_the_dataclass_says() -> None:
     args = converted("glore", ["problems=gsm8k", "problems.path=folder", "student.start=model"]).args
     student = replace(StudentArgs(), start="model", fine_tune=True, rounds=1)
     assert args == replace(GloreArgs(), problems=ProblemArgs("gsm8k", path="folder"), student=student)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"), [("train_policy", ["policy=model"]), ("train_reward", ["policy=model", "rollouts=rows"])]
+)
+def test_a_training_stage_alone_is_set_for_a_pretrained_model(name: str, overrides: list[str]) -> None:
+    """At a learning rate for models made from nothing, a pretrained one forgets what it knows."""
+    args = converted(name, overrides).args
+    assert args.train.learning_rate == 1e-5 and args.train.tokens_per_step == 65536 and args.max_length == 1024
+    assert args.train.dtype == "auto" and args.train.gradient_checkpointing and args.train.beta2 == 0.999

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rollouts.sampling.policies import own_device_class
+from rollouts.sampling.policies import device_class, dtype_name, own_device_class
 from stages.checks import check_choices, check_least, check_range
 from stages.stage import resolved, runtime
 
@@ -41,10 +41,15 @@ class CheckpointArgs:
         check_least(self, "checkpoints.", every_steps=1, keep=1)
 
 
+def _own_dtype(args: TrainArgs) -> str:
+    return dtype_name(args.dtype, device_class(args.device))
+
+
 @dataclass
 class TrainArgs:
-    """How to train. `tokens_per_step` is the size of an optimizer step in tokens, over all processes;
-    `tokens_per_batch` what one of them reads at a time. With dtype bfloat16 the weights stay in float32.
+    """How to train; the defaults suit a pretrained causal LM. `tokens_per_step` is the size of an optimizer step in
+    tokens, over all processes; `tokens_per_batch` what one of them reads at a time. With dtype bfloat16 (`auto` on a
+    GPU) the weights stay in float32.
 
     Examples share rows (`layout` packed) of `pack_tokens` tokens, by default the equal parts of at most
     `tokens_per_batch` that make up a step; padded is the same steps with a row for each example. With `share_prefixes`
@@ -58,20 +63,20 @@ class TrainArgs:
     max_steps: int | None = None  #: at most so many optimiser steps
     # stop there with the learning rate of the whole run, as if it had been cut off: a checkpoint from midway
     stop_after: int | None = None
-    tokens_per_step: int = 4096  #: tokens of an optimiser step
-    tokens_per_batch: int = 4096  #: tokens of a forward pass
+    tokens_per_step: int = 65536  #: tokens of an optimiser step
+    tokens_per_batch: int = 16384  #: tokens of a forward pass
     pack_tokens: int | None = None
     layout: str = "packed"
     share_prefixes: bool = True
-    learning_rate: float = 1e-3  #: the highest, after the warmup
+    learning_rate: float = 1e-5  #: the highest, after the warmup
     warmup: float = 0.05
     final_share: float = 0.05
     weight_decay: float = 0.01
-    beta2: float = 0.98
+    beta2: float = 0.999
     max_grad_norm: float = 1.0
     seed: int = 0  #: of order and dropout
-    dtype: str = "float32"  #: float32 or bfloat16
-    gradient_checkpointing: bool = False  #: less memory, more time
+    dtype: str = resolved("auto", _own_dtype)  #: auto, float32 or bfloat16
+    gradient_checkpointing: bool = True  #: less memory, more time
     device: str = resolved("auto", own_device_class)
     shard: str = runtime("auto")
     # how often the model is evaluated, evenly spread, the last time at the end
@@ -86,6 +91,6 @@ class TrainArgs:
         check_least(
             self, max_steps=1, stop_after=1, tokens_per_step=1, tokens_per_batch=1, pack_tokens=1, evaluations=1
         )
-        check_choices(self, dtype=("float32", "bfloat16"), layout=LAYOUTS, shard=SHARDS)
+        check_choices(self, dtype=("auto", "float32", "bfloat16"), layout=LAYOUTS, shard=SHARDS)
         self.early_stopping.validate()
         self.checkpoints.validate()

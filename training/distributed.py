@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from rollouts.sampling.policies import pick_device
+from rollouts.sampling.policies import dtype_name, pick_device
 from stages.processes import ProcessError, Processes
 from training.examples import Batch, Example, pad_batch
 from training.plan import batch_lengths
@@ -90,7 +90,8 @@ class Engine:
         """What a forward pass runs in: bfloat16 where `dtype` says so, and the weights stay float32."""
         import torch
 
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.dtype == "bfloat16")
+        dtype = dtype_name(self.args.dtype, self.device.type)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
     def step(self, batches: Sequence[Batch], counted: int, targets: int, loss: Loss, signal: bool) -> torch.Tensor:
         """One optimizer step on `batches`, of which the first `counted` count; all ranks have `targets` together.

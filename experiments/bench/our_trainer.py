@@ -44,6 +44,9 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
         learning_rate=settings["learning_rate"],
         warmup=settings["warmup"],
         final_share=0.0,
+        beta2=0.98,
+        dtype="float32",
+        gradient_checkpointing=False,
         device="cpu",
     )
 

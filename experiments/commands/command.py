@@ -26,9 +26,9 @@ from experiments.commands.config import ConfigError, Job, build_job, claim_folde
 from experiments.commands.dry_run import stage_plan
 from experiments.commands.evidence import error_log
 from experiments.commands.overrides import hydra_told
-from experiments.commands.sweeps import Sweep, finished, objective_of, reason_told
+from experiments.commands.sweeps import Sweep, finished, objective_of, reason_told, said
 from stages.artifacts import Artifact
-from stages.child import JobFailed, end_with_parent, run_resolved
+from stages.child import PARENT, JobFailed, end_with_parent, run_resolved
 from stages.files import write_json
 from stages.launch import must_launch
 from stages.make import make
@@ -77,8 +77,8 @@ class Command:
     `objective` names.
 
     Exit codes: 0; 2 for the user's errors, in one line on stderr (STEPWISE_TRACEBACK=1: with the trace); 130 when
-    stopped by Ctrl-C, 143 when told to end, 141 when nobody reads its output; 1 for anything else, as for a sweep in
-    which an arm failed.
+    stopped by Ctrl-C and 143 when told to end, each with a line that says how to go on; 141 when nobody reads its
+    output; 1 for anything else, as for a sweep in which an arm failed.
     """
 
     name: str
@@ -100,8 +100,10 @@ class Command:
         end_with_parent()
         logging.setLogRecordFactory(CleanRecord)
         # these libraries log every request
-        for library in ("httpx", "filelock", "datasets", "urllib3"):
+        for library in ("httpx", "filelock", "datasets", "urllib3", "torch"):
             logging.getLogger(library).setLevel(logging.WARNING)
+        if any(one.startswith("--info") for one in sys.argv[1:]):
+            logging.raiseExceptions = False  # Hydra logs what it says then, and a log prints that a pipe is closed
         try:
             with reason_told():
                 if "--resolved" in sys.argv[1:]:
@@ -114,11 +116,21 @@ class Command:
                     self._run_with_hydra()
                 sys.stdout.flush()
         except KeyboardInterrupt:
+            self._say_stopped("stopped")
             sys.exit(130)
+        except SystemExit as error:
+            if error.code == 143 and error.__cause__ is None:
+                self._say_stopped("told to end (SIGTERM)")
+            raise
         except BrokenPipeError as error:
             if not _output_closed(error):
                 raise
             sys.exit(141)
+
+    def _say_stopped(self, how: str) -> None:
+        if PARENT not in os.environ:  # else the command that started this one says it
+            then = "begins anew" if self.plan is None else "goes on from what is kept"
+            print(f"{how}; the same command {then}", file=sys.stderr, flush=True)
 
     def _run_resolved_here(self) -> None:
         """What `--resolved FILE` does."""
@@ -244,7 +256,8 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except JobFailed as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        if not said():
+            print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(error.code) from error
     except (ValueError, OSError) as error:
         if _output_closed(error):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.commands.config import Job
 from stages.artifacts import is_artifact, open_artifact
-from stages.make import look_up
+from stages.make import look_up, made_elsewhere
 from stages.parents import parent_fields
 from stages.pipeline import Node
 from stages.stage import Stage
@@ -26,6 +26,7 @@ def stage_plan(stage: Stage, job: Job) -> tuple[list[str], bool]:
     found = look_up(stage, job.args, job.run.artifacts)
     if found is not None:
         lines.append(f"{stage.name}: found {found.path}{_counts(found.path)}")
+        lines += [f"  {line}" for line in made_elsewhere(found)]
     else:
         lines.append(f"{stage.name}: would be made in {job.run.artifacts}/{stage.name}{_size(job.args)}")
     return [*lines, "dry run: nothing was run or written"], found is not None
@@ -46,6 +47,7 @@ def pipeline_plan(nodes: list[Node], given: dict[str, str], job: Job) -> tuple[l
         if found is not None:
             paths[node.name] = str(found.path)
             lines.append(f"  {node.name:<16} found  {found.path}{_counts(found.path, 'rows')}")
+            lines += [line for one in made_elsewhere(found) if (line := f"  {'':<16} {one}") not in lines]
         else:
             pending += 1
             after = f", after {', '.join(waits[:4])}{' and others' * (len(waits) > 4)}" if waits else ""

@@ -47,7 +47,7 @@ def hydra_told(args: type) -> Iterator[None]:
     before, environment = sys.argv[1:], os.environ.copy()
     parser = get_args_parser()
     parser.error = refuse
-    options = parser.parse_args(before)
+    options = parser.parse_intermixed_args(before)  # -m may stand anywhere
     for folder in filter(None, (options.config_dir, options.config_path)):
         for file in sorted(Path(folder).rglob("*.yaml")):
             check_yaml(file)
@@ -69,14 +69,16 @@ def prepare(overrides: list[str], args: type, sweep: bool) -> list[str]:
     """The overrides with quotes where Hydra needs them; in a `sweep`, commas separate the values of its arms.
 
     Raises:
-        ConfigError: one cannot be read, or a setting is given twice.
+        ConfigError: one cannot be read, takes a setting away, or sets it twice.
     """
     given: dict[str, str] = {}
     prepared = []
     for override in overrides:
         match = re.fullmatch(r"\+{0,2}([^=~]+)=(.*)", override, re.DOTALL)
-        if match is None:  # ~key, or a mistake that Hydra names
-            prepared.append(override)
+        if match is None:
+            if (name := override.lstrip("~").partition("=")[0]) != override and hint_of(args, name):
+                raise ConfigError(f"{override}: a setting cannot be taken away; {name}=VALUE gives it another value")
+            prepared.append(override)  # another ~key, or a mistake that Hydra names
             continue
         key, value = match.groups()
         if key in given:

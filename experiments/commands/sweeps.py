@@ -114,6 +114,11 @@ def reason_told() -> Iterator[None]:
         raise
 
 
+def said() -> bool:
+    """Whether this process runs an arm, and the arm's own has said why it failed."""
+    return os.path.exists(os.environ.get(REASON, ""))
+
+
 def _reason(error: BaseException) -> str:
     # a command's own exit names the error that it was for
     cause = error.__cause__ if isinstance(error, SystemExit) and error.__cause__ else error

@@ -56,22 +56,12 @@ def _sample(n: int, temperature: float) -> SampleArgs:
 
 
 def _train(epochs: float) -> TrainArgs:
-    """How a pretrained model is trained on one GPU."""
-    return TrainArgs(
-        epochs=epochs,
-        learning_rate=1e-5,
-        beta2=0.999,
-        tokens_per_step=65536,
-        tokens_per_batch=16384,
-        dtype="bfloat16",
-        gradient_checkpointing=True,
-        seed=PIPELINE_SEED,
-    )
+    return TrainArgs(epochs=epochs, seed=PIPELINE_SEED)
 
 
 def _reward(kind: str) -> TrainRewardArgs:
     source = {"rollouts": PENDING} if kind == "orm" else {"labels": PENDING}
-    return TrainRewardArgs(kind=kind, policy=PENDING, max_length=1024, train=_train(1), **source)
+    return TrainRewardArgs(kind=kind, policy=PENDING, train=_train(1), **source)
 
 
 def _labels() -> LabelArgs:
@@ -100,12 +90,12 @@ class StudentArgs:
 
     start: str | None = None  #: a folder of a causal LM or a hub id; shipped, scratch
     fine_tune: bool = False  #: on gold solutions first
-    sft: TrainPolicyArgs = field(default_factory=lambda: TrainPolicyArgs(max_length=1024, train=_train(3)))
+    sft: TrainPolicyArgs = field(default_factory=lambda: TrainPolicyArgs(train=_train(3)))
     sft_problems: int | None = None  #: how many of them
     rounds: int = 0  #: of expert iteration
     round: TrainPolicyArgs = field(
         default_factory=lambda: TrainPolicyArgs(
-            examples=["rollouts"], rollouts=PENDING, max_per_problem=96, max_length=1024, train=_train(1)
+            examples=["rollouts"], rollouts=PENDING, max_per_problem=96, train=_train(1)
         )
     )
     round_samples: int = 96
@@ -164,7 +154,9 @@ class GloreArgs:
         )
     )  #: how the refiners are trained
     revise: ReviseArgs = field(default_factory=_revise)
-    rerank: RerankArgs = field(default_factory=lambda: RerankArgs(candidates=PENDING, orm=PENDING, sorm=PENDING))
+    rerank: RerankArgs = field(
+        default_factory=lambda: RerankArgs(candidates=PENDING, orm=PENDING, sorm=PENDING, seed=PIPELINE_SEED)
+    )
     title: str = "GLoRe"  #: the report's title
     headline_scorer: str = "orm"
     headline_where: str = "sorm"
@@ -256,9 +248,10 @@ def glore_nodes(args: GloreArgs, find: Callable[[str], str] = find_start) -> tup
         "revise", REVISE, graph.fill("revise"), drafts="drafts", samples="samples", global_refiner="global_refiner",
         local_refiner="local_refiner", control="control_refiner", orm="orm", sorm="sorm",
     )  # fmt: skip
-    graph.add("rerank", RERANK, args.rerank, candidates="revise", orm="orm", sorm="sorm")
+    graph.add("rerank", RERANK, graph.fill("rerank"), candidates="revise", orm="orm", sorm="sorm")
     if "samples" in graph.nodes and args.samples.n < (args.rerank.samples or 1):
         raise ValueError(f"rerank.samples={args.rerank.samples} cannot be chosen from samples.n={args.samples.n}")
+    refuse_typed(graph.filled)  # also where it is what stands there already
     # the report checks labels and problems of artifacts that are given, though no other stage may need them
     graph.keep(["rerank", *(name for name in ("rollouts", "labels") if name in graph.given)])
     return [*graph.nodes.values(), _report_node(graph)], graph.given

@@ -55,6 +55,7 @@ class Graph:
     def __init__(self, args: Any, default: Any, instead: dict[str, str], find: Callable[[str], str]) -> None:
         self.args, self.default, self.instead, self.find = args, default, instead, find
         self.nodes: dict[str, Node] = {}
+        self.filled: dict[str, str] = {}  # what only the pipeline can say, and what is set instead
         self.links: dict[str, dict[str, str]] = {}  # of each stage: which node's artifact is in which field
         own = {one.name: getattr(args.given, one.name) for one in dataclasses.fields(args.given)}
         self.given = {name: find(path) for name, path in own.items() if path is not None}
@@ -67,6 +68,7 @@ class Graph:
             args, default = getattr(args, name), getattr(default, name)
         if hasattr(args, "prompt"):
             values["prompt"] = self.args.prompt
+        self.filled |= {f"{section}.{name}": self.instead[name] for name in values}
         return seeded(fill(section, args, default, self.instead, **values), self.args.seed)
 
     def add(self, name: str, stage: Stage, args: Any, **parents: str) -> None:

@@ -133,4 +133,4 @@ class RolloutCounts:
         }
 
 
-SAMPLE = Stage("sample", 4, SampleArgs, sample_rollouts)
+SAMPLE = Stage("sample", 5, SampleArgs, sample_rollouts)

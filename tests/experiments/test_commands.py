@@ -66,6 +66,7 @@ def cook(args, space):
     match args.then:
         case "signal": os.kill(os.getpid(), signal.SIGINT)
         case "end": os.kill(os.getpid(), signal.SIGTERM)
+        case "parent": os.kill(int(os.environ["STEPWISE_PARENT"]), signal.SIGINT), signal.pause()
         case "value": int("x")
         case "bug": 1 / 0
         case "exit": raise SystemExit(3)
@@ -194,6 +195,10 @@ def test_resolved_file_gives_the_same_artifact(kitchen: Path) -> None:
         (["group=x"], "error: group=x: "),
         (["+size.more=1"], "error: Key 'more' not in 'Size'"),
         (["--fast"], "error: unrecognized arguments: --fast ("),
+        (["~size"], "error: ~size: a setting cannot be taken away; size=VALUE gives it another value\n"),
+        (["~tracking"], "error: ~tracking: a setting cannot be taken away; "),
+        (["~size.eggs=1"], "error: ~size.eggs=1: a setting cannot be taken away; "),
+        (["~none"], "error: Could not delete from config. 'none' does not exist.\n"),
         (["names=" + "[" * 300 + "]" * 300], "is nested more than 50 deep\n"),
         (["food=" + "x" * 600], "File name too long"),
         (["run.name=a b"], "error: run.name='a b' must be 1 to 100"),
@@ -259,13 +264,21 @@ def test_mistake_in_the_program_shows_its_trace(kitchen: Path) -> None:
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr and made(kitchen) == []
 
 
-@pytest.mark.parametrize(("then", "code"), [("signal", 130), ("end", 143)])
-def test_stopped_quietly_with_nothing_half_written(kitchen: Path, then: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("then", "code", "line"),
+    [
+        ("signal", 130, "stopped; the same command goes on from what is kept\n"),
+        ("end", 143, "told to end (SIGTERM); the same command goes on from what is kept\n"),
+    ],
+)
+def test_stopped_with_one_line_and_nothing_half_written(kitchen: Path, then: str, code: int, line: str) -> None:
     (kitchen / "stop.yaml").write_text(f"then: {then}\n")
     for argv in ([f"then={then}"], ["--resolved", "stop.yaml"]):
         done = cook(kitchen, *argv)
-        assert (done.returncode, done.stderr, done.stdout) == (code, "news of cooking\n", "cooking\n")
+        assert (done.returncode, done.stderr, done.stdout) == (code, f"news of cooking\n{line}", "cooking\n")
         assert made(kitchen) == []
+    # a child of ours leaves that to its parent
+    assert cook(kitchen, f"then={then}", STEPWISE_PARENT=str(os.getpid())).stderr == "news of cooking\n"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
@@ -333,13 +346,15 @@ def test_a_character_beyond_the_first_plane_comes_through(
     assert done.returncode == 0 and json.loads(done.stdout.splitlines()[-1])["reused"], done.stderr
 
 
-@pytest.mark.parametrize("name", ["1e3", "1_1_1", "007", "true", "1.50"])
+@pytest.mark.parametrize("name", ["1e3", "1_1_1", '"10e2"', "007", "true", "1.50"])
 def test_names_stay_as_typed(
     kitchen: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    done = cook_here(kitchen, monkeypatch, capsys, f"run.name={name}", "names=[1e3,a=b]", "dry_run=false")
-    assert done.returncode == 0, done.stderr
-    (folder,) = (kitchen / "runs" / name).iterdir()
+    for _ in range(2):  # the second time it is found
+        done = cook_here(kitchen, monkeypatch, capsys, f"run.name={name}", "names=[1e3,a=b]", "dry_run=false")
+        assert done.returncode == 0, done.stderr
+    assert [path.name for path in (kitchen / "runs").iterdir()] == [name.strip('"')]
+    (folder,) = (kitchen / "runs" / name.strip('"')).iterdir()
     assert read_yaml(folder / "config.yaml")["names"] == ["1e3", "a=b"]
 
 
@@ -386,6 +401,9 @@ def test_failing_arms_do_not_end_the_others(kitchen: Path) -> None:
     }.items():
         assert re.search(rf"{re.escape(arm)} .*({why})", _unfolded(table)), table
     assert not list(kitchen.glob("runs/.sweep-*"))
+    # of an arm that has said why, its command says no more; one that was killed could not
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: ") and "--resolved" in line)
+    assert "then=killed" in line
 
 
 def _unfolded(table: str) -> str:
@@ -399,6 +417,15 @@ def _unfolded(table: str) -> str:
             if rows:
                 rows[-1] = [rows[-1][0] + left, f"{rows[-1][1]} {right}".strip()]
     return "\n".join("  ".join(row) for row in rows)
+
+
+def test_ctrl_c_in_a_sweep_is_one_line_and_what_is_finished_stays_so(kitchen: Path) -> None:
+    argv = ["then=threads,parent,bug", "-m", "run.threads=1"]
+    done = cook(kitchen, *argv)
+    assert done.returncode == 130 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "stopped; the same command goes on from what is kept"
+    assert [path.parent.name for path in kitchen.glob("runs/cook/*/result.json")] == ["then=threads"]
+    assert not list(kitchen.glob("runs/.sweep-*")) and "then=threads (finished before)" in cook(kitchen, *argv).stdout
 
 
 def test_a_relaunched_sweep_runs_only_what_is_missing(kitchen: Path) -> None:
@@ -501,12 +528,20 @@ def test_a_closed_pipe_is_no_trace(kitchen: Path) -> None:
     extra = {"PYTHONPATH": os.pathsep.join([str(kitchen), str(ROOT)])}
     reader, writer = os.pipe()
     os.close(reader)
-    for argv in (["--config-dir", "conf"], ["--help"], ["--config-dir", "conf", "--cfg", "job"]):
-        command = [sys.executable, "-m", "kitchen", *argv]
+    run = ["kitchen", "--config-dir", "conf"]
+    for argv, codes in (
+        (run, [141]),
+        (["kitchen", "--help"], [141]),
+        ([*run, "--cfg", "job"], [141]),
+        ([*run, "--info", "defaults-tree"], [0, 141]),
+        (["experiments"], [-signal.SIGPIPE]),
+        (["experiments.show", "--help"], [-signal.SIGPIPE]),
+    ):
+        command = [sys.executable, "-m", *argv]
         done = subprocess.run(
             command, cwd=kitchen, env=os.environ | extra, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60
         )
-        assert done.returncode == 141 and done.stderr in ("", "news of cooking\n")
+        assert done.returncode in codes and done.stderr in ("", "news of cooking\n"), argv
     os.close(writer)
 
 

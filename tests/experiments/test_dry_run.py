@@ -14,6 +14,7 @@ from experiments.pipelines.glore import GloreArgs, StudentArgs, glore_nodes
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import LOADERS, load_problems
 from rollouts.sampling.sample import SampleArgs
+from stages import provenance
 from stages.make import make
 from stages.pipeline import Node
 from stages.stage import Stage, parent
@@ -58,6 +59,18 @@ def test_found_stages_are_named_and_the_others_wait_for_them(tmp_path: Path) -> 
     cake, _ = make(DISH, DishArgs(food=str(egg.path)), tmp_path)
     make(DISH, DishArgs(food=str(cake.path)), tmp_path)
     assert plan(nodes, {}, tmp_path)[3].startswith("dry run: 0 of 3 stages")
+
+
+def test_that_another_commit_made_what_is_found_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [Node(name, DISH, (), lambda paths, n=n: DishArgs(eggs=n)) for n, name in enumerate(("egg", "cake"))]
+    for commit in ("1" * 40, "2" * 40):
+        monkeypatch.setattr(provenance, "code", lambda commit=commit: {"commit": commit, "dirty": True})
+        for eggs in range(2):
+            make(DISH, DishArgs(eggs=eggs), tmp_path)
+        lines = plan(nodes, {}, tmp_path)
+    words = [line.split() for line in lines]
+    assert [one[0] for one in words] == ["egg", "made", "this", "cake", "dry"]
+    assert words[1] == ["made", "by", "commit", "1" * 12, "with", "changes"] and words[2][3] == "2" * 12
 
 
 def test_glore_says_how_much_it_would_sample(tmp_path: Path) -> None:

@@ -302,7 +302,6 @@ def test_every_stage_gets_the_seed_of_the_pipeline_or_its_own(policy):
     built = {name: json.loads(text)[1] for name, text in contents(args).items()}
     seeds = {name: one["train"]["seed"] if "train" in one else one.get("seed") for name, one in built.items()}
     assert seeds.pop("drafts") == seeds.pop("revise") == 0  # greedy
-    assert seeds.pop("rerank") is None
     assert (seeds.pop("round_1_rollouts"), seeds.pop("round_2_rollouts")) == (1003, 2003)
     assert set(seeds.values()) == {3} and str(PIPELINE_SEED) not in map(str, seeds.values())
     own = replace(args, rollouts=replace(args.rollouts, seed=5), orm=replace(args.orm, train=TrainArgs(seed=0)))
@@ -367,7 +366,10 @@ def test_sft_problems_and_policy_of_a_trained_student_are_the_pipelines():
         (["given.orm=o", "orm.train.epochs=3"], "orm.train.epochs=3 has no effect: what is given stands in place"),
         (["given.student=s", "student.rounds=2"], "student.rounds=2 has no effect: given.student=s is used"),
         (["given.drafts=d", "given.samples=s", "test_problems=9"], "test_problems=9 has no effect"),
-        (["~problems"], "choose what to run: experiment=demo is the embedded world"),
+        (["~problems"], "~problems: a setting cannot be taken away; problems=VALUE gives it another value"),
+        (["refiner.examples=[global]"], "refiner.examples=[global] has no effect: student.sft learns from solutions"),
+        (["orm.policy=nowhere"], "orm.policy: nowhere: there is no such file or folder"),
+        (["rerank.sorm=nowhere"], "rerank.sorm: nowhere: there is no such artifact folder"),
         (["problems=gsm8k", "problems.path=d"], "nobody knows the first error of a gsm8k solution; leave oracle out"),
         (["given.orm=nowhere"], "nowhere: there is no such artifact folder"),
         (["given.orm=nowhere", "dry_run=true"], "nowhere: there is no such artifact folder"),
@@ -390,12 +392,13 @@ def test_what_is_typed_without_effect_ends_with_one_line(overrides, message, tmp
     assert not (tmp_path / "artifacts").exists()
 
 
-def test_a_reward_model_of_the_other_kind_is_refused_at_once(made, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["given.orm", "rerank.orm"])
+def test_a_reward_model_of_the_other_kind_is_refused_at_once(made, tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["glore", "experiment=demo", f"given.orm={made['sorm']}", "dry_run=true"])
+    monkeypatch.setattr(sys, "argv", ["glore", "experiment=demo", f"{name}={made['sorm']}", "dry_run=true"])
     with pytest.raises(SystemExit, match="2"):
         main()
-    assert f"error: given.orm={made['sorm']}: is a reward model of kind=sorm\n" == capsys.readouterr().err
+    assert f"error: {name}={made['sorm']}: is a reward model of kind=sorm\n" == capsys.readouterr().err
 
 
 def test_without_arguments_the_command_says_what_to_choose(tmp_path, monkeypatch, capsys):

@@ -53,6 +53,30 @@ def test_arms_in_processes_of_a_launcher(folder: Path, launcher: str) -> None:
     assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/sample/*/result.json")} == marks
 
 
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_sweep_over_lists_of_paths(folder: Path, launcher: str) -> None:
+    """Two jobs, two folders side by side with plain names, the same under every launcher; one fails alone."""
+    if launcher == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    (folder / "a").mkdir()
+    (folder / "a" / "gsm8k.json").write_text("[]")
+    command = [sys.executable, "-m", "experiments.evaluate_prm", "-m", "prm.model=policy", "threshold=0.5"]
+    done = subprocess.run(
+        [*command, "data=[a/gsm8k.json],[b/math.json]", f"hydra/launcher={launcher}"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1 and "2 of 2 arms failed" in done.stderr
+    assert "error: a/gsm8k.json: " in done.stderr and "error: b/math.json: there is no such file" in done.stderr
+    assert sorted(path.parent.name for path in folder.glob("runs/evaluate_prm/*/config.yaml")) == [
+        "data=-a-gsm8k.json-,prm.model=policy,threshold=0.5-81ca9ca7",
+        "data=-b-math.json-,prm.model=policy,threshold=0.5-b26b88e1",
+    ]
+
+
 def optuna(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     options = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", "n=2"]

@@ -11,7 +11,7 @@ import pytest
 from refine.rerank import RERANK, SELECTORS, RerankArgs, choose, cost, select
 from refine.revise import REVISE, ReviseArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
-from rollouts.records import Candidate, Choice, Judgement, Rollout, identity
+from rollouts.records import Candidate, Choice, Judgement, Problem, Rollout, identity
 from rollouts.sampling.sample import SampleArgs
 from stages.make import make
 from stages.stage import Stage
@@ -68,18 +68,30 @@ def test_majority(answers, chosen):
     assert select(candidates, [NAN] * len(answers), "majority") is candidates[chosen]
 
 
+def test_majority_of_a_multiple_choice():
+    asked = Problem("a", "Where?\nAnswer choices: (A) sea (B) sky (C) bank", "(C) bank", None, "x", "test")
+    answers = ["A", "A", "C", "(C) bank", "bank"]
+    candidates = [candidate("sample", answer, sample=i) for i, answer in enumerate(answers)]
+    assert select(candidates, [NAN] * 5, "majority", asked) is candidates[2]
+    assert select(candidates, [NAN] * 5, "majority") is candidates[0]
+
+
 def test_oracle_takes_a_right_one_if_any():
     assert select(THREE, [0.9, 0.1, 0.9], "oracle") is GLOBAL
     assert select([DRAFT, LOCAL], [0.1, 0.9], "oracle") is DRAFT  # ungraded is not right
 
 
-def test_random_is_a_function_of_the_problem_and_even():
+def test_random_is_a_function_of_seed_and_problem_and_even():
     names = [f"p{i}" for i in range(3000)]
     chosen = []
     for name in names:
         own = [dataclasses.replace(c, problem_id=name) for c in THREE]
         chosen.append(select(own, [0.1, 0.2, 0.3], "random").kind)
         assert chosen[-1] == select(own, [0.3, 0.2, 0.1], "random").kind
+    others = [
+        select([dataclasses.replace(c, problem_id=name) for c in THREE], [0, 0, 0], "random", 1) for name in names
+    ]
+    assert 1800 < sum(one.kind != kind for one, kind in zip(others, chosen, strict=True)) < 2200  # two in three
     assert all(900 < count < 1100 for count in Counter(chosen).values()) and len(set(chosen)) == 3
 
 

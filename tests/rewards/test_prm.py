@@ -104,7 +104,7 @@ def test_a_separator_that_is_several_tokens_is_refused(tmp_path):
 
 
 def test_tokens_that_a_model_lacks_are_refused(tmp_path):
-    """Scores of such a model would be tiny numbers: a softmax over words that it was not trained to say."""
+    """PB60: scores of such a model would be tiny numbers, a softmax over words that it was not trained to say."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

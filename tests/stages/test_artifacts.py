@@ -252,6 +252,14 @@ def test_plain_parent_without_stages_may_be_any_artifact(tmp_path: Path) -> None
     assert two["stage"] is None and two["key"].startswith("sha256:")
 
 
+def test_a_pipe_in_a_folder_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "data" / "inner").mkdir(parents=True)
+    (tmp_path / "data" / ".cache").mkdir()
+    os.mkfifo(tmp_path / "data" / "inner" / "train.jsonl")
+    with pytest.raises(ValueError, match=r"data/inner/train.jsonl: is a pipe, not a file"):
+        hash_contents(tmp_path / "data")
+
+
 def test_hash_contents_of_folders(tmp_path: Path) -> None:
     def folder(name: str, files: dict[str, str]) -> str:
         for file, text in files.items():

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from contextlib import closing
@@ -50,6 +51,17 @@ def test_a_line_is_plain_json_as_head_shows_it(tmp_path):
         "request": "r0", "key": "key0", "sample": 0, "tokens": 0, "refused": None, "row": {"text": "0/0 é\u2028"},
     }  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["0.jsonl"]
+
+
+def test_a_journal_needs_no_database(tmp_path, monkeypatch):
+    """SQLite's WAL cannot be opened on NFS, GPFS and Lustre, where artifacts live."""
+
+    def refuse(*_, **__):
+        raise sqlite3.OperationalError("locking protocol")
+
+    monkeypatch.setattr(sqlite3, "connect", refuse)
+    entries = filled(tmp_path / "0.jsonl")
+    assert read_all(tmp_path / "0.jsonl") == entries
 
 
 def test_what_goes_in_comes_out_by_request_in_order(tmp_path):

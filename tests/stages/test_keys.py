@@ -105,7 +105,7 @@ COUNTED: list[tuple[Stage, Any, str]] = [
         ReviseArgs(),
         f"drafts samples global_refiner local_refiner control orm sorm where seed device\n{HF}\n{PROMPT}",
     ),
-    (RERANK, RerankArgs(), "candidates orm sorm samples device"),
+    (RERANK, RerankArgs(), "candidates orm sorm samples seed device"),
     (
         REPORT,
         ReportArgs(),

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from experiments.commands.config import read_yaml
 from stages import child as module
+from stages import provenance
 from stages.child import JobStopped
 from stages.pipeline import Node, NodeResult, StageFailedError, StageRunner, run_pipeline
 from stages.stage import Stage, parent
@@ -120,6 +121,16 @@ def test_what_was_found_and_what_was_made(kitchen: Kitchen) -> None:
         ("stew", "found"),
     ]
     assert (kitchen.folder / "stages" / "stew.log").read_text() == "@progress {torn\ngoodbye\n"
+
+
+def test_that_another_commit_made_what_is_reused_is_said_once(
+    kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kitchen.run(node("soup"), node("stew", "soup"))
+    monkeypatch.setattr(provenance, "code", lambda: {"commit": "2" * 40, "dirty": True})
+    kitchen.run(node("soup"), node("stew", "soup"))
+    text = kitchen.screen.getvalue()
+    assert text.count("made by ") == 1 and text.count(f"\n{'':19}this is commit {'2' * 12} with changes\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -162,3 +162,12 @@ def test_a_file_system_without_locks_is_one_line(tmp_path: Path, monkeypatch: py
     assert str(caught.value).startswith(f"{tmp_path / 'work'}: no file can be locked there (")
     assert os.strerror(cause) in str(caught.value) or cause == errno.ENOSYS
     assert "run.artifacts" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_system_that_gives_one_lock_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    with pytest.raises(ArtifactError, match=r"work: no file can be locked there \(it gives one lock twice\)"):
+        attempt(tmp_path)
+    assert [path.suffix for path in (tmp_path / "work").iterdir()] == [".lock"]
+    monkeypatch.undo()
+    attempt(tmp_path)

@@ -34,7 +34,8 @@ def examples_of(count: int, seed: int = 0, longest: int = 20) -> list[Example]:
 
 
 def args_of(**changes: Any) -> TrainArgs:
-    return TrainArgs(**({"device": "cpu", "tokens_per_step": 80, "tokens_per_batch": 80} | changes))
+    small = {"device": "cpu", "tokens_per_step": 80, "tokens_per_batch": 80, "learning_rate": 1e-3, "beta2": 0.98}
+    return TrainArgs(**(small | {"gradient_checkpointing": False} | changes))
 
 
 def model_with_dropout(share: float = 0.3, **shape: Any) -> PreTrainedModel:

@@ -11,30 +11,31 @@ from dataclasses import dataclass
 from rollouts.grading.answers import canonical
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem, identity
 from rollouts.sampling.policies import own_device_class
+from stages.checks import check_least
 from stages.stage import Stage, parent, resolved, runtime
 from stages.workspace import Workspace
 
 
-def _best(candidates: Sequence[Candidate], scores: Sequence[float], seed: int) -> int:
+def _best(candidates: Sequence[Candidate], scores: Sequence[float], problem: Problem | None, seed: int) -> int:
     # what is no finite number is the worst there is; among equals the first wins, which keeps the draft
     ranked = [score if math.isfinite(score) else -math.inf for score in scores]
     return ranked.index(max(ranked))
 
 
-def _majority(candidates: Sequence[Candidate], scores: Sequence[float], seed: int) -> int:
+def _majority(candidates: Sequence[Candidate], scores: Sequence[float], problem: Problem | None, seed: int) -> int:
     # equal values are one vote, however they are written
-    answers = [None if candidate.answer is None else canonical(candidate.answer) for candidate in candidates]
+    answers = [None if one.answer is None else canonical(one.answer, problem) for one in candidates]
     votes = Counter(answer for answer in answers if answer is not None)
     return answers.index(votes.most_common(1)[0][0]) if votes else 0
 
 
-def _random(candidates: Sequence[Candidate], scores: Sequence[float], seed: int) -> int:
+def _random(candidates: Sequence[Candidate], scores: Sequence[float], problem: Problem | None, seed: int) -> int:
     # a function of seed and problem, so that the choice does not depend on which problems are beside it
     digest = hashlib.sha256(f"random/{seed}/{candidates[0].problem_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % len(candidates)
 
 
-def _oracle(candidates: Sequence[Candidate], scores: Sequence[float], seed: int) -> int:
+def _oracle(candidates: Sequence[Candidate], scores: Sequence[float], problem: Problem | None, seed: int) -> int:
     return next((i for i, c in enumerate(candidates) if c.correct), 0)
 
 
@@ -58,8 +59,14 @@ SELECTORS = {
 }
 
 
-def select(candidates: Sequence[Candidate], scores: Sequence[float], rule: str, seed: int = 0) -> Candidate:
-    """Choose one candidate of one problem.
+def select(
+    candidates: Sequence[Candidate],
+    scores: Sequence[float],
+    rule: str,
+    problem: Problem | None = None,
+    seed: int = 0,
+) -> Candidate:
+    """Choose one candidate of one problem, which tells a vote what its choices are (see `canonical`).
 
     Rules: `best` (highest score; a score that is not a number is never first; the first among equals), `majority`
     (commonest answer; the first among equals), `random` (a function of `seed` and problem), `oracle` (a right one if
@@ -72,7 +79,7 @@ def select(candidates: Sequence[Candidate], scores: Sequence[float], rule: str, 
         raise ValueError(f"{len(candidates)} candidates with {len(scores)} scores: nothing to select from")
     if rule not in RULES:
         raise ValueError(f"rule={rule!r} is none of {', '.join(RULES)}")
-    return candidates[RULES[rule](candidates, scores, seed)]
+    return candidates[RULES[rule](candidates, scores, problem, seed)]
 
 
 @dataclass
@@ -90,8 +97,7 @@ class RerankArgs:
 
     def validate(self) -> None:
         """Raise ValueError where there would be no samples to choose from."""
-        if self.samples is not None and self.samples < 1:
-            raise ValueError(f"samples must be at least 1, not {self.samples}")
+        check_least(self, samples=1)
 
 
 def cost(offered: Sequence[Candidate], drafts: Sequence[Candidate]) -> int:
@@ -106,6 +112,7 @@ def choose(
     scorer: str,
     where: str,
     samples: int,
+    problem: Problem | None = None,
     seed: int = 0,
 ) -> list[Choice]:
     """What every selector chooses for one problem, with local refinements located by `where`.
@@ -128,7 +135,7 @@ def choose(
         if any(kind not in by_kind for kind in kinds):
             continue
         offered = [c for kind in kinds for c in by_kind[kind][:samples]]
-        chosen = select(offered, [finals[identity(c)] for c in offered], rule, seed)
+        chosen = select(offered, [finals[identity(c)] for c in offered], rule, problem, seed)
         choices.append(
             Choice(
                 chosen.problem_id,
@@ -173,11 +180,11 @@ def rerank(args: RerankArgs, work: Workspace) -> None:
         # a text without a single step, or too long to be read, is worth nothing
         finals = {identity(j): j.probabilities[-1] if j.probabilities else -math.inf for j in own}
         for where in places:
-            for group in groups.values():
-                choices.extend(choose(group, finals, name, where, samples, args.seed))
+            for problem_id, group in groups.items():
+                choices.extend(choose(group, finals, name, where, samples, problems[problem_id], args.seed))
     work.write_rows("judgements", judgements)
     work.write_rows("rows", choices, Choice)
     work.count(samples=min(samples, drawn))  # the n of best_of_n
 
 
-RERANK = Stage("rerank", 3, RerankArgs, rerank)
+RERANK = Stage("rerank", 4, RerankArgs, rerank)

@@ -68,7 +68,11 @@ def locate(
     if where == "none":
         return [0 if draft.steps else None for draft in drafts]
     if where == "oracle":
-        return [_true_first_error(problem, draft) for problem, draft in zip(problems, drafts, strict=True)]
+        from rollouts.world.oracle import true_first_error
+
+        if other := next((problem.source for problem in problems if problem.source != WORLD), None):
+            raise ValueError(f"where=oracle: nobody knows the first error of a {other} solution")
+        return [true_first_error(problem, draft.steps) for problem, draft in zip(problems, drafts, strict=True)]
     from rewards.metrics import first_error
     from rewards.scorer import load_scorer, score_all
 
@@ -80,14 +84,6 @@ def locate(
     steps = [draft.steps for draft in drafts]
     scores = score_all(scorer, [draft.id for draft in drafts], problems, steps, work, f"score {where}")
     return [None if own is None else first_error(own, scorer.threshold) for own in scores]
-
-
-def _true_first_error(problem: Problem, draft: Rollout) -> int | None:
-    from rollouts.world.oracle import true_first_error
-
-    if problem.source != WORLD:
-        raise ValueError(f"where=oracle: nobody knows the first error of a {problem.source} solution")
-    return true_first_error(problem, draft.steps)
 
 
 def from_rollout(rollout: Rollout, kind: str) -> Candidate:

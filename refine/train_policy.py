@@ -13,12 +13,12 @@ from refine.prompts import KINDS, render_refinement
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
 from rollouts.problems.splits import draw_held_out
-from rollouts.prompts import PLAIN, PromptArgs, Template, parse_prompt, render_prompt, render_solution
+from rollouts.prompts import PLAIN, PromptArgs, Template, parse_prompt, render_prompt
 from rollouts.records import Problem, RefinementPair, Rollout
-from rollouts.steps import end_token, split_steps
+from rollouts.steps import end_token, join_steps, split_steps
 from rollouts.world.args import SOURCE as WORLD
 from stages.bad_rows import BadRows
-from stages.checks import check_least
+from stages.checks import check_least, check_range
 from stages.stage import Stage, only_when, parent
 from stages.workspace import Workspace
 from training.adapters import ADAPTER, LoraArgs
@@ -75,15 +75,14 @@ class TrainPolicyArgs:
             raise ValueError(f"examples={list(self.examples)} with rollouts={self.rollouts}: give both or neither")
         if bool(set(KINDS) & set(self.examples)) != (self.pairs is not None):
             raise ValueError(f"examples={list(self.examples)} with pairs={self.pairs}: give both or neither")
-        if not 0 <= self.validation_share < 1:
-            raise ValueError(f"validation_share must be in [0, 1), not {self.validation_share}")
+        check_range(self, validation_share="[0, 1)")
         check_least(self, max_per_problem=1, max_length=8)
 
 
 def solution_texts(problems: Sequence[Problem], template: Template = PLAIN) -> list[Text]:
     """Gold solutions; problems that have none are left out."""
     return [
-        Text(render_prompt(p.question, template), render_solution(steps))
+        Text(render_prompt(p.question, template), join_steps(steps))
         for p in problems
         if p.solution is not None and (steps := split_steps(p.solution))
     ]
@@ -101,7 +100,7 @@ def rollout_texts(
         if rollout.correct is True and rollout.steps and len(own) < max_per_problem:
             own[rollout.steps] = None
     return [
-        Text(render_prompt(questions[problem_id], template), render_solution(steps))
+        Text(render_prompt(questions[problem_id], template), join_steps(steps))
         for problem_id, own in kept.items()
         for steps in own
     ]
@@ -110,7 +109,7 @@ def rollout_texts(
 def pair_texts(pairs: Sequence[RefinementPair], kinds: Sequence[str], template: Template = PLAIN) -> list[Text]:
     """What refiners of these kinds read and write."""
     return [
-        Text(render_refinement(p.kind, p.question, p.draft, p.error_step, template), render_solution(p.target))
+        Text(render_refinement(p.kind, p.question, p.draft, p.error_step, template), join_steps(p.target))
         for p in pairs
         if p.kind in kinds
     ]
@@ -161,7 +160,7 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
             not know.
     """
     from rollouts.sampling.policies import context_length, load_policy
-    from training.adapters import add_adapter, merge_adapter, save_adapter
+    from training.adapters import add_adapter, merge_adapter
     from training.completions import completion_loss, encode_completions
     from training.distributed import mean_loss
     from training.loop import fit
@@ -195,16 +194,16 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
     model = add_adapter(model, args.lora, args.train.seed)
 
     def evaluate(trained: PreTrainedModel) -> dict[str, float]:
-        return {"cross_entropy": mean_loss(trained, validation, completion_loss, args.train, tokenizer.pad_token_id)}
+        tokens, pad_id = args.train.tokens_per_batch, tokenizer.pad_token_id
+        return {"cross_entropy": mean_loss(trained, validation, completion_loss, tokens, pad_id)}
 
     label, judge = "train " + "+".join(args.examples), evaluate if validation else None
     trained = fit(model, tokenizer, examples, completion_loss, args.train, work, label, judge)
     if work.processes.first:  # the library saves nothing on others
-        if args.lora.keep_adapter:
-            save_adapter(model, work.folder / ADAPTER)
-        save_model(merge_adapter(model), tokenizer, work.folder)
+        keep = work.folder / ADAPTER if args.lora.keep_adapter else None
+        save_model(merge_adapter(model, keep), tokenizer, work.folder)
     work.spend(int(trained.figures["trained_tokens"]))
     work.count(**trained.figures, **{f"validation_{name}": value for name, value in trained.evaluation.items()})
 
 
-TRAIN_POLICY = Stage("train_policy", 5, TrainPolicyArgs, train_policy)
+TRAIN_POLICY = Stage("train_policy", 6, TrainPolicyArgs, train_policy)

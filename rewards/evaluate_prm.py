@@ -20,7 +20,7 @@ from rewards.formats.step_labels import NAME
 from rewards.intervals import RESAMPLES, estimate
 from rewards.prm import PRMArgs, load_judge
 from rewards.processbench import Judged, ProtocolError, choose_threshold, find_hits, measure_f1
-from stages.checks import check_choices, check_least
+from stages.checks import check_choices, check_least, check_range
 from stages.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class EvaluateArgs:
         """Raise ValueError naming the first setting that makes no sense."""
         check_choices(self, format=(*FORMATS, NAME))
         check_least(self, limit=1, resamples=1)
+        check_range(self, threshold="[0, 1]")
         if not self.data:
             raise ValueError("data=[FILE,…] must name at least one subset")
         names = [Path(path).stem for path in self.data]
@@ -61,8 +62,6 @@ class EvaluateArgs:
             raise ValueError(f"data={self.data}: two subsets would have one name")
         if self.threshold is not None and self.choose_on is not None:
             raise ValueError(f"threshold={self.threshold} is given, so none is chosen on {self.choose_on!r}")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be from 0 to 1, not {self.threshold}")
         if self.choose_on is not None and self.choose_on not in names:
             raise ValueError(f"choose_on={self.choose_on!r} is no subset of data: {', '.join(names)}")
         if self.choose_on is not None and len(names) < 2:

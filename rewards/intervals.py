@@ -34,13 +34,6 @@ def resample(problems: int, resamples: int = RESAMPLES, seed: int = 0) -> np.nda
     return counts
 
 
-def ratio_replicates(counts: np.ndarray, numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
-    """The ratio of sums in each resample, (resamples,); NaN where a resample has nothing in the denominator."""
-    columns = np.column_stack([numerators, denominators]).astype(float)
-    sums = np.concatenate([counts[at : at + CHUNK] @ columns for at in range(0, len(counts), CHUNK)])
-    return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] != 0)
-
-
 def auroc_replicates(counts: np.ndarray, owners: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """AUROC in each resample, (resamples,); `owners[i]` is the problem of item i. NaN with a single class."""
     order = np.argsort(scores, kind="stable")
@@ -66,24 +59,6 @@ def estimate(value: float, replicates: np.ndarray, n: int) -> Estimate:
     return {"value": float(value), "low": float(low), "high": float(high), "n": int(n)}
 
 
-def ratio(counts: np.ndarray, numerators: Sequence[float], denominators: Sequence[float]) -> Estimate | None:
-    """Estimate of sum(numerators) / sum(denominators), one pair a problem; n is the sum of the denominators."""
-    above, below = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
-    if not below.sum():
-        return None
-    return estimate(above.sum() / below.sum(), ratio_replicates(counts, above, below), round(below.sum()))
-
-
-def ratio_difference(
-    counts: np.ndarray, a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]
-) -> Estimate | None:
-    """Estimate of ratio a minus ratio b, each (numerators, denominators), in pairs; n is the number of problems."""
-    if not a[1].sum() or not b[1].sum():
-        return None
-    value = a[0].sum() / a[1].sum() - b[0].sum() / b[1].sum()
-    return estimate(value, ratio_replicates(counts, *a) - ratio_replicates(counts, *b), counts.shape[1])
-
-
 @dataclass
 class Tally:
     """A ratio of sums that can be resampled, both by problem, (problems,).
@@ -102,11 +77,29 @@ class Tally:
         above = np.bincount(where, np.asarray(hits, dtype=float) * weights, problems)
         return cls(above, np.bincount(where, weights, problems))
 
-    def estimate(self, counts: np.ndarray) -> Estimate | None:
-        return ratio(counts, self.numerators, self.denominators)
+    @property
+    def value(self) -> float | None:
+        """The ratio; None where there is nothing in the denominator."""
+        below = self.denominators.sum()
+        return self.numerators.sum() / below if below else None
 
     def replicates(self, counts: np.ndarray) -> np.ndarray:
-        return ratio_replicates(counts, self.numerators, self.denominators)
+        """The ratio in each resample, (resamples,); NaN where a resample has nothing in the denominator."""
+        columns = np.column_stack([self.numerators, self.denominators]).astype(float)
+        sums = np.concatenate([counts[at : at + CHUNK] @ columns for at in range(0, len(counts), CHUNK)])
+        return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] != 0)
+
+    def estimate(self, counts: np.ndarray) -> Estimate | None:
+        """The ratio with its interval; n is the sum of the denominators."""
+        if self.value is None:
+            return None
+        return estimate(self.value, self.replicates(counts), round(self.denominators.sum()))
+
+    def minus(self, other: Tally, counts: np.ndarray) -> Estimate | None:
+        """The difference to another ratio, in pairs; n is the number of problems."""
+        if self.value is None or other.value is None:
+            return None
+        return estimate(self.value - other.value, self.replicates(counts) - other.replicates(counts), counts.shape[1])
 
 
 def join_ratios(

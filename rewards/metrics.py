@@ -6,7 +6,6 @@ A measure that the data cannot give (no pairs, a single class, nothing at all) i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,17 +77,8 @@ def flatten_steps(
 
 
 def first_error(scores: Sequence[float], threshold: float) -> int | None:
-    """The first step (0-based) whose score is below `threshold`, or None.
-
-    Raises:
-        ValueError: a score up to there, or the threshold, is NaN.
-    """
-    for i, score in enumerate(scores):
-        if math.isnan(score) or math.isnan(threshold):
-            raise ValueError(f"step {i} has the score {score}, the threshold is {threshold}: not both are numbers")
-        if score < threshold:
-            return i
-    return None
+    """The first step (0-based) whose score is below `threshold`, or None. Whoever makes scores refuses NaN."""
+    return next((i for i, score in enumerate(scores) if score < threshold), None)
 
 
 def harmonic_mean(a: Any, b: Any) -> Any:

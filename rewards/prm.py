@@ -13,21 +13,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rewards.formats.record import StepRecord
-from rewards.formats.step_labels import one_line_steps
-from rewards.scorer import batch_lengths, load_scorer
+from rewards.formats.step_labels import LINES, one_line_steps
+from rewards.reward_model import open_judge
+from rewards.scorer import load_scorer
 from rollouts.records import Problem
-from rollouts.sampling.policies import (
-    check_weights,
-    context_length,
-    load_policy,
-    load_tokenizer,
-    open_model,
-    pick_device,
-    pick_dtype,
-)
+from rollouts.sampling.policies import context_length, load_policy, load_tokenizer
+from stages.checks import check_choices, check_least, check_range
 from stages.hub import local_path
 from stages.stage import MISSING
 from training.examples import Example, pad_batch
+from training.plan import batch_lengths
 
 if TYPE_CHECKING:
     import torch
@@ -70,21 +65,15 @@ class PRMArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense."""
-        if self.head not in HEADS:
-            raise ValueError(f"prm.head={self.head!r} is none of {', '.join(HEADS)}")
-        if self.lines not in ("error", "join"):
-            raise ValueError(f"prm.lines={self.lines!r} is neither error nor join")
+        check_choices(self, "prm.", head=HEADS, lines=LINES)
         if self.head == "stepwise":
             return
         if not self.separator:
             raise ValueError("prm.separator must be given: the text at whose end the model was trained to judge")
         self._check_template("prompt", "question")
         self._check_template("step", "step", n=1)
-        if self.positive_label not in (0, 1) or self.separator_tokens < 1 or self.batch_tokens < 1:
-            raise ValueError(
-                f"prm.positive_label={self.positive_label} must be 0 or 1, prm.separator_tokens="
-                f"{self.separator_tokens} and prm.batch_tokens={self.batch_tokens} at least 1"
-            )
+        check_range(self, "prm.", positive_label="[0, 1]")
+        check_least(self, "prm.", separator_tokens=1, batch_tokens=1)
 
     def _check_template(self, name: str, field: str, **others: int) -> None:
         template = getattr(self, name)
@@ -248,12 +237,6 @@ def load_judge(args: PRMArgs) -> OurJudge | ForeignJudge:
         return OurJudge(args)
     if args.head == "causal_lm":
         return ForeignJudge(*load_policy(args.model, args.dtype, args.device), args)
-    from transformers import AutoModelForTokenClassification
-
-    tokenizer, place = load_tokenizer(args.model), pick_device(args.device)
-    part, dtype = "model with a head of token classification", pick_dtype(args.dtype, place)
-    model, loading = open_model(AutoModelForTokenClassification, args.model, part, dtype=dtype)
-    if loading["missing_keys"] or loading["mismatched_keys"]:
-        raise PRMError(f"{args.model} lacks weights: {sorted(loading['missing_keys'])[:5]}")
-    check_weights(model, tokenizer, args.model)
-    return ForeignJudge(model.to(place).eval(), tokenizer, args)
+    tokenizer = load_tokenizer(args.model)
+    model, _ = open_judge(args.model, tokenizer, args.dtype, args.device)
+    return ForeignJudge(model, tokenizer, args)

@@ -13,7 +13,6 @@ from rollouts.prompts import PLAIN, Template, read_template, render_prompt
 from rollouts.sampling.policies import (
     HEADS,
     check_finite,
-    check_folder,
     check_weights,
     load_tokenizer,
     naming,
@@ -148,17 +147,29 @@ def load_reward_model(
         ValueError: the folder is not one of `save_reward_model`, its head or other weights are missing, too many, of
             another shape or not finite, or it was trained on other texts or with another tokenizer.
     """
+    facts, tokenizer = read_facts(path), load_tokenizer(path)
+    check_facts(facts, tokenizer, path, template)
+    model, unexpected = open_judge(path, tokenizer, dtype, device)
+    if unexpected or model.config.num_labels != 1:
+        raise ValueError(f"reward model {path} has weights too many: {unexpected[:5] or 'a head of several labels'}")
+    return model, tokenizer, facts
+
+
+def open_judge(
+    path: str, tokenizer: PreTrainedTokenizerFast, dtype: str, device: str
+) -> tuple[PreTrainedModel, list[str]]:
+    """Any model with a head of token classification, in evaluation mode; and weights of its folder that it lacks a
+    place for.
+
+    Raises:
+        ValueError: weights are missing, of another shape or not finite.
+    """
     from transformers import AutoModelForTokenClassification
 
-    facts = read_facts(path)
-    check_folder(path)
-    tokenizer, place = load_tokenizer(path), pick_device(device)
-    check_facts(facts, tokenizer, path, template)
+    place = pick_device(device)
     kind = pick_dtype(dtype, place)
     model, loading = open_model(AutoModelForTokenClassification, path, "reward model", dtype=kind)
-    if loading["missing_keys"] or loading["mismatched_keys"] or model.config.num_labels != 1:
-        raise ValueError(f"reward model {path} lacks weights: {sorted(loading['missing_keys'])[:5]}")
-    if loading["unexpected_keys"]:
-        raise ValueError(f"reward model {path} has weights too many: {sorted(loading['unexpected_keys'])[:5]}")
+    if loading["missing_keys"] or loading["mismatched_keys"]:
+        raise ValueError(f"{path} lacks weights: {sorted(loading['missing_keys'])[:5]}")
     check_weights(model, tokenizer, path)
-    return model.to(place).eval(), tokenizer, facts
+    return model.to(place).eval(), sorted(loading["unexpected_keys"])

@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +15,12 @@ from rewards.reward_model import load_reward_model
 from rollouts.prompts import PLAIN, Template, read_template, render_prompt
 from rollouts.sampling.collect import collect
 from rollouts.sampling.policies import context_length
-from rollouts.sampling.protocol import REFUSED, Request, Sample, refuse
+from rollouts.sampling.protocol import Request, Sample, refuse
 from rollouts.steps import encode_steps, join_steps, split_steps
 from training.attention.install import packed_attention, reads_packs
 from training.examples import Example, pad_batch
 from training.packing import pack_batch, plan_packs
+from training.plan import batch_lengths
 from training.prefix_sharing import Families, can_share, count_own, share_batch
 
 if TYPE_CHECKING:
@@ -140,30 +140,14 @@ class Scorer:
             return step_logits(self.model, batch.to(self.model.device)).tolist(), tokens
 
 
-def batch_lengths(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Batches of indices, short ones first, each of at most so many tokens when it is padded (or of one index)."""
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if not batches or lengths[i] * (len(batches[-1]) + 1) > tokens:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
-
-
 def _sigmoid(logit: float) -> float:
     small = math.exp(-abs(logit))
     return (1.0 if logit >= 0 else small) / (1.0 + small)
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """The probabilities after each step of a solution, as a stage keeps them while it runs; none if it is too long."""
-
-    probabilities: tuple[float, ...]
-
-
 class _Streamed:
-    """A scorer as a sampler: so its scores are kept, sharded over processes and resumed as samples are."""
+    """A scorer as a sampler, whose texts are the scores as JSON: so they are kept, sharded over processes and resumed
+    as samples are."""
 
     promise = "the same scores but for rounding (1e-6 in float32), however solutions are batched"
 
@@ -182,10 +166,6 @@ class _Streamed:
             yield Sample(names[i], 0, json.dumps(scores), "stop", 0, read, 0)
 
     def close(self) -> None: ...
-
-
-def _scored(request: Request, sample: Sample) -> Scored:
-    return Scored(() if sample.finish_reason == REFUSED else tuple(json.loads(sample.text)))
 
 
 def score_all(
@@ -212,9 +192,9 @@ def score_all(
         Request(name, render_prompt(one.question, scorer.template), join_steps(steps))
         for name, (one, steps) in wanted.items()
     ]
-    found = collect(_Streamed(scorer, wanted), requests, work, label, _scored, Scored)
-    read = [list(found[name][0].probabilities) for name in names]
-    scores = [own if own or not steps else None for own, steps in zip(read, solutions, strict=True)]
+    found = collect(_Streamed(scorer, wanted), requests, work, label)
+    texts = [found[name][0].text for name in names]  # empty where the solution was refused
+    scores = [json.loads(text) if text else None if steps else [] for text, steps in zip(texts, solutions, strict=True)]
     work.count(**{f"{scorer.kind}_too_long": scores.count(None)})
     return scores
 

@@ -21,7 +21,7 @@ from rollouts.problems.splits import draw_held_out
 from rollouts.prompts import PromptArgs
 from rollouts.records import Problem, Rollout, StepLabels
 from rollouts.sampling.policies import context_length
-from stages.checks import check_choices, check_least
+from stages.checks import check_choices, check_least, check_range
 from stages.stage import Stage, only_when, parent
 from stages.workspace import Quarantined, Workspace
 from training.adapters import ADAPTER, LoraArgs
@@ -75,8 +75,7 @@ class TrainRewardArgs:
             )
         if self.kind == "orm" and self.targets != "hard":
             raise ValueError(f"targets={self.targets!r} must be hard, or soft for a sorm, and kind is {self.kind}")
-        if not 0 < self.validation_share < 1:
-            raise ValueError(f"validation_share must be in (0, 1), not {self.validation_share}")
+        check_range(self, validation_share="(0, 1)")
         check_least(self, max_length=8)
 
 
@@ -89,18 +88,16 @@ def split_problems(ids: Sequence[str], share: float, seed: int) -> set[str]:
 
 def build_solutions(args: TrainRewardArgs, work: Workspace) -> tuple[list[LabelledSolution], list[LabelledSolution]]:
     """Labelled solutions for training (balanced) and for validation (as they are)."""
+    name, cls = ("rollouts", Rollout) if args.kind == "orm" else ("labels", StepLabels)
+    rows, seed = work.parents[name].rows(cls), args.train.seed
+    held = split_problems([row.problem_id for row in rows], args.validation_share, seed)
+    train, validation = ([row for row in rows if (row.problem_id in held) == kept] for kept in (False, True))
     if args.kind == "orm":
-        rollouts = work.parents["rollouts"].rows(Rollout)
-        held = split_problems([r.problem_id for r in rollouts], args.validation_share, args.train.seed)
-        train = balance_outcomes([r for r in rollouts if r.problem_id not in held], args.balance, args.train.seed)
-        validation = label_outcomes([r for r in rollouts if r.problem_id in held], "all_steps")
-        return label_outcomes(train, args.positions), validation
-    labels = work.parents["labels"].rows(StepLabels)
-    held = split_problems([row.problem_id for row in labels], args.validation_share, args.train.seed)
-    train = [row for row in labels if row.problem_id not in held]
+        balanced = balance_outcomes(train, args.balance, seed)
+        return label_outcomes(balanced, args.positions), label_outcomes(validation, "all_steps")
     soft = args.targets == "soft"
-    balanced = balance_lengths(train, args.train.seed, soft) if args.balance_lengths else to_solutions(train, soft=soft)
-    return balanced, to_solutions([row for row in labels if row.problem_id in held], soft=soft)
+    balanced = balance_lengths(train, seed, soft) if args.balance_lengths else to_solutions(train, soft=soft)
+    return balanced, to_solutions(validation, soft=soft)
 
 
 def shuffle_labels(solutions: Sequence[LabelledSolution], seed: int) -> list[LabelledSolution]:
@@ -203,7 +200,7 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     from rewards.losses import reward_loss
     from rewards.reward_model import make_reward_model, save_reward_model
     from rewards.scorer import Scorer
-    from training.adapters import add_adapter, merge_adapter, save_adapter
+    from training.adapters import add_adapter, merge_adapter
     from training.loop import fit
 
     source = work.parents["rollouts" if args.kind == "orm" else "labels"]
@@ -235,14 +232,12 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     elif validation:
         final = evaluate(model)
     if work.processes.first:  # the library saves nothing on others
-        if args.lora.keep_adapter:
-            save_adapter(model, work.folder / ADAPTER)
-        threshold = final.get("threshold", 0.5)
-        save_reward_model(merge_adapter(model), tokenizer, work.folder, args.kind, threshold, template)
+        model = merge_adapter(model, work.folder / ADAPTER if args.lora.keep_adapter else None)
+        save_reward_model(model, tokenizer, work.folder, args.kind, final.get("threshold", 0.5), template)
     left = sum(len(example.targets) for example in examples)
     warn_of_lost(lost, left, most)
     work.count(labels_lost=lost, labels=left)
     work.count(**{f"validation_{name}": value for name, value in final.items()})
 
 
-TRAIN_REWARD = Stage("train_reward", 3, TrainRewardArgs, train_reward)
+TRAIN_REWARD = Stage("train_reward", 4, TrainRewardArgs, train_reward)

@@ -7,11 +7,11 @@ What refiners read is in `refine/prompts.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rollouts.steps import ANSWER_MARK, Chat, join_steps, split_steps
+from rollouts.steps import ANSWER_MARK, Chat, split_steps
+from stages.checks import check_choices
 
 KINDS = ("plain", "few_shot", "chat")
 _HEAD = "Q: "
@@ -72,8 +72,7 @@ class PromptArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that does not fit the kind, or an example of another form."""
-        if self.kind not in KINDS:
-            raise ValueError(f"prompt.kind={self.kind!r} is none of {', '.join(KINDS)}")
+        check_choices(self, "prompt.", kind=KINDS)
         if self.kind == "few_shot" and not self.examples.strip():
             raise ValueError("prompt.kind=few_shot needs prompt.examples: prompt=few_shot has some")
         for name, kind in (("examples", "few_shot"), ("instruction", "chat"), ("system", "chat")):
@@ -84,7 +83,8 @@ class PromptArgs:
                 raise ValueError(f"prompt.{name} must not hold {_SLOT}: the question has its place")
         for example in self.examples.strip().split("\n\n") if self.examples else ():
             head, *steps = example.split("\n")
-            if not head.startswith(_HEAD) or split_steps("\n".join(steps)) != steps or not _answered(steps):
+            answered = bool(steps) and steps[-1].startswith(ANSWER_MARK)
+            if not head.startswith(_HEAD) or split_steps("\n".join(steps)) != steps or not answered:
                 raise ValueError(
                     f"prompt.examples: each is a line '{_HEAD}…', a line a step, a line '{ANSWER_MARK} …', and then a "
                     f"blank line; not {example[:80]!r}"
@@ -102,10 +102,6 @@ class PromptArgs:
             return Template("", f"\n\n{instruction}" if instruction else "", True, self.system)
         examples = self.examples.strip()
         return Template(f"{examples}\n\n{_HEAD}") if examples else PLAIN
-
-
-def _answered(steps: Sequence[str]) -> bool:
-    return bool(steps) and steps[-1].startswith(ANSWER_MARK)
 
 
 def render_prompt(question: str, template: Template = PLAIN) -> str | Chat:
@@ -126,13 +122,3 @@ def parse_prompt(prompt: str | Chat, template: Template = PLAIN) -> str:
     if not whole or chat != template.chat or (chat and prompt.system != template.system):
         raise ValueError(f"not a prompt that asks for a solution: {prompt!r}")
     return text[len(before) : len(text) - len(after)]
-
-
-def render_solution(steps: Sequence[str]) -> str:
-    """The text a policy writes for a solution, without the end-of-text token."""
-    return join_steps(steps)
-
-
-def parse_solution(text: str) -> tuple[str, ...]:
-    """The steps of a text that a policy wrote."""
-    return tuple(split_steps(text))

@@ -6,9 +6,6 @@ Left out: how rows are stored (`stages/rows.py`) and how text is cut or graded.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)

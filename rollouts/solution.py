@@ -10,87 +10,88 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rollouts.grading.statements import find_answer, states_answer
+from rollouts.grading.statements import find_answer, is_plain, states_answer
 
-# Special tokens that may be left in a text: what comes after the first of them is not the solution.
-STOP_MARKERS = {
-    "</s>": "end of text: Llama 1 and 2, Mistral",
-    "<eos>": "end of text: Gemma, the embedded world's tokenizer",
-    "<pad>": "padding is never part of an answer",
-    "<|endoftext|>": "end of text: GPT-2, SmolLM, Qwen and Phi bases",
-    "<|end_of_text|>": "end of text: Llama 3, Granite",
-    "<|eot_id|>": "end of turn: Llama 3",
-    "<|eom_id|>": "end of message: Llama 3 with tools",
-    "<|eot|>": "end of turn: Llama 4",
-    "<|EOT|>": "end of turn: DeepSeek coder",
-    "<|start_header_id|>": "a new turn: Llama 3",
-    "<|header_start|>": "a new turn: Llama 4",
-    "<|im_end|>": "end of turn: ChatML (Qwen, SmolLM instruct)",
-    "<|im_start|>": "a new turn: ChatML",
-    "<end_of_turn>": "end of turn: Gemma",
-    "<start_of_turn>": "a new turn: Gemma",
-    "<turn|>": "end of turn: Gemma 4",
-    "<|turn>": "a new turn: Gemma 4",
-    "<|end|>": "end of turn: Phi 3, harmony",
-    "<|channel|>": "another channel: harmony",
-    "<|message|>": "another message: harmony",
-    "<|return|>": "end of text: harmony",
-    "<|call|>": "end of a call: harmony",
-    "<|start|>": "a new turn: harmony",
-    "<|user|>": "a new turn: Phi 3, Zephyr, GLM",
-    "<|assistant|>": "a new turn: Phi 3, Zephyr, GLM",
-    "<|system|>": "a new turn: Phi 3, Zephyr, GLM",
-    "<|observation|>": "a new turn: GLM",
-    "<|start_of_role|>": "a new turn: Granite",
-    "<|END_OF_TURN_TOKEN|>": "end of turn: Command R",
-    "<|END_RESPONSE|>": "end of turn: Command A",
-    "<｜end▁of▁sentence｜>": "end of text: DeepSeek",
-    "<｜User｜>": "a new turn: DeepSeek",
-    "<｜Assistant｜>": "a new turn: DeepSeek",
-    "[INST]": "a new turn: Llama 2, Mistral",
-    "[/INST]": "a new turn: Llama 2, Mistral",
-    "[EOS]": "end of text, as some tokenizers print it",
-}
-_MARKER = re.compile("|".join(map(re.escape, STOP_MARKERS)))
+# Tokens that may be left in a text: what comes after the first of them is not the solution. So is whatever has the form
+# `<|…|>` or `<｜…｜>`, but for those that open or close a part.
+STOP_MARKERS = (
+    *"</s> <s> <eos> <bos> <pad> <unk> <end> <stop> <EOS> <EOT> [EOS] [/s] [PAD] [SEP] [END] [DONE]".split(),
+    *"[INST] [/INST] <start_of_turn> <end_of_turn> <|turn> <turn|>".split(),
+    *"<|endoftext|> <|im_end|> <|im_start|> <|eot_id|> <|start_header_id|> <|channel|> <|user|>".split(),
+    *"<｜end▁of▁sentence｜> <｜User｜>".split(),
+)
+_PARTS = r"(?:begin|end)_of_thought|begin_of_solution|(?:START|END)_THINKING|START_RESPONSE|thinking"
+_MARKER = re.compile(
+    "|".join(re.escape(marker) for marker in STOP_MARKERS if marker[1] not in "|｜" or marker == "<|turn>")
+    + rf"|<\|(?!(?:{_PARTS})\|)[A-Za-z][A-Za-z0-9_ ]{{0,40}}\|>|<｜[^｜<>\n]{{1,40}}｜>"
+)
+# how a prompt or a turn begins, which some servers send back
+_START = re.compile(
+    r"""\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>|<\|begin_of_solution\|>|<\|START_(?:RESPONSE|TEXT)\|>
+       |<\|assistant\|>|<｜Assistant｜>|<\|im_start\|>assistant\b|<start_of_turn>model\b
+       |<\|start_header_id\|>assistant<\|end_header_id\|>)\s*""",
+    re.VERBOSE,
+)
 
 # parts in which a model thinks: (opened by, closed by)
 _REASONING = (
-    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning", "seed:think")),
-    *(("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷"), ("<|channel>", "<channel|>")),
+    *(
+        (f"<{name}>", f"</{name}>")
+        for name in "think thinking thought thoughts reasoning reason reflection scratchpad analysis cot seed:think "
+        "think_fast think_faster longcat_think".split()
+    ),
+    *(("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷"), ("<|channel>", "<channel|>"), ("<unused94>", "<unused95>")),
     *(("<|begin_of_thought|>", "<|end_of_thought|>"), ("<|START_THINKING|>", "<|END_THINKING|>")),
+    ("<|thinking|>", "<|/thinking|>"),
 )
 _CLOSE = {opening.lower(): closing.lower() for opening, closing in _REASONING}
 _TAG = re.compile("|".join(re.escape(tag) for pair in _REASONING for tag in pair), re.IGNORECASE)
-_SPECIAL = re.compile(r"<[/|｜A-Za-z]|\[/?[A-Za-z]|◁")  # begins what is looked for below
+_SPECIAL = re.compile(r"<[/|｜A-Za-z0]|\[/?[A-Za-z]|◁")  # begins what is looked for below
 _FINAL_CHANNEL = re.compile(r"<\|channel\|>\s*final\b[^<\n]{0,40}(?:<\|constrain\|>[^<\n]{0,40})?<\|message\|>")
-_FINAL_WORD = re.compile(r"\bassistant\s?final")  # where the special tokens of the channels were left out
+_FINAL_WORD = re.compile(r"assistant\s?final")  # where the special tokens of the channels were left out
+_ANALYSIS = ("analysis", "assistantanalysis")
 
-_NUMBERED = r"\s*(?:(?:no\.?|number|\#)?\s*[0-9]{1,3}[a-z]?)"
+_NUMBERED = r"\s*(?:(?:no\.?|number|\#)?\s*[0-9]{1,3}[a-z]?|\([0-9]{1,3}\))"
 _PROBLEM_WORDS = (
     r"(?:(?:new|next|another|practice|similar|follow-?up|bonus|second)\s+)?"
-    r"(?:question|problem|exercise|task|puzzle|word\s+problem|math\s+problem|q|frage|pregunta)"
+    r"(?:question|problem|exercise|task|puzzle|word\s+problem|math\s+problem|q|frage|pregunta|domanda|вопрос|задача)"
 )
-_SPEAKERS = r"(?:user|human|assistant|system|instruction|customer|student)"
+_SPEAKERS = r"(?:user|human|assistant|system|instruction|customer|student|teacher|tutor)"
 _HEADING = re.compile(
-    rf"""[>*_\#\s]{{0,12}}+(?:[0-9]{{1,2}}[.)]\s{{0,4}}+)?[*_]{{0,4}}+(?:
+    rf"""[>*_\#\s]{{0,12}}+(?:\(?[0-9]{{1,2}}[.)]\s{{0,4}}+)?[*_]{{0,4}}+(?:
         (?:{_PROBLEM_WORDS}(?:\s+statement)?(?:{_NUMBERED})?|example{_NUMBERED}|{_SPEAKERS})[*_]*+\s*+[:：]
        |(?:{_PROBLEM_WORDS}|example){_NUMBERED}[*_]*+\s*+(?:[.)]\s|[.)]?[*_]*+$)
-       |[问題题]{{1,2}}目?\s*+[0-9]*+\s*+[:：]
+       |q\.\s?[0-9]{{1,3}}[.)]?\s
+       |[问問题題目]{{1,3}}\s*+[0-9]*+\s*+[:：]
     )
+    |\[{_PROBLEM_WORDS}(?:{_NUMBERED})?\]|<(?:question|problem)>
+    |\\(?:textbf|paragraph|(?:sub)*section)\*?\{{(?:{_PROBLEM_WORDS}|example)(?:{_NUMBERED})?[.:]?\}}
     |\s*+\#{{1,6}}\s*+[*_]*+(?:{_PROBLEM_WORDS}|input|response|instructions?|{_SPEAKERS})[*_]*+\s*+:?\s*+[*_]*+$
+    |(?:user|human|assistant)$
     |\s*+below\s+is\s+an\s+instruction\s+that
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+# what begins another problem only where an answer stands before it
+_LATER_HEADING = re.compile(
+    r"""[>*_\s]{0,12}+(?:(?:question|problem|exercise)[*_]*+$|(?:input|context|prompt|given)[*_]*+\s?[:：]
+       |solution\s(?:to|for|of)\s(?:problem|question|exercise)|now,?\s(?:solve|answer|try)\b
+       |(?:here|let|now)\b[^.:]{0,20}\b(?:another|next|new)\s(?:\w+\s){0,2}(?:problem|question|example|exercise))
     """,
     re.IGNORECASE | re.VERBOSE,
 )
 # how a line begins that may be such a heading: to look at few lines
 _BEGINNINGS = frozenset(
-    "qu q q: q. q1 q2 q3 q4 q5 q6 q7 q8 q9 pr ex ta pu wo ma us hu as sy in cu st ne an si fo bo se fr be "
-    "问题 問題 题目 題目 问 题 问: 题:".split()
+    "qu q q: q. q1 q2 q3 q4 q5 q6 q7 q8 q9 pr ex ta pu wo ma us hu as sy in cu st ne an si fo bo se fr be te tu co gi "
+    "he le no do so во за 问题 問題 题目 題目 问 题 问: 题: 问： 题：".split()
 ) | {"q "}
-_MARKS = frozenset("*_#> 0123456789")
+_MARKS = frozenset("*_#> 0123456789[<\\(")
 # another speaker on the answer's own line, with nothing but a space before it
-_GLUED = re.compile(r"(?<=[0-9.!?>)\]}*$])(?:[ \t]*(?:Human|User|Assistant)\s?:|(?:Question|Problem|Q)\s?:(?:\s|$))")
-_GLUED_WORDS = ("Human", "User", "Assistant", "Question", "Problem", "Q:", "Q :")
+_GLUED = re.compile(
+    r"(?<=[0-9.!?>)\]}*$])(?:[ \t]*(?:[Hh]uman|[Uu]ser|[Aa]ssistant)(?:\s?:|\n)|(?:Question|Problem|Q)\s?:(?:\s|$))"
+)
+_GLUED_WORDS = ("uman", "ser", "ssistant", "Question", "Problem", "Q:", "Q :")
+MAX_TRIES = 4
 _LEAD_IN = re.compile(
     r"(?:sure|okay|ok|certainly|of course|let's|let us|let me|to solve|here|first|we )\b", re.IGNORECASE
 )
@@ -121,6 +122,8 @@ def cut_solution(text: str, prefix: Sequence[str] = (), *, last_number: bool = F
     found = find_answer(lines, last_number=last_number)
     if found.begins is None:
         return Solution(tuple(lines), None, found.rule)
+    if found.begins + 1 == found.ends == len(lines):
+        return Solution(tuple(lines), found.answer, found.rule)
     begins = max(found.begins, min(len(prefix), found.ends - 1))  # no step of the prefix is changed
     steps = [*lines[:begins], " ".join(lines[begins : found.ends])]
     if (
@@ -135,10 +138,14 @@ def cut_solution(text: str, prefix: Sequence[str] = (), *, last_number: bool = F
 def _solution_part(text: str) -> str:
     """What is left without what a model thinks and what comes after its end."""
     before = None
-    while text != before and (_SPECIAL.search(text) or text.startswith("analysis")):
-        before, text = text, _after_reasoning(text)
-    if any(word in text for word in _GLUED_WORDS) and (glued := _GLUED.search(text)):
-        text = text[: glued.start()]
+    while text != before and (_SPECIAL.search(text) or text.startswith(_ANALYSIS)):
+        before = text
+        if start := _START.match(text):
+            text = text[start.end() :]
+        text = _after_reasoning(text.replace("<0x0A>", "\n"))
+    if (":" in text or "r\n" in text or "n\n" in text or "t\n" in text) and any(word in text for word in _GLUED_WORDS):
+        glued = _GLUED.search(text)
+        text = text[: glued.start()] if glued else text
     return text
 
 
@@ -146,7 +153,7 @@ def _after_reasoning(text: str) -> str:
     final = _FINAL_CHANNEL.search(text)
     if final and not _ends(text[: text.index("<|")]):
         text = text[final.end() :]
-    elif text.startswith("analysis") and (finals := list(_FINAL_WORD.finditer(text))):
+    elif text.startswith(_ANALYSIS) and (finals := list(_FINAL_WORD.finditer(text))):
         text = text[finals[-1].end() :]
     if marker := _MARKER.search(text):
         text = text[: marker.start()]
@@ -183,10 +190,17 @@ def _ends(part: str) -> bool:
 def _next_problem(lines: Sequence[str]) -> int | None:
     """Where another speaker or the next problem begins. A heading with nothing but an introduction before it is none:
     the model repeats the question."""
+    tries = MAX_TRIES
     for index, line in enumerate(lines):  # the first line is the solution's own in any case
-        begins = index and (line[0] in _MARKS or line[:2].lower() in _BEGINNINGS)
-        if begins and _HEADING.match(line[:120]) and not _introduces(lines[:index]):
-            return index
+        if not index or not (line[0] in _MARKS or line[:2].lower() in _BEGINNINGS) or is_plain(line):
+            continue
+        if _HEADING.match(line[:120]):
+            if not _introduces(lines[:index]):
+                return index
+        elif tries and _LATER_HEADING.match(line[:120]):
+            if find_answer(lines[:index]).answer is not None:
+                return index
+            tries -= 1  # bounds the time
     return None
 
 

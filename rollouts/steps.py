@@ -6,6 +6,7 @@ end of a step is found through character offsets.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -16,6 +17,8 @@ from rollouts.solution import cut_solution, reasoning_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
 
 ANSWER_MARK = "####"
 # of one text that a policy wrote: what is longer comes from a policy that does not stop, and labelling takes memory
@@ -88,7 +91,7 @@ class Chat:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str | Chat) -> list[int]:
-    """Ids of what a policy reads, with the tokenizer's own start token and without its end token.
+    """Ids of what a policy reads, with one start token where the policy has any (`start_token`), no end token.
 
     A chat is what the tokenizer's chat template makes of it, up to where the assistant's turn begins. No special tokens
     are read out of the text: a question that holds `</s>` does not end there.
@@ -100,9 +103,33 @@ def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str | Chat) -> lis
         rendered = _apply_template(tokenizer, prompt.messages, add_generation_prompt=True)
         return tokenizer(rendered, add_special_tokens=False, split_special_tokens=False)["input_ids"]
     ids = tokenizer(prompt, split_special_tokens=True)["input_ids"]
+    start = start_token(tokenizer)
+    ids = ids if start is None else [start, *ids]
     while ids and tokenizer.eos_token_id is not None and ids[-1] == tokenizer.eos_token_id:
         ids = ids[:-1]
     return ids
+
+
+@lru_cache(maxsize=8)
+def start_token(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """The start token that prompts need and that the tokenizer does not add; None where there is no such token.
+
+    Some tokenizers leave out the start token that their model has always seen (Gemma 4), without which it writes
+    nonsense. It is taken for needed unless there is a chat template that does not write it, or it is the end token too
+    (GPT-2). `"bos_token": null` in tokenizer_config.json says that there is none.
+    """
+    start, template = tokenizer.bos_token_id, tokenizer.chat_template
+    if start is None or start == tokenizer.eos_token_id or tokenizer("a")["input_ids"][:1] == [start]:
+        return None
+    if template is not None and "bos_token" not in str(template):
+        return None
+    logger.warning(
+        "prompts begin with %s, which the tokenizer %s has and does not add: if its model was not trained so, set "
+        "bos_token to null in its tokenizer_config.json",
+        tokenizer.bos_token,
+        tokenizer.name_or_path,
+    )
+    return start
 
 
 def end_token(tokenizer: PreTrainedTokenizerFast, prompt: str | Chat) -> int:

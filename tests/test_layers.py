@@ -31,7 +31,7 @@ HEAVY = {
 }
 COMMAND_LINE = {"hydra", "omegaconf", "argparse", "click", "typer"}
 # loaded by name when asked for, so they may import what they stand on
-BY_NAME = "rollouts/backends/"
+BY_NAME = ("rollouts/backends/", "rollouts/grading/warmed.py")
 MODULES = sorted(path for package in BELOW for path in (ROOT / package).rglob("*.py"))
 
 

@@ -7,12 +7,12 @@ Dettmers et al. 2023); by hand, since transformers quantises only what it opens 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rollouts.sampling.policies import HEADS, check_finite
+from stages.checks import check_choices, check_least, check_range
 
 if TYPE_CHECKING:
     import torch
@@ -41,14 +41,9 @@ class LoraArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
-        if self.rank < 0:
-            raise ValueError(f"lora.rank must be at least 0 (0: no adapter), not {self.rank}")
-        if not 0 < self.alpha < math.inf or not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"lora.alpha must be positive and finite and lora.dropout in [0, 1), not {self.alpha}, {self.dropout}"
-            )
-        if self.quantize not in QUANTIZED:
-            raise ValueError(f"lora.quantize={self.quantize!r} is none of {', '.join(QUANTIZED)}")
+        check_least(self, "lora.", rank=0)
+        check_range(self, "lora.", alpha="(0, inf)", dropout="[0, 1)")
+        check_choices(self, "lora.", quantize=QUANTIZED)
         if self.rank == 0 and (self.quantize != "none" or self.keep_adapter or self.target_modules):
             raise ValueError(
                 f"lora.rank=0 trains all weights: there is no adapter for quantize={self.quantize}, "
@@ -111,30 +106,27 @@ def _config(model: PreTrainedModel, args: LoraArgs, wanted: list[str]) -> LoraCo
     )
 
 
-def merge_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The model with its adapter added to its weights, in float32: it scores the same. Without an adapter: as it is."""
+def merge_adapter(model: PreTrainedModel | PeftModel, keep: Path | None = None) -> PreTrainedModel:
+    """The model with its adapter added to its weights, in float32: it scores the same. Without an adapter: as it is.
+
+    The adapter, with the trained head, is saved first as the peft folder `keep`.
+
+    Raises:
+        ValueError: it is to be saved, and a weight is not finite.
+    """
     if not hasattr(model, "peft_config"):
         return model
+    if keep is not None:
+        check_finite(model, str(keep))
+        model.save_pretrained(keep)
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     if getattr(model.get_base_model(), "is_loaded_in_4bit", False):
         # added to 4-bit weights, it would be rounded to 4 bits as well
         config, trained = model.peft_config[_NAME], get_peft_model_state_dict(model)
-        plain = model.unload()
-        _dequantize(plain)
-        model = get_peft_model(plain, config)
+        model = get_peft_model(_dequantized(model.unload()), config)
         set_peft_model_state_dict(model, trained)
     return model.merge_and_unload()
-
-
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Save an adapter, with the trained head, as a peft folder.
-
-    Raises:
-        ValueError: a weight is not finite.
-    """
-    check_finite(model, str(folder))
-    model.save_pretrained(folder)
 
 
 def _quantize(model: PreTrainedModel, layers: dict[str, torch.nn.Module]) -> None:
@@ -161,10 +153,11 @@ def _quantize(model: PreTrainedModel, layers: dict[str, torch.nn.Module]) -> Non
     model.is_loaded_in_4bit = True  # peft asks for it
 
 
-def _dequantize(model: PreTrainedModel) -> None:
+def _dequantized(model: PreTrainedModel) -> PreTrainedModel:
     import torch
     from transformers import BitsAndBytesConfig
     from transformers.integrations.bitsandbytes import dequantize_and_replace
 
     dequantize_and_replace(model, BitsAndBytesConfig(load_in_4bit=True), torch.float32)
     model.is_loaded_in_4bit = False
+    return model

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from rollouts.sampling.policies import device_class, dtype_name, own_device_class
+from stages.checks import check_choices, check_least, check_range
 from stages.stage import resolved, runtime
 
 LAYOUTS = ("packed", "padded")
@@ -23,10 +23,8 @@ class EarlyStoppingArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
-        if self.mode not in ("max", "min"):
-            raise ValueError(f"early_stopping.mode must be max or min, not {self.mode!r}")
-        if self.patience < 1:
-            raise ValueError(f"early_stopping.patience must be at least 1, not {self.patience}")
+        check_choices(self, "early_stopping.", mode=("max", "min"))
+        check_least(self, "early_stopping.", patience=1)
 
 
 @dataclass
@@ -39,12 +37,8 @@ class CheckpointArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
-        if self.every_seconds is not None and not self.every_seconds > 0:
-            raise ValueError(f"checkpoints.every_seconds must be positive or null, not {self.every_seconds}")
-        if self.every_steps is not None and self.every_steps < 1:
-            raise ValueError(f"checkpoints.every_steps must be at least 1 or null, not {self.every_steps}")
-        if self.keep < 1:
-            raise ValueError(f"checkpoints.keep must be at least 1, not {self.keep}")
+        check_range(self, "checkpoints.", every_seconds="(0, inf]")
+        check_least(self, "checkpoints.", every_steps=1, keep=1)
 
 
 def _own_dtype(args: TrainArgs) -> str:
@@ -92,24 +86,11 @@ class TrainArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(f"learning_rate must be finite and positive, not {self.learning_rate}")
-        if not (math.isfinite(self.epochs) and self.epochs > 0):
-            raise ValueError(f"epochs must be finite and positive, not {self.epochs}")
-        for name in ("max_steps", "stop_after", "tokens_per_step", "tokens_per_batch", "pack_tokens", "evaluations"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name, known in (("dtype", ("auto", "float32", "bfloat16")), ("layout", LAYOUTS), ("shard", SHARDS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
-        for name in ("warmup", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        if not 0 <= self.final_share <= 1:
-            raise ValueError(f"final_share must be in [0, 1], not {self.final_share}")
-        if not self.weight_decay >= 0 or not self.max_grad_norm > 0:
-            raise ValueError(
-                f"weight_decay must be >= 0 and max_grad_norm > 0, not {self.weight_decay}, {self.max_grad_norm}"
-            )
+        check_range(self, learning_rate="(0, inf)", epochs="(0, inf)", warmup="[0, 1)", beta2="[0, 1)")
+        check_range(self, final_share="[0, 1]", weight_decay="[0, inf]", max_grad_norm="(0, inf]")
+        check_least(
+            self, max_steps=1, stop_after=1, tokens_per_step=1, tokens_per_batch=1, pack_tokens=1, evaluations=1
+        )
+        check_choices(self, dtype=("auto", "float32", "bfloat16"), layout=LAYOUTS, shard=SHARDS)
         self.early_stopping.validate()
         self.checkpoints.validate()

@@ -27,6 +27,8 @@ MANIFEST, STATE, WEIGHTS = "manifest.json", "state.json", "weights.safetensors"
 MOMENTS, BEST = "moments.safetensors", "best.safetensors"
 FIGURES = ("running", "tokens", "useful", "computed", "seconds", "misses")  # what a resumed run counts on from
 PARTS = ("exp_avg", "exp_avg_sq", "step")  # of the optimizer's state of one weight
+_STATE = {"step": int, "belongs": dict, "untouched": list, "figures": dict, "rows": list, "evaluation": dict}
+_STATE |= {"best": dict | None}
 _NAME = re.compile(r"step-(\d{8})")
 
 Tensors = dict[str, "torch.Tensor"]
@@ -47,21 +49,15 @@ class Checkpoint:
     best: Tensors | None = None
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What a checkpoint must hold to be of this run: the same `belongs` (`training/identity.py`), a tensor of each of
-    these shapes, and at most `steps` steps."""
-
-    belongs: dict[str, Any]
-    shapes: Shapes
-    steps: int
-
-
 class Checkpoints:
-    """The checkpoints of one run below `folder`, of which the last `keep` good ones stay. Only rank 0 uses this."""
+    """The checkpoints of one run below `folder`, of which the last `keep` good ones stay. Only rank 0 uses this.
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, keep
+    A good one is of this run: it has the same `belongs` (`training/identity.py`), a tensor of each of these `shapes`,
+    and at most `steps` steps.
+    """
+
+    def __init__(self, folder: Path, keep: int, belongs: dict[str, Any], shapes: Shapes, steps: int) -> None:
+        self.folder, self.keep, self.belongs, self.shapes, self.steps = folder, keep, belongs, shapes, steps
         self._good: list[str] = []  # loaded or written here, the newest last
 
     def found(self) -> list[Path]:
@@ -70,13 +66,13 @@ class Checkpoints:
             return []
         return sorted((path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True)
 
-    def newest(self, wanted: Wanted) -> Checkpoint | None:
+    def newest(self) -> Checkpoint | None:
         """The newest good checkpoint, or None; a warning says which ones are refused, and why."""
         there = self.found()
         for path in there:
             try:
-                checkpoint = load(path, wanted)
-            except CheckpointError as error:
+                checkpoint = self.load(path)
+            except (CheckpointError, StoreError) as error:
                 logger.warning("refused: %s", error)
                 continue
             self._good = [path.name]
@@ -109,6 +105,47 @@ class Checkpoints:
                 self._remove(other)
         return path
 
+    def load(self, path: Path) -> Checkpoint:
+        """Read one checkpoint and verify all of it.
+
+        Raises:
+            CheckpointError: a file is missing, changed or not listed, or what it holds is not this run's.
+            StoreError: the manifest or the state is no JSON.
+        """
+        names = _check_files(path)
+        state = self._check_state(path / STATE, int(path.name.removeprefix("step-")))
+        weights = _check_tensors(path / WEIGHTS, self.shapes)
+        moments = _check_tensors(path / MOMENTS, _moment_shapes(path / STATE, state, self.shapes))
+        for key, value in moments.items():
+            if key.endswith("/step") and float(value) != state["step"]:
+                raise CheckpointError(f"{path / MOMENTS}: {key} is {float(value):g}, not {state['step']}")
+            if key.endswith("/exp_avg_sq") and bool((value < 0).any()):
+                raise CheckpointError(f"{path / MOMENTS}: {key} has a negative square")
+        best = _check_tensors(path / BEST, self.shapes) if BEST in names else None
+        if (state["best"] is None) != (best is None):
+            raise CheckpointError(f"{path / STATE}: best is {state['best']}, but the best weights are {names}")
+        return Checkpoint(state, weights, moments, best)
+
+    def _check_state(self, file: Path, step: int) -> dict[str, Any]:
+        state = read_json(file)
+        if not isinstance(state, dict) or state.keys() != _STATE.keys():
+            shown = sorted(state) if isinstance(state, dict) else state
+            raise CheckpointError(f"{file}: not the state of a run: {shown}")
+        for name, kind in _STATE.items():
+            if not isinstance(state[name], kind):
+                raise CheckpointError(f"{file}: {name} is {state[name]!r}")
+        for name in FIGURES:
+            value = state["figures"].get(name)
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise CheckpointError(f"{file}: figures.{name} is {value!r}")
+        for name in sorted(self.belongs.keys() | state["belongs"].keys()):
+            theirs, ours = state["belongs"].get(name), self.belongs.get(name)
+            if theirs != ours:
+                raise CheckpointError(f"{file}: it belongs to another run: {name} is {theirs!r}, here it is {ours!r}")
+        if state["step"] != step or not 1 <= step <= self.steps:
+            raise CheckpointError(f"{file}: step is {state['step']}, in {file.parent.name} of a run of {self.steps}")
+        return state
+
     def _remove(self, path: Path) -> None:
         # renamed first: a folder with a checkpoint's name is never half removed
         hidden = path.with_name(f".old-{path.name}")
@@ -136,36 +173,8 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     sync(folder)
 
 
-def load(path: Path, wanted: Wanted) -> Checkpoint:
-    """Read one checkpoint and verify all of it.
-
-    Raises:
-        CheckpointError: a file is missing, changed or not listed, or what it holds is not this run's.
-    """
-    names = _check_files(path)
-    state = _check_state(path / STATE, wanted, int(path.name.removeprefix("step-")))
-    weights = _check_tensors(path / WEIGHTS, wanted.shapes)
-    moments = _check_tensors(path / MOMENTS, _moment_shapes(path / STATE, state, wanted.shapes))
-    for key, value in moments.items():
-        if key.endswith("/step") and float(value) != state["step"]:
-            raise CheckpointError(f"{path / MOMENTS}: {key} is {float(value):g}, not {state['step']}")
-        if key.endswith("/exp_avg_sq") and bool((value < 0).any()):
-            raise CheckpointError(f"{path / MOMENTS}: {key} has a negative square")
-    best = _check_tensors(path / BEST, wanted.shapes) if BEST in names else None
-    if (state["best"] is None) != (best is None):
-        raise CheckpointError(f"{path / STATE}: best is {state['best']}, but the best weights are {names}")
-    return Checkpoint(state, weights, moments, best)
-
-
-def _read(file: Path) -> Any:
-    try:
-        return read_json(file)
-    except StoreError as error:
-        raise CheckpointError(str(error)) from error
-
-
 def _check_files(path: Path) -> list[str]:
-    manifest = _read(path / MANIFEST)
+    manifest = read_json(path / MANIFEST)
     listed = manifest if isinstance(manifest, dict) else {}
     if not {STATE, WEIGHTS, MOMENTS} <= listed.keys() <= {STATE, WEIGHTS, MOMENTS, BEST}:
         raise CheckpointError(f"{path / MANIFEST}: not the manifest of a checkpoint: it lists {sorted(listed)}")
@@ -183,28 +192,6 @@ def _check_files(path: Path) -> list[str]:
         if (digest := sha256(file)) != entry["sha256"]:
             raise CheckpointError(f"{file}: changed: SHA-256 {digest}, but the manifest says {entry['sha256']}")
     return sorted(listed)
-
-
-def _check_state(file: Path, wanted: Wanted, step: int) -> dict[str, Any]:
-    state = _read(file)
-    kinds = {"step": int, "belongs": dict, "untouched": list, "figures": dict, "rows": list}
-    kinds |= {"evaluation": dict, "best": dict | None}
-    if not isinstance(state, dict) or state.keys() != kinds.keys():
-        raise CheckpointError(f"{file}: not the state of a run: {sorted(state) if isinstance(state, dict) else state}")
-    for name, kind in kinds.items():
-        if not isinstance(state[name], kind):
-            raise CheckpointError(f"{file}: {name} is {state[name]!r}")
-    for name in FIGURES:
-        value = state["figures"].get(name)
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise CheckpointError(f"{file}: figures.{name} is {value!r}")
-    for name in sorted(wanted.belongs.keys() | state["belongs"].keys()):
-        theirs, ours = state["belongs"].get(name), wanted.belongs.get(name)
-        if theirs != ours:
-            raise CheckpointError(f"{file}: it belongs to another run: {name} is {theirs!r}, here it is {ours!r}")
-    if state["step"] != step or not 1 <= step <= wanted.steps:
-        raise CheckpointError(f"{file}: step is {state['step']}, in {file.parent.name} of a run of {wanted.steps}")
-    return state
 
 
 def _moment_shapes(file: Path, state: dict[str, Any], shapes: Shapes) -> Shapes:

@@ -16,13 +16,12 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rollouts.sampling.policies import dtype_name, pick_device
 from stages.processes import ProcessError, Processes
 from training.examples import Batch, Example, pad_batch
-from training.plan import micro_batches
+from training.plan import batch_lengths
 
 if TYPE_CHECKING:
     import torch
@@ -253,12 +252,12 @@ def noticing(count: int) -> Iterator[None]:
         raise ProcessError(f"another of the {count} processes has ended: {reason}") from error
 
 
-def mean_loss(model: PreTrainedModel, examples: Sequence[Example], loss: Loss, args: TrainArgs, pad_id: int) -> float:
-    """The mean loss a target of some examples, nothing trained."""
+def mean_loss(model: PreTrainedModel, examples: Sequence[Example], loss: Loss, tokens: int, pad_id: int) -> float:
+    """The mean loss a target of some examples, read about `tokens` tokens at a time; nothing is trained."""
     import torch
 
-    lengths, total = [len(example.ids) for example in examples], 0.0
+    total = 0.0
     with torch.no_grad():
-        for rows in micro_batches([[i] for i in range(len(examples))], lengths, replace(args, layout="padded")):
-            total += float(loss(model, pad_batch([examples[i] for (i,) in rows], pad_id).to(model.device)))
+        for batch in batch_lengths([len(example.ids) for example in examples], tokens):
+            total += float(loss(model, pad_batch([examples[i] for i in batch], pad_id).to(model.device)))
     return total / sum(len(example.targets) for example in examples)

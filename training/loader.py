@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from training.args import TrainArgs
+from training.distributed import Engine
 from training.examples import Batch, Example, pad_batch
 from training.packing import pack_batch
 from training.plan import micro_batches, pack_size, plan_steps, split_over_ranks
 from training.prefix_sharing import Families, can_share, share_batch
-
-if TYPE_CHECKING:
-    from training.args import TrainArgs
-    from training.distributed import Engine
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from stages.progress import Progress
 from stages.workspace import Workspace
 from training.args import TrainArgs
 from training.attention.install import packed_attention
-from training.checkpoints import FIGURES, Checkpoint, Checkpoints, Wanted
+from training.checkpoints import FIGURES, Checkpoint, Checkpoints
 from training.distributed import Engine, Loss, Tensors, noticing
 from training.examples import Example
 from training.identity import identity
@@ -84,18 +84,10 @@ def fit(
 
 
 class _Run:
-    """One run: what it consists of, and how far it is."""
+    """One run: what it consists of (the arguments of `fit`), and how far it is."""
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerFast,
-        examples: Sequence[Example],
-        loss: Loss,
-        args: TrainArgs,
-        work: Workspace,
-        evaluate: Evaluate | None,
-        names: Sequence[str] | None,
+        self, model, tokenizer, examples, loss: Loss, args: TrainArgs, work: Workspace, evaluate, names
     ) -> None:
         self.examples, self.names, self.tokenizer = examples, names, tokenizer
         self.loss, self.args, self.work, self.evaluate = loss, args, work, evaluate
@@ -106,7 +98,9 @@ class _Run:
         self.last = self.steps if args.stop_after is None else min(self.steps, args.stop_after)
         every = range(1, args.evaluations + 1) if evaluate is not None else ()
         self.evaluate_at = {round(i * self.last / args.evaluations) for i in every}
-        self.checkpoints = Checkpoints(work.unfinished / "checkpoints", args.checkpoints.keep)
+        shapes = {name: (tuple(weight.shape), weight.dtype) for name, weight in self.engine.named.items()}
+        folder, keep = work.unfinished / "checkpoints", args.checkpoints.keep
+        self.checkpoints = Checkpoints(folder, keep, self.belongs, shapes, self.last)
         self.done = 0
         self.figures: dict[str, float] = dict.fromkeys(FIGURES, 0)
         self.rows: list[tuple[int, dict[str, float]]] = []  # all that was logged
@@ -246,8 +240,7 @@ class _Run:
 
     def resume(self) -> None:
         """Go on from the newest good checkpoint, where there is one."""
-        shapes = {name: (tuple(weight.shape), weight.dtype) for name, weight in self.engine.named.items()}
-        found = self.checkpoints.newest(Wanted(self.belongs, shapes, self.last)) if self.engine.rank == 0 else None
+        found = self.checkpoints.newest() if self.engine.rank == 0 else None
         state = self.engine.broadcast(found and found.state)
         if state is None:
             return

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rollouts.sampling.policies import check_finite
+from stages.checks import check_least, check_range
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -36,13 +37,10 @@ class ModelArgs:
 
     def validate(self) -> None:
         """Raise ValueError where no model has this shape."""
-        if min(self.hidden_size, self.layers, self.heads, self.feed_forward, self.context) < 1:
-            raise ValueError(f"every size of model must be at least 1, not {self}")
+        check_least(self, hidden_size=1, layers=1, heads=1, feed_forward=1, context=1)
         if self.hidden_size % self.heads or (self.hidden_size // self.heads) % 2:
             raise ValueError(f"hidden_size {self.hidden_size} does not give {self.heads} heads of an even size")
-        for name in ("initializer_range", "embedding_range", "branch_range"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
+        check_range(self, initializer_range="(0, inf)", embedding_range="(0, inf)", branch_range="(0, inf)")
         if len(self.look_back) > self.heads or min(self.look_back, default=1) < 1:
             raise ValueError(
                 f"look_back needs at most {self.heads} numbers (a head each) of at least 1, not {list(self.look_back)}"

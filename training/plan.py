@@ -8,13 +8,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from training.args import TrainArgs
 from training.packing import plan_packs
-
-if TYPE_CHECKING:
-    from training.args import TrainArgs
-    from training.prefix_sharing import Families
+from training.prefix_sharing import Families
 
 Pack = list[int]  # indices of the examples that share a row
 
@@ -121,12 +118,18 @@ def micro_batches(
             rows += repack([pack], lengths, args.tokens_per_batch)
         else:
             rows.append(pack)
-    batches: list[list[Pack]] = []
-    # rows of similar length come together, so that little is padded
-    for size, row in sorted(((sum(lengths[i] for i in row), row) for row in rows), key=lambda one: one[0]):
-        if not batches or size * (len(batches[-1]) + 1) > args.tokens_per_batch:
+    sizes = [sum(lengths[i] for i in row) for row in rows]
+    return [[rows[at] for at in batch] for batch in batch_lengths(sizes, args.tokens_per_batch)]
+
+
+def batch_lengths(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Indices in batches of at most so many tokens when padded (or of one index); the short ones come first and
+    together, so that little is padded."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if not batches or lengths[i] * (len(batches[-1]) + 1) > tokens:
             batches.append([])
-        batches[-1].append(row)
+        batches[-1].append(i)
     return batches
 
 

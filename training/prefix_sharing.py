@@ -26,17 +26,12 @@ _LEAST = 8  # a shorter prefix is not shared: computing it again costs less than
 def can_share(model: PreTrainedModel, training: bool) -> bool:
     """Whether a model gives the same results with shared prefixes: its attention must be ours (`packed_attention`), and
     in training it must have no dropout, or examples would share what is dropped."""
-    return reads_packs(model) and not (training and drops(model))
-
-
-def drops(model: PreTrainedModel) -> bool:
-    """Whether a model, or an adapter of it, has dropout."""
     import torch
 
-    return any(
-        (isinstance(module, torch.nn.Dropout) and module.p > 0) or getattr(module, "attention_dropout", 0) > 0
-        for module in model.modules()
-    )
+    def drops(module: torch.nn.Module) -> bool:
+        return (isinstance(module, torch.nn.Dropout) and module.p > 0) or getattr(module, "attention_dropout", 0) > 0
+
+    return reads_packs(model) and not (training and any(map(drops, model.modules())))
 
 
 class Families:
@@ -143,9 +138,6 @@ def share_batch(examples: Sequence[Example], pad_id: int, targets_only: bool = F
     """Examples as one row in which prefixes are shared; targets are in the order of the examples.
 
     Where nothing is shared it is a plain pack. With `targets_only` the last layer computes tokens with a target only.
-
-    Raises:
-        ValueError: there is no token to read.
     """
     import torch
 

@@ -26,7 +26,7 @@ def load_cases() -> list[Case]:
     cases = []
     for kind, texts in table["stated"].items():
         for text in texts:
-            starts = kind == "restated" or text.startswith("analysis")
+            starts = kind == "restated" or text.startswith(("analysis", "assistantanalysis", "<|im_start|>"))
             whole = text if starts else f"Ann has 12 eggs, then 4.\n{text}"
             cases += [Case(kind, whole, "18", True), *(Case(kind, whole, other, False) for other in ("12", "4"))]
     cases += [Case(kind, text, "18", False) for kind, texts in table["not_stated"].items() for text in texts]

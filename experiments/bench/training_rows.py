@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollouts.prompts import render_prompt, render_solution
+from rollouts.prompts import render_prompt
 from rollouts.records import Problem
-from rollouts.steps import split_steps
+from rollouts.steps import join_steps, split_steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -63,7 +63,7 @@ def step_rows(problems: Iterable[Problem], solutions: int, seed: int = 0) -> lis
 def text_rows(problems: Iterable[Problem]) -> list[Row]:
     """The gold solutions, to be written after their prompts."""
     return [
-        {"prompt": render_prompt(problem.question), "completion": render_solution(split_steps(problem.solution or ""))}
+        {"prompt": render_prompt(problem.question), "completion": join_steps(split_steps(problem.solution or ""))}
         for problem in problems
     ]
 

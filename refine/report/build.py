@@ -17,7 +17,7 @@ from refine.report.inputs import ReportInputs
 from refine.report.repairs import WHERES, repair_report
 from refine.rerank import SELECTORS as OFFERS
 from rewards.evaluate import SCORERS, judge_report
-from rewards.intervals import Estimate, mcnemar, ratio, ratio_difference, resample, wilson
+from rewards.intervals import Estimate, Tally, mcnemar, resample, wilson
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, identity
 
 # selector → (needs local refinements, asks a reward model)
@@ -80,8 +80,11 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "splits": sorted({problem.split for problem in inputs.problems}),
         "headline": {"scorer": inputs.scorer, "where": inputs.where},
         "samples": inputs.samples,
-        "accuracy": {name: arm and _accuracy(arm, rows, counts) for name, arm in headline.items()},
-        "tokens": {name: arm and _mean_tokens(arm) for name, arm in headline.items()},
+        "accuracy": {name: arm and _correct(arm, rows).estimate(counts) for name, arm in headline.items()},
+        "tokens": {
+            name: arm and float(np.mean([choice.completion_tokens for choice in arm.values()]))
+            for name, arm in headline.items()
+        },
         "difference": _differences(headline, rows, counts) | repair_differences | judged.pop("difference"),
         "fixed": fixed,
         "broken": broken,
@@ -135,28 +138,20 @@ def _find_arm(
     return next((arms[selector, s, w] for s in scorers for w in wheres if (selector, s, w) in arms), None)
 
 
-def _correct(arm: dict[str, Choice], rows: dict[str, int]) -> np.ndarray:
-    return np.array([arm[problem_id].correct for problem_id in rows], dtype=float)
-
-
-def _accuracy(arm: dict[str, Choice], rows: dict[str, int], counts: np.ndarray) -> Estimate:
-    return ratio(counts, _correct(arm, rows), np.ones(len(rows)))
-
-
-def _mean_tokens(arm: dict[str, Choice]) -> float:
-    return float(np.mean([choice.completion_tokens for choice in arm.values()]))
+def _correct(arm: dict[str, Choice], rows: dict[str, int]) -> Tally:
+    return Tally(np.array([arm[problem_id].correct for problem_id in rows], dtype=float), np.ones(len(rows)))
 
 
 def _differences(
     arms: dict[str, dict[str, Choice] | None], rows: dict[str, int], counts: np.ndarray
 ) -> dict[str, Estimate | None]:
     """Every pair of `DIFFERENCES` on the same problems, with McNemar's exact p."""
-    ones, found = np.ones(len(rows)), dict.fromkeys(f"{a}_minus_{b}" for a, b in DIFFERENCES)
+    found = dict.fromkeys(f"{a}_minus_{b}" for a, b in DIFFERENCES)
     for a, b in DIFFERENCES:
         if arms[a] is not None and arms[b] is not None:
             first, second = _correct(arms[a], rows), _correct(arms[b], rows)
-            pair = ratio_difference(counts, (first, ones), (second, ones))
-            found[f"{a}_minus_{b}"] = pair | {"mcnemar_p": mcnemar(first, second)}
+            pair = {"mcnemar_p": mcnemar(first.numerators, second.numerators)}
+            found[f"{a}_minus_{b}"] = first.minus(second, counts) | pair
     return found
 
 
@@ -172,7 +167,7 @@ def _ablation(
     for where in [name for name in WHERES if name in located]:
         for scorer in SCORERS:
             found = {name: _find_arm(arms, name, scorer, where) for name in SELECTORS}
-            cell = {name: _accuracy(arm, rows, counts) for name, arm in found.items() if arm is not None}
+            cell = {name: _correct(arm, rows).estimate(counts) for name, arm in found.items() if arm is not None}
             table.setdefault(where, {})[scorer] = cell
     return table
 

@@ -5,14 +5,11 @@ Left out: drawing it (`experiments/report/markdown.py`, `experiments/report/figu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from refine.report.inputs import ReportInputs
 from rewards.metrics import first_error
-from rollouts.records import Candidate, Choice, Problem, identity
-
-if TYPE_CHECKING:
-    from refine.report.inputs import ReportInputs
-    from rollouts.records import CandidateKey
+from rollouts.records import Candidate, CandidateKey, Choice, Problem, identity
 
 KINDS = ("draft", "global", "local")
 

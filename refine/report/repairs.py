@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from rewards.intervals import Estimate, ratio, ratio_difference
-from rollouts.records import Candidate
-
-if TYPE_CHECKING:
-    from rollouts.records import CandidateKey
+from rewards.intervals import Estimate, Tally
+from rollouts.records import Candidate, CandidateKey
 
 WHERES = ("none", "orm", "sorm", "oracle")
 
@@ -36,7 +33,7 @@ def repair_report(
         if found is not None:
             local = found if name == where else local
             by_where[name] = {
-                "located": ratio(counts, _located(candidates, rows, name), np.ones(len(rows))),
+                "located": Tally(_located(candidates, rows, name), np.ones(len(rows))).estimate(counts),
                 "fixed": _share(counts, found, 1, wrong),
                 "fixed_either": _share(counts, _either(whole, found), 1, wrong),
                 "broken": _share(counts, found, 0, right),
@@ -48,7 +45,8 @@ def repair_report(
     for name, (by_global, by_local) in {"both": (1, 1), "only_global": (1, 0), "only_local": (0, 1)}.items():
         fixed[name] = None
         if either is not None:
-            fixed[name] = ratio(counts, ((whole == 1) == by_global) * ((local == 1) == by_local) * wrong, wrong)
+            mended = ((whole == 1) == by_global) * ((local == 1) == by_local)
+            fixed[name] = Tally(mended * wrong, wrong).estimate(counts)
     differences = {
         "fixed_either_minus_global": _more(counts, either, whole, wrong),
         "fixed_either_minus_local": _more(counts, either, local, wrong),
@@ -80,7 +78,7 @@ def _located(candidates: dict[CandidateKey, Candidate], rows: dict[str, int], wh
 
 def _share(counts: np.ndarray, outcomes: np.ndarray | None, value: int, group: np.ndarray) -> Estimate | None:
     """Of a group of drafts (1 in, 0 out), the share whose refinement came out as `value`."""
-    return None if outcomes is None else ratio(counts, (outcomes == value) * group, group)
+    return None if outcomes is None else Tally((outcomes == value) * group, group).estimate(counts)
 
 
 def _more(
@@ -89,4 +87,4 @@ def _more(
     """Of a group of drafts, the share that came out right in `first`, minus that in `second`."""
     if first is None or second is None:
         return None
-    return ratio_difference(counts, ((first == 1) * group, group), ((second == 1) * group, group))
+    return Tally((first == 1) * group, group).minus(Tally((second == 1) * group, group), counts)

@@ -21,7 +21,7 @@ from rewards.labels.search import SearchArgs
 from rewards.labels.stepwise import LABEL_STEPS, PAPER_K, sample_waves, sampled_otherwise
 from rollouts.prompts import PromptArgs
 from rollouts.records import Problem, Rollout, StepLabels
-from rollouts.sampling.args import SamplerArgs, served_model
+from rollouts.sampling.args import SamplerArgs, Sampling
 from rollouts.sampling.protocol import Sampler, load_sampler, sample_seed
 from rollouts.steps import join_steps
 from stages.artifacts import Artifact
@@ -39,7 +39,7 @@ class AuditError(ValueError):
 
 
 @dataclass
-class AuditArgs:
+class AuditArgs(Sampling):
     """Arguments of the stage `audit_labels`.
 
     So many wrong `solutions` are drawn, and each of their prefixes is continued `continuations` times, four times as
@@ -60,11 +60,6 @@ class AuditArgs:
     consistency: bool | None = None
     positive_propagation: bool | None = None
     seed: int = 0  #: of the continuations
-
-    @property
-    def served(self) -> str | None:
-        """What counts for a policy that is the name of a model on servers; None for a folder."""
-        return served_model(self.policy, self.sampler)
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from rewards.labels import search
 from rewards.labels.cleaning import changed_labels, propagate_positives
-from rewards.labels.prefixes import Evidence, Knowledge, Prefix, open_prefixes
+from rewards.labels.prefixes import Evidence, Knowledge, Prefix
 from rewards.labels.search import SearchArgs
 from rewards.labels.traces import Trace
 from rewards.labels.values import Belief, Counts, ValueModel, fit_model, infer
@@ -29,15 +29,20 @@ _MOST = 8  # but for at most so many
 
 @dataclass
 class _Solution:
-    """A wrong rollout: the evidence of its open prefixes, and whether it is still being worked on."""
+    """A wrong rollout: the evidence of its open prefixes, in which it counts itself once (`own` 1) or not (0), and
+    whether it is still being worked on."""
 
     rollout: Rollout
     evidence: list[Evidence]
+    own: int
     asked: bool = True
 
     @property
     def open(self) -> int:
         return len(self.evidence)
+
+
+_Place = tuple[_Solution, int, int]  # of a solution, the open prefix to sample next, and how often
 
 
 class Labeller:
@@ -59,20 +64,16 @@ class Labeller:
         self.args, self.propagate = args, propagate
         self.known = Knowledge(consistency, args.sharing)
         self.known.watch(wrong)
-        self._alike = {rollout.id for rollout in drawn_alike} if args.sharing else set()
-        if args.sharing:
-            self.known.add_rollouts(drawn_alike)
-        self.solutions = [self._open(rollout) for rollout in wrong]
+        drawn_alike = drawn_alike if args.sharing else ()
+        self.known.add_rollouts(drawn_alike)
+        alike = {rollout.id for rollout in drawn_alike}
+        self.solutions = [_Solution(one, self.known.of(one), one.id in alike) for one in wrong]
         self.model: ValueModel | None = None
         opens = [solution.open for solution in self.solutions]
         self._short_columns = 1 + max((open_ for open_ in opens if open_ <= _LONG), default=0)
         self._columns = 1 + max(opens, default=0)
         self.waves = 0
         self.propagated = 0  # labels that rule 1 has changed
-
-    def _open(self, rollout: Rollout) -> _Solution:
-        prefixes = ((rollout.problem_id, rollout.steps[: i + 1]) for i in range(open_prefixes(rollout.steps)))
-        return _Solution(rollout, [self.known.found[prefix] for prefix in prefixes])
 
     def wave(self) -> dict[Prefix, int]:
         """How many continuations of which prefixes to sample next; nothing when all is decided.
@@ -94,7 +95,7 @@ class Labeller:
         elif self.args.rule == "posterior" or self.args.search == "adaptive":
             places = self._by_belief(active)
         else:
-            places = [self._by_count(solution) for solution in active]
+            places = [self._next(solution, self._decide(solution)) for solution in active]
         wanted: dict[Prefix, int] = {}
         for solution in active:
             solution.asked = False
@@ -127,7 +128,7 @@ class Labeller:
         for n, solution in enumerate(solutions):
             right, all_ = self.known.solved.get(solution.rollout.problem_id, (0, 0))
             rolled = [(right, all_), *((here.rolled_successes, here.rolled) for here in solution.evidence), (0, 0)]
-            rolled[-1] = (0, int(solution.rollout.id in self._alike))
+            rolled[-1] = (0, solution.own)
             for place, (here, longer) in enumerate(itertools.pairwise(rolled)):
                 right, all_ = here[0] - longer[0], here[1] - longer[1]
                 if place > 0:
@@ -145,41 +146,41 @@ class Labeller:
         self.model = fit_model(self.counts(sample, self._columns), self.args.threshold, self.model, rounds)
         return self.model
 
-    def _by_count(self, solution: _Solution) -> tuple[_Solution, int, int]:
-        return self._next(solution, [self._decided(here, solution) for here in solution.evidence])
-
-    def _next(self, solution: _Solution, decided: Sequence[bool | None]) -> tuple[_Solution, int, int]:
+    def _next(self, solution: _Solution, decided: Sequence[bool | None]) -> _Place:
         """What a forward or binary search looks at next, and how often."""
         lo, hi = search.bounds(decided)
         if lo == hi:
             return solution, 0, 0
-        place = lo if self.args.search == "forward" else search.middle(lo, hi)
+        place = lo if self.args.search == "forward" else (lo + hi) // 2
         return solution, place, self._number(solution, place)
 
-    def _decided(self, here: Evidence, solution: _Solution) -> bool | None:
-        own = solution.rollout.id in self._alike
-        limit = self.args.continuations - here.refused
-        return search.decide(here.successes, here.trials - own, self.args.needed, limit)
+    def _decide(self, solution: _Solution) -> list[bool | None]:
+        """What the counts alone say of each open prefix."""
+        limit, needed = self.args.continuations, self.args.needed
+        return [
+            search.decide(here.successes, here.trials - solution.own, needed, limit - here.refused)
+            for here in solution.evidence
+        ]
 
     def _number(self, solution: _Solution, place: int) -> int:
-        here, own = solution.evidence[place], solution.rollout.id in self._alike
+        here = solution.evidence[place]
         if self.args.rule == "posterior":
             return search.next_wave(here.sampled, self.args.continuations)
-        return search.next_wave(here.trials - own, self.args.continuations - here.refused)
+        return search.next_wave(here.trials - solution.own, self.args.continuations - here.refused)
 
-    def _by_belief(self, active: Sequence[_Solution]) -> list[tuple[_Solution, int, int]]:
+    def _by_belief(self, active: Sequence[_Solution]) -> list[_Place]:
         model, places = self._learn(), []
         for some, counts in self._parts(active):
             belief = infer(model, counts)
             if self.args.rule != "posterior":
                 places += self._cheapest(some, counts, belief)
-            elif self.args.search == "adaptive":
-                places += self._most_telling(some, counts, belief)
-            else:
+            elif self.args.search != "adaptive":
                 places += [self._by_posterior(s, belief.positive[n]) for n, s in enumerate(some)]
-        return self._fill(places) if self.args.rule == "posterior" and self.args.search == "adaptive" else places
+            else:
+                places += self._most_telling(some, counts, belief)
+        return places if self.args.rule != "posterior" or self.args.search != "adaptive" else self._fill(places)
 
-    def _by_posterior(self, solution: _Solution, positive: np.ndarray) -> tuple[_Solution, int, int]:
+    def _by_posterior(self, solution: _Solution, positive: np.ndarray) -> _Place:
         sure, decided = self.args.confidence, []
         for place, here in enumerate(solution.evidence):
             p = positive[solution.open - 1 - place]
@@ -187,23 +188,20 @@ class Labeller:
             decided.append(True if p >= sure else False if p <= 1 - sure else bool(p >= 0.5) if spent else None)
         return self._next(solution, decided)
 
-    def _cheapest(self, some: Sequence[_Solution], counts: Counts, belief: Belief) -> list[tuple[_Solution, int, int]]:
+    def _cheapest(self, some: Sequence[_Solution], counts: Counts, belief: Belief) -> list[_Place]:
         right, wrong = search.decision_costs(belief, counts, self.args.needed, self.args.continuations)
         places = []
         for n, solution in enumerate(some):
-            lo, hi = search.bounds([self._decided(here, solution) for here in solution.evidence])
-            if lo == hi:
-                places.append((solution, 0, 0))
-                continue
-            m = solution.open
-            ends = belief.negatives[n, : m + 1][::-1]
-            place = search.cheapest(lo, hi, ends, right[n, :m][::-1], wrong[n, :m][::-1])
-            places.append((solution, place, self._number(solution, place)))
+            lo, hi = search.bounds(self._decide(solution))
+            if lo < hi:
+                m = solution.open
+                ends = belief.negatives[n, : m + 1][::-1]
+                place = search.cheapest(lo, hi, ends, right[n, :m][::-1], wrong[n, :m][::-1])
+                places.append((solution, place, self._number(solution, place)))
         return places
 
-    def _most_telling(
-        self, some: Sequence[_Solution], counts: Counts, belief: Belief
-    ) -> list[tuple[_Solution, int, int]]:
+    def _most_telling(self, some: Sequence[_Solution], counts: Counts, belief: Belief) -> list[_Place]:
+        """The place of each solution where a continuation tells most, and how many there is room for."""
         columns = np.arange(counts.trials.shape[1])
         length = search.continuation_steps(counts.open)[:, None]
         worth = search.information(belief, counts) * length / search.continuation_steps(columns)
@@ -214,14 +212,10 @@ class Labeller:
         best = worth.argmax(1)
         sure = belief.negatives.max(1) >= self.args.confidence
         going = ~sure & (worth.max(1) > self.args.least_gain)
-        places = []
-        for n, solution in enumerate(some):
-            place = solution.open - 1 - int(best[n])
-            room = self.args.continuations - solution.evidence[place].sampled if going[n] else 0
-            places.append((solution, place, room))
-        return places
+        places = [(solution, solution.open - 1 - int(best[n])) for n, solution in enumerate(some) if going[n]]
+        return [(one, place, self.args.continuations - one.evidence[place].sampled) for one, place in places]
 
-    def _fill(self, places: list[tuple[_Solution, int, int]]) -> list[tuple[_Solution, int, int]]:
+    def _fill(self, places: list[_Place]) -> list[_Place]:
         """How many to sample of each place, given how many it has room for: few, and more when few places are left."""
         asked = sum(room > 0 for _, _, room in places)
         number = max(search.FIRST_WAVE, min(_MOST, len(self.solutions) // (_TAIL * max(1, asked))))
@@ -236,10 +230,10 @@ class Labeller:
         return [rows[id(solution)] for solution in self.solutions]
 
     def _row(self, solution: _Solution, negatives: np.ndarray, value: np.ndarray) -> StepLabels:
-        rollout, own = solution.rollout, solution.rollout.id in self._alike
-        trials = [here.trials - own for here in solution.evidence]
+        rollout = solution.rollout
+        trials = [here.trials - solution.own for here in solution.evidence]
         if self.args.search == "exhaustive" and self.args.rule != "posterior":
-            decided = [self._decided(here, solution) if here.trials else None for here in solution.evidence]
+            decided = [label if n else None for label, n in zip(self._decide(solution), trials, strict=True)]
         else:
             first = self._first_negative(solution, negatives)
             decided = [place < first for place in range(solution.open)]
@@ -274,7 +268,7 @@ class Labeller:
     def _first_negative(self, solution: _Solution, negatives: np.ndarray) -> int:
         if self.args.rule == "posterior":
             return solution.open - int(negatives.argmax())
-        return search.bounds([self._decided(here, solution) for here in solution.evidence])[1]
+        return search.bounds(self._decide(solution))[1]
 
     def find_fix(self, rollout: Rollout, labels: Sequence[bool | None]) -> dict[str, Any]:
         """The right continuation after the last prefix before the first negative one, as fields of a row."""

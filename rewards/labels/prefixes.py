@@ -70,6 +70,11 @@ class Knowledge:
             for length in range(1, open_prefixes(rollout.steps) + 1):
                 self.found.setdefault((rollout.problem_id, rollout.steps[:length]), Evidence())
 
+    def of(self, rollout: Rollout) -> list[Evidence]:
+        """The evidence of each prefix of a watched solution that can be continued."""
+        lengths = range(1, open_prefixes(rollout.steps) + 1)
+        return [self.found[rollout.problem_id, rollout.steps[:length]] for length in lengths]
+
     def add(self, prefix: Prefix, traces: Sequence[Trace | None]) -> None:
         """Count continuations that were asked for; None is one that could not be drawn or graded."""
         here = self.found[prefix]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rewards.labels.values import Belief, Counts
-from stages.checks import check_choices, check_least
+from stages.checks import check_choices, check_least, check_range
 
 SEARCHES = ("exhaustive", "forward", "binary", "adaptive")
 RULES = ("any", "at_least", "posterior")
@@ -46,12 +46,7 @@ class SearchArgs:
         check_least(self, continuations=1, at_least=1)
         if self.rule == "at_least" and self.at_least > self.continuations:
             raise ValueError(f"at_least={self.at_least} of continuations={self.continuations} can never be")
-        if not 0.5 <= self.confidence < 1:
-            raise ValueError(f"confidence must be in [0.5, 1), not {self.confidence}")
-        if not 0.002 <= self.threshold <= 0.9:
-            raise ValueError(f"threshold must be in [0.002, 0.9], not {self.threshold}")
-        if not 0 <= self.least_gain < float("inf"):
-            raise ValueError(f"least_gain must be finite and at least 0, not {self.least_gain}")
+        check_range(self, confidence="[0.5, 1)", threshold="[0.002, 0.9]", least_gain="[0, inf)")
 
     @property
     def needed(self) -> int:
@@ -91,11 +86,6 @@ def bounds(decided: Sequence[bool | None]) -> tuple[int, int]:
     """
     lo = max((place + 1 for place, label in enumerate(decided) if label), default=0)
     return lo, next((place for place in range(lo, len(decided)) if decided[place] is False), len(decided))
-
-
-def middle(lo: int, hi: int) -> int:
-    """The place that a binary search for the first negative prefix looks at."""
-    return (lo + hi) // 2
 
 
 def cheapest(lo: int, hi: int, ends: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> int:

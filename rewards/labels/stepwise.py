@@ -20,12 +20,12 @@ from rewards.labels.search import SearchArgs, continuation_steps
 from rewards.labels.traces import Trace, grade_trace
 from rollouts.prompts import PLAIN, PromptArgs, Template, render_prompt
 from rollouts.records import Problem, Rollout, StepLabels
-from rollouts.sampling.args import SamplerArgs, served_model
+from rollouts.sampling.args import SamplerArgs, Sampling
 from rollouts.sampling.collect import collect
 from rollouts.sampling.protocol import Request, Sample, Sampler, load_sampler
 from rollouts.steps import cut_text, join_steps
 from stages.artifacts import Artifact
-from stages.checks import check_least
+from stages.checks import check_least, check_range
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
 
@@ -33,7 +33,7 @@ PAPER_K = 8  # continuations of every prefix that GLoRe samples: what costs are 
 
 
 @dataclass
-class LabelArgs(SearchArgs):
+class LabelArgs(SearchArgs, Sampling):
     """Arguments of the stage `label_steps`: those of the search, and which rollouts are labelled.
 
     `least_confidence` removes labels that are less likely than this to be right.
@@ -51,17 +51,11 @@ class LabelArgs(SearchArgs):
     least_confidence: float | None = None
     seed: int = 0  #: of the continuations
 
-    @property
-    def served(self) -> str | None:
-        """What counts for a policy that is the name of a model on servers; None for a folder."""
-        return served_model(self.policy, self.sampler)
-
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
         super().validate()
         check_least(self, max_wrong_per_problem=1, max_right_per_problem=1, max_problems=1)
-        if self.least_confidence is not None and not 0 <= self.least_confidence <= 1:
-            raise ValueError(f"least_confidence must be in [0, 1], not {self.least_confidence}")
+        check_range(self, least_confidence="[0, 1]")
         if self.continuations > 1 and self.sampler.temperature == 0:
             raise ValueError("greedy continuations would all be the same: set sampler.temperature")
 

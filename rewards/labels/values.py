@@ -37,10 +37,6 @@ class Counts:
     def __len__(self) -> int:
         return len(self.open)
 
-    def take(self, rows: np.ndarray) -> Counts:
-        """The counts of some solutions."""
-        return Counts(self.successes[rows], self.trials[rows], self.open[rows])
-
     @property
     def is_prefix(self) -> np.ndarray:
         """Which columns are prefixes that can be continued, (N, M + 1)."""

@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.protocol import Request, Sample, fill, prompt_fault, refuse, sample_seed
 from rollouts.steps import Chat
 from stages.files import read_json
-
-if TYPE_CHECKING:
-    from rollouts.sampling.args import SamplerArgs
 
 
 class ScriptedSampler:

@@ -7,13 +7,18 @@ answer taken for right poisons labels, while a miss only costs a sample. Left ou
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rollouts.grading import choices, symbolic
-from rollouts.grading.numerals import normalise
+from rollouts.grading.numerals import is_whole, normalise
 from rollouts.grading.wording import clean
 from rollouts.solution import Solution, cut_solution
+
+if TYPE_CHECKING:
+    from rollouts.records import Problem
 
 UNGRADED = frozenset({"timeout", "crash", "undecided", "no_reference"})
 
@@ -58,15 +63,36 @@ def grade(text: str | Solution, reference: str, *, last_number: bool = False) ->
     reference = clean(reference)
     if not reference:
         return Grade(False, answer, "no_reference")
+    if is_whole(answer) and is_whole(reference):
+        return Grade(int(answer) == int(reference), answer, f"{where}:number")
     if (right := choices.parse_choice(reference)) is not None:
         return Grade(choices.is_chosen(answer, right), answer, f"{where}:choice")
     value, expected = normalise(answer), normalise(reference)
+    if (value is None) != (expected is None):
+        # 12,34,567 where the other is a number: beside a list it is one
+        value, expected = normalise(_grouped(answer)), normalise(_grouped(reference))
     if value is not None and expected is not None:
-        return Grade(value == expected, answer, f"{where}:number")
+        right = value == expected and not _other_half(answer, reference)
+        return Grade(right, answer, f"{where}:number")
     if where == "last_number":  # nothing stated it, so it gets no benefit of the doubt
         return Grade(False, answer, "last_number:unread")
     correct, how = symbolic.compare(answer, reference, reference_is_number=expected is not None)
     return Grade(False, answer, how) if correct is None else Grade(correct, answer, f"{where}:{how}")
+
+
+_LAKH = re.compile(r"(?<![0-9,.])[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}(?![0-9,])")
+_HALF = re.compile(r"[0-9]\s*([ap])\.?\s?m\b", re.IGNORECASE)
+
+
+def _grouped(answer: str) -> str:
+    """Digits that are grouped as in India, without the commas."""
+    return _LAKH.sub(lambda number: number[0].replace(",", ""), answer)
+
+
+def _other_half(answer: str, reference: str) -> bool:
+    """Whether one is before noon and the other after it: 3 am is not 3 pm."""
+    halves = _HALF.search(answer), _HALF.search(reference)
+    return None not in halves and halves[0][1].lower() != halves[1][1].lower()
 
 
 def warm_up() -> None:
@@ -85,8 +111,11 @@ def extract(text: str, *, last_number: bool = False) -> tuple[str | None, str]:
     return solution.answer, solution.rule
 
 
-def canonical(answer: str) -> Hashable:
+def canonical(answer: str, problem: Problem | None = None) -> Hashable:
     """What equal answers have in common, for votes: 1/2, 0.5 and \\frac{1}{2} are one value, and so are lists of the
-    same values in any order. What is neither is the answer in one spelling."""
+    same values in any order; of a problem of multiple choice `C`, `(C) bank` and `bank` are one. What is none of these
+    is the answer in one spelling."""
+    if problem is not None and (letter := choices.chosen_letter(answer, problem)):
+        return letter
     value = normalise(answer)
     return symbolic.canonical(answer) if value is None else value

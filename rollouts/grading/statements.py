@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rollouts.grading.numerals import normalise
-from rollouts.grading.wording import clean, shorten
+from rollouts.grading.wording import clean, right_side, shorten
 
 WINDOW = 16_384  # a statement in prose with this much text after it is not final; it also bounds the time
 MAX_ANSWER = 1_000  # no reference of the known sets is a third as long; longer is a runaway generation
@@ -39,6 +39,8 @@ class _Statement(NamedTuple):
 
 def find_answer(lines: Sequence[str], *, last_number: bool = False) -> Found:
     """The answer that the lines of a solution state; with `last_number` else the last number in them."""
+    if lines and is_plain(last := lines[-1]) and not any("####" in line for line in lines[:-1]):
+        return Found(last[5:], "hash", len(lines) - 1, len(lines))  # as most do
     start, retracted = 0, None
     marked = [index for index, line in enumerate(lines) if "####" in line][:MAX_MARKS]
     statements = [found for index in marked if (found := _hash(lines, index, marked[-1]))]
@@ -47,6 +49,8 @@ def find_answer(lines: Sequence[str], *, last_number: bool = False) -> Found:
             continue
         until = statements[number + 1].begins if number + 1 < len(statements) else len(lines)
         after = lines[statement.ends : until]
+        if until < len(lines) and not lines[until].startswith("#"):
+            after.append(lines[until].partition("####")[0])  # "Correction: #### 18"
         if (statement.after or after) and is_retracted("\n".join([statement.after, *after])):
             start, retracted = statement.ends, statement.where
             continue
@@ -63,6 +67,11 @@ def find_answer(lines: Sequence[str], *, last_number: bool = False) -> Found:
     if not statement.sure and statement.ends < len(lines):
         return Found(None, f"{statement.where}:{'unread' if statement.content else 'empty'}")
     return _read(statement)
+
+
+def is_plain(line: str) -> bool:
+    """Whether a line is `#### 18`, with digits only."""
+    return line.startswith("#### ") and line[5:].isdecimal() and len(line) < MAX_ANSWER
 
 
 def states_answer(step: str) -> bool:
@@ -98,7 +107,7 @@ _DOUBT = (
 )
 _RETRACTION = re.compile(
     r"""(?:^|[\n.!?…;:,(—–-])[\s"'*(]*(?:(?:oh|but|no|hm+|so)\b[,.…]*\s*)?
-        (?:wait\b|actually\b|oops|hmm|sorry\b|correction\b|scratch\sthat|hold\son|on\ssecond\sthought|no\b(?:[,.!:]|$)
+        (?:wait\b(?!\s(?:times?|lists?)\b)|actually\b|oops|hmm|sorry\b|correction\b|scratch\sthat|hold\son|on\ssecond\sthought|no\b(?:[,.!:]|$)
           |let\s(?:me|us)\s(?:re(?!mind|mark|member|port|ally|mov)|double|fix|correct|check|try\sagain|start\sover)
           |i\s(?:was|am)\swrong|my\s(?:mistake|error)
           |i\s(?:have\s)?(?:made|see|found)\s(?:a|an|my|the)\s(?:\w+\s)?(?:mistake|error))
@@ -133,7 +142,7 @@ _STEP = re.compile(
 )
 _NUMBERED = re.compile(r"[*_\s]*+[0-9]{1,2}[.)]\s+[*_]*[A-Z]")
 _TITLE = re.compile(
-    r"""[*_\s]*+(?:[a-z]{2,30}ing\b|(?:solution|explanation|calculation|analysis|conclusion|summary|verification|check|given|find
+    r"""[*_\s]*+(?:[a-z]{2,30}ing\b|(?:solution|explanation|calculation|analysis|conclude|conclusion|summary|simplify|evaluate|express|write|verification|check|given|find
         |determine|calculate|compute|first|second|third|next|then|finally|final|now|identify|set|setup|define|break|combine
         |add|subtract|multiply|divide|convert|use|apply|solve|answer|result|total|step|understand|cost|and|this|how|what
         |note|detail|reasoning|problem|question|work|proof|formula|equation|information|known|let|so|thus|where|for)s?\b)""",
@@ -144,7 +153,7 @@ _TITLE = re.compile(
 def _hash(lines: Sequence[str], index: int, last_mark: int) -> _Statement | None:
     """The answer line that begins here; None where `####` begins a heading or is only mentioned."""
     line = lines[index]
-    if line.startswith("#### ") and line[5:].isdecimal():
+    if is_plain(line):
         return _Statement(line[5:], "hash", index, index + 1, "")
     mark = _MARK.search(line)
     again = line.find("####", mark.end())
@@ -172,7 +181,9 @@ def _hash(lines: Sequence[str], index: int, last_mark: int) -> _Statement | None
 def _is_heading(content: str, labelled: str | None, more: bool) -> bool:
     """Whether a Markdown heading, and no answer, follows `####`: `labelled` is what follows its colon, `more` says that
     there are more such lines."""
-    if _STEP.match(content) or (_NUMBERED.match(content) and more):
+    if _STEP.match(content) or (
+        (numbered := _NUMBERED.match(content)) and (more or _TITLE.match(content, numbered.end() - 1))
+    ):
         return True
     if labelled is not None:
         return more or normalise(clean(shorten(labelled)[0])) is None
@@ -209,14 +220,23 @@ def _next_lines(lines: Sequence[str], index: int, opener: str = "") -> tuple[str
 
 
 _ANSWER_IS = re.compile(
-    r"""\banswer(?:[^\S\n]?\([^()\n]{0,40}\))?[*_]{0,2}[^\S\n]+(?:is|equals|would[^\S\n]be|will[^\S\n]be|comes[^\S\n]to)\b
-       |\bfinal[^\S\n]answer[*_]{0,2}[^\S\n]?[:：]
-       |^[^\w\n]{0,12}_{0,2}(?:(?:the|so|my|and)[^\S\n]+)?(?:(?:final|correct)[^\S\n]+)?
-        answer(?:[^\S\n]?\([^()\n]{0,40}\))?[*_]*+[^\S\n]?[:：=]
+    r"""\banswer(?:[^\S\n]?\([^()\n]{0,40}\)|[^\S\n]to[^\S\n](?:the|this|that|our|your)(?:[^\S\n]\w+){1,3}?)?[*_]{0,2}[^\S\n]+
+        (?:is|equals|would[^\S\n]be|will[^\S\n]be|comes[^\S\n](?:out[^\S\n])?to)\b
+        (?:[^\S\n]+(?:therefore|thus|hence|then|simply|indeed|just|exactly|the[^\S\n]number)\b,?)?
+       |\bfinal[^\S\n]answer[*_]{0,2}[^\S\n]?[:：]|\bcorrect[^\S\n](?:option|choice)[*_]{0,2}[^\S\n]is\b
+       |^[^\w\n]{0,12}(?:[0-9]{1,2}[.)][^\S\n]+)?_{0,2}(?:(?:the|so|my|and)[^\S\n]+)?(?:(?:final|correct)(?:[^\S\n]|_)+)?
+        (?:answer(?:[^\S\n]?\([^()\n]{0,40}\))?[*_]*+[^\S\n]?[:：=—]|ans\b[*_]*+[^\S\n]?[:：=.])
+       |^[^\w\n]{0,12}(?:\*\*|__)(?:final[^\S\n]+)?answer(?:\*\*|__)
+       |^[^\w\n]{0,12}final[^\S\n]answer[*_ ]*+(?=$|[-$\\(]{0,4}[0-9])
        |^[^\w\n]{0,12}(?:\#|\*\*|__)[*_ ]{0,8}(?:final[^\S\n]+)?answer[*_ ]*+(?=$|[-$\\(]{0,4}[0-9])
     """,
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
+_NOT_ITS = re.compile(
+    r"\b(?:wrong|incorrect|previous|earlier|initial|original|first|old|other|partial|his|her|their"
+    r"|(?!problem|question|equation)\w+['’]s?)[*_]*\s*$",
+    re.IGNORECASE,
+)  # before "answer is": it is not the solution's
 _JUDGED = frozenset(
     "correct right wrong incorrect above below shown clear clearly not given obtained as in that this therefore the "
     "and let's let we to i it so".split()
@@ -228,11 +248,15 @@ def _in_prose(lines: Sequence[str], start: int) -> _Statement | None:
     text = "\n".join(lines[start:])
     cut = max(0, len(text) - WINDOW)
     start, text = start + text.count("\n", 0, cut), text[cut:]
-    if "\\" not in text and "nswer" not in text and "NSWER" not in text:
+    if not any(word in text for word in ("\\", "nswer", "Ans", "ANS", "correct")):
         return None
-    stated = [one for one in (_last_box(text), _tagged(text)) if one is not None]
+    box = _last_box(text)
+    stated = [one for one in (box, _tagged(text)) if one is not None]
     stated = [(begin, _place(text, start, begin, end, content, where)) for begin, end, content, where in stated]
     for mark in list(_ANSWER_IS.finditer(text))[-8:]:
+        within = box is not None and box[0] < mark.start() < box[1]
+        if within or _NOT_ITS.search(text, max(0, mark.start() - 24), mark.start()):
+            continue
         begins = start + text.count("\n", 0, mark.start())
         content = text[mark.end() :].partition("\n")[0]
         ends = begins + 1
@@ -263,24 +287,31 @@ def _place(text: str, start: int, begin: int, end: int, content: str | None, whe
     begins, ends = (start + text.count("\n", 0, offset) for offset in (begin, end))
     after = text[end:].partition("\n")[0]
     if where == "answer" and content is not None:
-        content, rest = shorten(content[: 2 * MAX_ANSWER])
+        label = _LABEL.match(content)
+        content, rest = shorten(content[label.end() if label else 0 :][: 2 * MAX_ANSWER])
         after = rest + after
+    elif content and "=" in content and len(content) <= MAX_ANSWER:
+        content = right_side(content) or content
     return _Statement(content, where, begins, ends + 1, after)
 
 
 _Place = tuple[int, int, str | None, str]  # begin and end in the text, the content, the rule
 
 
+_TAG = re.compile(r"<(/?)(?:final[_ ]?)?answer>", re.IGNORECASE)
+
+
 def _tagged(text: str) -> _Place | None:
     """`<answer>18</answer>`; a stop string may have taken the last tag."""
-    begin = text.rfind("<answer>")
-    if begin < 0:
+    tags = list(_TAG.finditer(text)) if "<" in text else []
+    begin = next((n for n in range(len(tags) - 1, -1, -1) if not tags[n][1]), None)
+    if begin is None:
         return None
-    end = text.find("</answer>", begin)
-    content = text[begin + 8 : end if end >= 0 else None].strip()
-    if end < 0 and "\n" in content:
+    end = tags[begin + 1] if begin + 1 < len(tags) else None
+    content = text[tags[begin].end() : end.start() if end else None].strip()
+    if end is None and "\n" in content:
         return None
-    return begin, len(text) if end < 0 else end + 9, content.replace("\n", " "), "answer"
+    return tags[begin].start(), end.end() if end else len(text), content.replace("\n", " "), "answer"
 
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|([0-9]+)(?![0-9A-Za-z]|[.,/:][0-9]))")

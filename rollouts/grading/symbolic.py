@@ -42,6 +42,10 @@ def compare(answer: str, reference: str, *, reference_is_number: bool) -> Verdic
     left, right = _unassigned(_listed(left), _listed(right))
     if left.count("=") != right.count("=") or left.count("=") > 1:
         return False, "unread"
+    if right[0] in "([":
+        left = _interval(left)
+    elif left[0] in "([":
+        right = _interval(right)
     (brackets, items), (expected_brackets, expected) = _items(left), _items(right)
     if not brackets and not expected_brackets:
         items, expected = _signed(items), _signed(expected)
@@ -60,6 +64,8 @@ def _verdict(items: list[str], expected: list[str], ordered: bool, how: str) -> 
 
 _SYMBOLS = str.maketrans(
     {"−": "-", "π": "\\pi ", "∞": "\\infty ", "×": "\\times ", "·": "\\cdot ", "≤": "\\le ", "≥": "\\ge "}
+    | {"±": "\\pm ", "∓": "\\mp ", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "∅": "\\emptyset "}
+    | {"²": "^{2}", "³": "^{3}", "÷": "/", "\u2044": "/"}
 )
 _LAYOUT = re.compile(r"(\\\\)|\\(?:left|right|displaystyle|q?quad)(?![A-Za-z])|\\[,;:! ]|\\?\$|(?<=.)~")
 _UNIT = re.compile(r"(?<=.)(?:\\(?:text|textrm|mathrm|mbox)\{\s*[A-Za-z][A-Za-z. ]*\}(?:\^\{?[23]\}?)?|\\?%)\.?$")
@@ -71,6 +77,17 @@ _SPELLINGS = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+        (r"\*\*", "^"),
+        (r"^\(([A-Za-z])\)$", r"\1"),  # a choice
+        (r"<=", r"\\le "),
+        (r">=", r"\\ge "),
+        (r"\\varnothing", r"\\emptyset"),
+        (r"\\colon", ":"),
+        (r"(?<![A-Za-z\\])sqrt\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"^\{([^{}]*,[^{}]*)\}$", r"\\{\1\\}"),
+        (r"^([0-9]+) to ([0-9]+)$", r"\1:\2"),  # a ratio
+        (r"(?i)^([0-9]{1,2}(?::[0-9]{2})?) ?([ap])\.? ?m\.?$", r"\1 \2m"),
         (r"\\frac\s*([0-9])\s*([0-9])(?![0-9])", r"\\frac{\1}{\2}"),
         (r"\\sqrt\s*([0-9])(?![0-9])", r"\\sqrt{\1}"),
         (r"√\s*([0-9]+|[A-Za-z])", r"\\sqrt{\1}"),
@@ -80,7 +97,7 @@ _SPELLINGS = tuple(
         (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
     )
 )
-_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]+")
+_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]+|[0-9:]+ [APap]m")  # also a time
 
 
 def spelling(answer: str) -> str:
@@ -113,7 +130,7 @@ def _is_mathematics(text: str) -> bool:
     Refused: words, unknown signs, and neighbours that it merges or splits (`3 4`, `x2`, `1e3`, `\\sqrt12`, `10_5`).
     """
     text = _ENVIRONMENT.sub("", text)
-    if not text or len(text) > MAX_LENGTH or _MIXED.search(text):
+    if not text or len(text) > MAX_LENGTH or text.startswith("--") or _MIXED.search(text):
         return False
     tokens, end = [], 0
     while end < len(text):
@@ -137,7 +154,8 @@ def _misread(first: re.Match[str], second: re.Match[str]) -> bool:
 
 
 _ASSIGNED = re.compile(r"(?:([A-Za-z])(?:\([A-Za-z]\))?=|([A-Za-z])\\in(?![A-Za-z]))\s*(?=[^=]+$)")
-_ITEM = re.compile(r"(?:^|,)([A-Za-z])=")
+_ITEM = re.compile(r"(?:^|,)([A-Za-z])(?:_\{[0-9]\})?=")
+_CHAIN = re.compile(r"([^<>=,]+?)(<|\\leq? ?)([A-Za-z])(<|\\leq? ?)([^<>=,]+)")
 
 
 def _listed(text: str) -> str:
@@ -145,10 +163,16 @@ def _listed(text: str) -> str:
     text = _LISTED.sub(",", text)
     if "=" in text and "," in text:
         names = {name[1] for name in _ITEM.finditer(text)}
-        bare = _ITEM.sub(lambda item: item[0][:-2], text)
+        bare = _ITEM.sub(lambda item: "," if item[0][0] == "," else "", text)
         if len(names) == 1 and "=" not in bare and (text[1] == "=" or text.count("=") == bare.count(",") + 1):
             return bare
     return text
+
+
+def _interval(text: str) -> str:
+    """`-2<x<3` as `(-2,3)`."""
+    chain = _CHAIN.fullmatch(text)
+    return f"{'[('[chain[2] == '<']}{chain[1]},{chain[5]}{'])'[chain[4] == '<']}" if chain else text
 
 
 def _signed(items: list[str]) -> list[str]:

@@ -10,27 +10,61 @@ import re
 from rollouts.grading.numerals import _NOT_UNITS, normalise
 
 _PAIRS = (
-    *(("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"), ("`", "`"), ('"', '"'), ("'", "'")),
+    *(("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"), ("```", "```"), ("`", "`"), ('"', '"'), ("'", "'")),
+    *(("“", "”"), ("‘", "’")),
     *(("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")),
 )
-_MARKUP = frozenset("*_`\"'$\\<")
+_MARKUP = frozenset("*_`\"'$\\<“”‘’")
+LONGEST = 1_000  # characters in which LaTeX is looked for: bounds the time
+_SEALS = "✅✔✓☑🎉🙂😊\ufe0f\u200b\u2060\ufeff"  # behind an answer; some cannot be seen
+_STYLE = re.compile(
+    r"\\(?:underline|mathit|mathsf|mathtt|boldsymbol|bm|emph|textsf|texttt|(?:text)?color\{[a-z]+\})"
+    r"\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}"
+)
+_BEFORE = re.compile(
+    r"(?:\\(?:[,;:! ]|(?:bf|it|rm|large|Large|huge|displaystyle)(?![A-Za-z])|color\{[a-z]+\})\s*)+"
+    r"|\\text(?:bf|rm)?\{\s*([A-Za-z ]{2,40})(?::|=|\b(?:is|are|has))\s*\}"
+)
+_BEHIND = re.compile(r"(?<![\s~\\])(?:\s|~|\\(?:[,;:! \\]|q?quad|checkmark|phantom\{[^{}]*\}))*\\?$")
+_EXCLAIMED = re.compile(r"(?<=[a-z]{3})!+$|(?<=\*)!+$")
 _TAGS = re.compile(r"</?[A-Za-z]{1,12}>")
 
 
 def clean(content: str) -> str:
     """Take off the markup around an answer and the punctuation that closes it."""
+    if content.isalnum():
+        return content
     if "<" in content:
         content = _TAGS.sub(" ", content)
     for _ in range(4):  # such as **$18$.**: more layers than this nobody writes
         before = content
-        content = content.strip().lstrip(":=： ").rstrip(",; ")
+        if "\\" in content and len(content) <= LONGEST:
+            content = _plain_style(content)
+        content = content.strip().strip(_SEALS).lstrip(":=： ").rstrip(",; ").strip()
         if content.endswith(".") and not content.endswith(".."):
             content = content[:-1]
+        elif content.endswith("!"):
+            content = _EXCLAIMED.sub("", content)
+        elif content.endswith("##"):
+            content = content.rstrip("#")
+        elif content.startswith("..."):
+            content = content.lstrip(".")
         if content and (content[0] in _MARKUP or content[-1] in _MARKUP):
             content = _unwrap(content)
         if content == before:
             break
     return content
+
+
+def _plain_style(content: str) -> str:
+    """Take off colours, fonts and spaces of LaTeX, and a label set as text (`\\text{Total: }18`)."""
+    if (whole := _STYLE.fullmatch(content.strip())) is not None:
+        content = whole[1]
+    before = _BEFORE.match(content)
+    if before and (not before[1] or _NOT_UNITS.isdisjoint(before[1].lower().split())):
+        content = content[before.end() :]
+    behind = _BEHIND.search(content)
+    return content[: behind.start()] if behind else content
 
 
 def _unwrap(content: str) -> str:
@@ -50,12 +84,18 @@ _SENTENCE_END = re.compile(
 _REASON = re.compile(r"[,;]?\s*\b(?:because|since|as\s+(?=[0-9$a-z])|which\s+(?:is|means)|given\s+that)\b|[,;]\s*so\b")
 _ASIDE = re.compile(r"\s*\(([^()]{1,80})\)[\s.*]*$")
 _PER = re.compile(r"\s+(?:per|every|each|for\s+every)\s+[0-9]+\s+[A-Za-z]+$")
-_SUBJECT = re.compile(r"\s*(?:that|:?\s*there\s+(?:are|is|were|will\s+be))\b([A-Za-z' ]*?)(?=[$€£¥]?[0-9.])")
+_SUBJECT = re.compile(
+    r"[*_\s]*(?:that\b|:?\s*[Tt]here\s+(?:are|is|were|will\s+be)\b"
+    r"|(?=[A-Z][a-z]+(?:\s[a-z]+){0,2}\s(?:is|are|was|were|has|have|had|needs?|gets?|costs?|takes?"
+    r"|weighs?|makes?|made|earns?|earned|saves?|saved|paid|spent)\s))"
+    r"([A-Za-z' ]*?)(?=[*_]{0,2}[$€£¥]?[0-9.])"
+)
 _ARITHMETIC = re.compile(
     r"[-+*/×÷·().,$€£%\s0-9]|\\(?:times|cdot|div|d?frac|left|right|[$%,;!() ])|[{}]|<<|>>"
     r"|(?<=[0-9])x(?=[0-9])|(?<=[0-9] )x(?= [0-9])"
 )
 _WORDS = re.compile(r"[A-Za-z' ]{3,60}")
+_SET_AS_TEXT = re.compile(r"\\(?:text|mathrm)\{([^{}]*)\}")
 _NO_ASIDE = frozenset("or not maybe perhaps about approximately roughly wait no wrong incorrect actually".split())
 
 
@@ -68,7 +108,7 @@ def shorten(content: str) -> tuple[str, str]:
     content, rest = content.strip(), ""
     if end := _SENTENCE_END.search(content):
         content, rest = content[: end.start()], content[end.start() :]
-    if len(content) > 400 or " " not in content or _value(content) is not None:
+    if len(content) > 400 or (" " not in content and "=" not in content) or _value(content) is not None:
         return content, rest
     for pattern in (_REASON, _ASIDE, _PER):
         found = pattern.search(content)
@@ -79,12 +119,18 @@ def shorten(content: str) -> tuple[str, str]:
     if (subject := _SUBJECT.match(content)) and _NOT_UNITS.isdisjoint(re.findall("[a-z]+", _tail(subject[1]))):
         short = content[subject.end() :]
     else:
-        before, equals, short = content.rpartition("=")
-        if not equals or not _left_side(before.rstrip("= ")):
-            return content, rest
-        if (aside := _ASIDE.search(short)) and _harmless(aside):
-            short = short[: aside.start()]
-    return (short, rest) if _value(short) is not None else (content, rest)
+        short = right_side(content)
+    return (short, rest) if short and _value(short) is not None else (content, rest)
+
+
+def right_side(content: str) -> str | None:
+    """The number that arithmetic or a name comes to: 8 of `5 + 3 = 8`; None where nothing of the kind is said."""
+    before, equals, short = content.rpartition("=")
+    if not equals or not _left_side(before.rstrip("= ")):
+        return None
+    if (aside := _ASIDE.search(short)) and _harmless(aside):
+        short = short[: aside.start()]
+    return short if _value(short) is not None else None
 
 
 def _value(content: str) -> object:
@@ -106,7 +152,7 @@ def _tail(subject: str) -> str:
 
 def _left_side(text: str) -> bool:
     """Whether what stands before the last equals sign is arithmetic, or the words for what was asked."""
-    left = clean(text.rpartition("=")[2])
+    left = clean(_SET_AS_TEXT.sub(r"\1", text.rpartition("=")[2]))
     if re.search("[0-9]", left):
         return not _ARITHMETIC.sub("", left).strip()
     return _WORDS.fullmatch(left) is not None and _NOT_UNITS.isdisjoint(left.lower().split())

@@ -17,6 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rollouts.grading.answers import canonical
 from rollouts.grading.numerals import normalise
 from rollouts.problems.reading import (
     ProblemFileError,
@@ -82,7 +83,7 @@ def _problem(row: SourceRow, identity: str, split: str) -> Problem:
         number = isinstance(given, int | Decimal) and not isinstance(given, bool)
         answer = number_text(row.number("answer")) if number else row.answer("answer", row.text("answer"))
         found = [content for _, _, content in boxes if content]
-        if found and _key(answer) not in (*map(_key, found), _key(", ".join(found))):
+        if found and not any(_same(answer, box) for box in (*found, ", ".join(found))):
             raise row.error(f"field 'answer' is {shown(answer)}, but the solution's box is {shown(found[-1])}")
     return Problem(f"math/{split}/{identity}", question, answer, solution, "math", split)
 
@@ -99,6 +100,10 @@ def _boxed_answer(row: SourceRow, solution: str, boxes: list[tuple[int, int, str
         f"field 'solution' has boxes that differ, {' and '.join(map(shown, reversed(contents.values())))}: "
         "a field 'answer' would say which is meant"
     )
+
+
+def _same(answer: str, box: str) -> bool:
+    return _key(answer) == _key(box) or canonical(answer) == canonical(box)
 
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")

@@ -19,7 +19,7 @@ from stages.files import strict_json
 from stages.text import shown
 
 # how exporters write a value that is missing
-NOTHING = frozenset({"nan", "none", "null", "n/a", "<na>"})
+NOTHING = frozenset({"nan", "none", "null", "n/a", "#n/a", "<na>"})
 BETWEEN = re.compile(r"[\[,\s]*")  # what stands between the values of a JSON list
 POINTER = b"version https://git-lfs.github.com/spec/"  # how every Git LFS pointer begins
 POINTED = "a Git LFS pointer in place of the data: run `git lfs pull` where the data was cloned"

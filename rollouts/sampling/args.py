@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rollouts.sampling.policies import device_class, dtype_name
+from stages.checks import check_choices, check_least, check_range
 from stages.hub import is_hub
 from stages.stage import only_when, parent, resolved, runtime
 
@@ -32,14 +33,8 @@ class VLLMArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
-        for name in ("max_lora_rank", "tensor_parallel_size", "max_num_seqs", "max_model_len"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"sampler.vllm.{name} must be at least 1, not {value}")
-        if not 0 < self.gpu_memory_utilization <= 1:
-            raise ValueError(
-                f"sampler.vllm.gpu_memory_utilization must be in (0, 1], not {self.gpu_memory_utilization}"
-            )
+        check_least(self, "sampler.vllm.", max_lora_rank=1, tensor_parallel_size=1, max_num_seqs=1, max_model_len=1)
+        check_range(self, "sampler.vllm.", gpu_memory_utilization="(0, 1]")
 
 
 OMITTABLE = ("n", "temperature", "top_p", "seed", "stop")
@@ -93,24 +88,15 @@ class OpenAIArgs:
                 )
         if not self.base_urls or not all(url.startswith(("http://", "https://")) for url in self.base_urls):
             raise ValueError(f"sampler.openai.base_urls must be http(s) addresses, not {list(self.base_urls)}")
-        if self.api not in ("completions", "chat"):
-            raise ValueError(f"sampler.openai.api must be completions or chat, not {self.api!r}")
+        check_choices(self, "sampler.openai.", api=("completions", "chat"))
         if unknown := set(self.omit) - set(OMITTABLE):
             raise ValueError(f"sampler.openai.omit takes {', '.join(OMITTABLE)}, not {', '.join(sorted(unknown))}")
         if self.vllm and {"seed", "stop"} & set(self.omit):
             raise ValueError("sampler.openai.omit: vllm serve takes seed and stop, and sampler.openai.vllm=true")
-        if not 8 <= self.seed_bits <= 63:
-            raise ValueError(f"sampler.openai.seed_bits must be between 8 and 63, not {self.seed_bits}")
-        if self.max_tokens_field not in (None, "max_tokens", "max_completion_tokens"):
-            raise ValueError(
-                "sampler.openai.max_tokens_field must be max_tokens or max_completion_tokens, not "
-                f"{self.max_tokens_field!r}"
-            )
-        if self.concurrency < 1 or self.attempts < 1 or not 0 < self.timeout < float("inf"):
-            raise ValueError(
-                f"sampler.openai needs concurrency >= 1, attempts >= 1 and timeout > 0, not {self.concurrency}, "
-                f"{self.attempts}, {self.timeout}"
-            )
+        if self.max_tokens_field is not None:
+            check_choices(self, "sampler.openai.", max_tokens_field=("max_tokens", "max_completion_tokens"))
+        check_least(self, "sampler.openai.", concurrency=1, attempts=1)
+        check_range(self, "sampler.openai.", seed_bits="[8, 63]", timeout="(0, inf)")
 
 
 @dataclass
@@ -131,15 +117,9 @@ class RayArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
-        if self.backend not in ("hf", "vllm", "scripted"):
-            raise ValueError(f"sampler.ray.backend must be hf, vllm or scripted, not {self.backend!r}")
-        if self.actors < 1 or self.chunk < 1 or self.restarts < 0:
-            raise ValueError(
-                f"sampler.ray needs actors >= 1, chunk >= 1 and restarts >= 0, not {self.actors}, {self.chunk}, "
-                f"{self.restarts}"
-            )
-        if not (0 <= self.cpus < float("inf") and 0 <= self.gpus < float("inf")):
-            raise ValueError(f"sampler.ray.cpus and gpus must not be negative, but are {self.cpus}, {self.gpus}")
+        check_choices(self, "sampler.ray.", backend=("hf", "vllm", "scripted"))
+        check_least(self, "sampler.ray.", actors=1, chunk=1, restarts=0)
+        check_range(self, "sampler.ray.", cpus="[0, inf)", gpus="[0, inf)")
 
 
 # name -> module with `load(policy: str, args: SamplerArgs) -> Sampler`; a new backend is one file and one line
@@ -186,22 +166,24 @@ class SamplerArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
-        if self.backend not in BACKENDS:
-            raise ValueError(f"backend={self.backend!r} is none of {', '.join(sorted(BACKENDS))}")
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be finite and at least 0, not {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], not {self.top_p}")
-        if self.max_tokens < 1 or self.batch_size < 1:
-            raise ValueError(f"max_tokens and batch_size must be at least 1: {self.max_tokens}, {self.batch_size}")
+        check_choices(self, backend=sorted(BACKENDS))
+        check_range(self, temperature="[0, inf)", top_p="(0, 1]")
+        check_least(self, max_tokens=1, batch_size=1)
         if not all(self.stop):
             raise ValueError(f"a stop string must not be empty: {list(self.stop)}")
         for one in (self.vllm, self.openai, self.ray):
             one.validate()
 
 
-def served_model(policy: str, args: SamplerArgs) -> str | None:
-    """`MODEL@HOSTS` where `policy` is what servers call their model, and not a folder that can be read here."""
-    if args.backend != "openai" or is_hub(policy) or Path(policy).is_dir():
-        return None
-    return f"{policy}@{args.openai.hosts}"
+class Sampling:
+    """What the arguments of stages that sample `policy` with `sampler` share."""
+
+    policy: str
+    sampler: SamplerArgs
+
+    @property
+    def served(self) -> str | None:
+        """`MODEL@HOSTS` where `policy` is what servers call their model; None for a folder that can be read here."""
+        if self.sampler.backend != "openai" or is_hub(self.policy) or Path(self.policy).is_dir():
+            return None
+        return f"{self.policy}@{self.sampler.openai.hosts}"

@@ -58,7 +58,7 @@ def collect(
     requests: Sequence[Request],
     work: Workspace,
     label: str,
-    make_row: Callable[[Request, Sample], T] | None = None,
+    make_row: Callable[[Request, Sample], T] = lambda _, sample: sample,
     cls: type[T] = Sample,
     need_some: bool = True,
 ) -> RowsByRequest[T]:
@@ -94,7 +94,7 @@ def collect(
 
         if shard := [request for request in shard if request.indices]:
             with closing(Journal(folder / f"{work.processes.rank}.jsonl")) as journal:
-                _draw(sampler, shard, keys, journal, make_row or _itself, show if work.processes.first else None)
+                _draw(sampler, shard, keys, journal, make_row, show if work.processes.first else None)
         work.processes.wait()
         show()
     for request in requests:
@@ -104,10 +104,6 @@ def collect(
     work.note(f"promise of {label.partition('/')[0]}", sampler.promise)
     _quarantine(index, keys, label, work, need_some)
     return RowsByRequest(index, cls, keys)
-
-
-def _itself(_: Request, sample: Sample) -> Sample:
-    return sample
 
 
 def _keys(requests: Sequence[Request], cls: type) -> dict[str, str]:

@@ -198,6 +198,23 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, request: Request) -> list[int
     return head + encode_text(tokenizer, request.prefix)
 
 
+def read_requests(
+    requests: Sequence[Request],
+    args: SamplerArgs,
+    tokenizer: PreTrainedTokenizerFast,
+    limit: int | None,
+    vocabulary: int,
+) -> Iterator[tuple[Request, list[int]] | Sample]:
+    """Each request with its settings filled in, and the token ids of its prompt; of one that a model of this context
+    and vocabulary cannot complete, the refused samples."""
+    for request in (fill(request, args) for request in requests):
+        prompt = prompt_ids(tokenizer, request)
+        if fault := prompt_fault(prompt, request.max_tokens, limit, vocabulary):
+            yield from refuse(request, fault, len(prompt))
+        else:
+            yield request, prompt
+
+
 def end_tokens(tokenizer: PreTrainedTokenizerFast, request: Request) -> list[int]:
     """Tokens that end a text of this request beside the policy's own: in a chat that of an assistant's turn."""
     return [end_token(tokenizer, request.prompt)] if isinstance(request.prompt, Chat) else []

@@ -12,12 +12,13 @@ from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
 from rollouts.prompts import PromptArgs, render_prompt
 from rollouts.records import Problem, Rollout
-from rollouts.sampling.args import SamplerArgs, served_model
+from rollouts.sampling.args import SamplerArgs, Sampling
 from rollouts.sampling.collect import collect
 from rollouts.sampling.protocol import REFUSED, Request, Sample, load_sampler
 from rollouts.solution import cut_solution
 from rollouts.steps import cut_text
 from stages.bad_rows import BadRows
+from stages.checks import check_least
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
 
@@ -46,7 +47,7 @@ def grade_sample(problem: Problem, sample: Sample, index: int, last_number: bool
 
 
 @dataclass
-class SampleArgs:
+class SampleArgs(Sampling):
     """Arguments of the stage `sample`: `n` rollouts of every problem."""
 
     policy: str = parent("train_policy", any_path=True, or_name="served")  #: who samples: a folder, hub:…, shipped
@@ -58,15 +59,9 @@ class SampleArgs:
     # a number that merely stands last is taken for the answer; never for rollouts that train a model
     last_number: bool = False
 
-    @property
-    def served(self) -> str | None:
-        """What counts for a policy that is the name of a model on servers; None for a folder."""
-        return served_model(self.policy, self.sampler)
-
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
-        if self.n < 1:
-            raise ValueError(f"n must be at least 1, not {self.n}")
+        check_least(self, n=1)
         if self.n > 1 and self.sampler.temperature == 0:
             raise ValueError(f"n={self.n} greedy samples would all be the same: set sampler.temperature, or n=1")
 
@@ -138,4 +133,4 @@ class RolloutCounts:
         }
 
 
-SAMPLE = Stage("sample", 4, SampleArgs, sample_rollouts)
+SAMPLE = Stage("sample", 5, SampleArgs, sample_rollouts)

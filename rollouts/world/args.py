@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rollouts.world.facts import NAMES
+from stages.checks import check_least, check_range
 
 SOURCE = "arithmetic"  # the source of the world's problems: of no others does an oracle know the first wrong step
 
@@ -40,8 +41,7 @@ class WorldArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that no world can have."""
-        if self.size < 1:
-            raise ValueError(f"world.size must be at least 1, not {self.size}")
+        check_least(self, "world.", size=1)
         if not 1 <= self.min_steps <= self.max_steps <= 12:
             raise ValueError(f"world needs 1 <= min_steps <= max_steps <= 12, not {self.min_steps}, {self.max_steps}")
         if not 0 <= self.min_distractors <= self.max_distractors <= 8:
@@ -57,8 +57,7 @@ class WorldArgs:
                 f"world needs 2 <= max_operand, max_factor <= max_value <= 999, "
                 f"not {self.max_operand}, {self.max_factor}, {self.max_value}"
             )
-        if not 0 <= self.totals <= 1:
-            raise ValueError(f"world.totals must be a share from 0 to 1, not {self.totals}")
+        check_range(self, "world.", totals="[0, 1]")
         if not self.direct_distractors and self.max_distractors and not set(self.operations) - {"sum"}:
             raise ValueError("world.direct_distractors=false needs another of world.operations than sum")
         unknown = set(self.operations) - {"more", "fewer", "times", "share", "sum"}

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import random
-from typing import TYPE_CHECKING
 
+from rollouts.problems.args import ProblemArgs
 from rollouts.records import Problem
 from rollouts.world.args import SOURCE as WORLD
 from rollouts.world.args import WorldArgs
 from rollouts.world.facts import ITEMS, NAMES, SYMBOLS, Fact, World, apply, has_shortcut, render_fact
-
-if TYPE_CHECKING:
-    from rollouts.problems.args import ProblemArgs
 
 # share of problem contents in each split; a problem's split is a function of its content (names, item and order left
 # out), never of the seed

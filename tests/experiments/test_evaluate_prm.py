@@ -145,7 +145,7 @@ def test_data_that_does_not_serve_is_named(scripted, tmp_path):
         ({"choose_on": "b"}, "choose_on='b' is no subset of data: x, y"),
         ({"data": ["x.json"], "choose_on": "x"}, "leaves no subset to report"),
         ({"choose_on": "x", "threshold": 0.5}, "threshold=0.5 is given, so none is chosen on 'x'"),
-        ({"threshold": 2.0}, "threshold must be from 0 to 1, not 2.0"),
+        ({"threshold": 2.0}, r"threshold must be in \[0, 1\], not 2.0"),
         ({"format": "gsm8k"}, "format='gsm8k' is none of trl, "),
         ({"limit": 0}, "limit must be at least 1, not 0"),
     ],

@@ -379,7 +379,7 @@ def test_sft_problems_and_policy_of_a_trained_student_are_the_pipelines():
         ),
         (["student.start=org/model"], "student.start=org/model: there is no such folder"),
         (["rollouts.n=0"], "error: rollouts.n must be at least 1, not 0"),
-        (["orm.train.learning_rate=-1"], "error: orm.train.learning_rate must be finite and positive, not -1.0"),
+        (["orm.train.learning_rate=-1"], "error: orm.train.learning_rate must be in (0, inf), not -1.0"),
     ],
 )
 def test_what_is_typed_without_effect_ends_with_one_line(overrides, message, tmp_path, monkeypatch, capsys):

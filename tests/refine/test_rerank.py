@@ -11,7 +11,7 @@ import pytest
 from refine.rerank import RERANK, SELECTORS, RerankArgs, choose, cost, select
 from refine.revise import REVISE, ReviseArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
-from rollouts.records import Candidate, Choice, Judgement, Rollout, identity
+from rollouts.records import Candidate, Choice, Judgement, Problem, Rollout, identity
 from rollouts.sampling.sample import SampleArgs
 from stages.make import make
 from stages.stage import Stage
@@ -66,6 +66,14 @@ def test_best(scores, best):
 def test_majority(answers, chosen):
     candidates = [candidate("sample", answer, sample=i) for i, answer in enumerate(answers)]
     assert select(candidates, [NAN] * len(answers), "majority") is candidates[chosen]
+
+
+def test_majority_of_a_multiple_choice():
+    asked = Problem("a", "Where?\nAnswer choices: (A) sea (B) sky (C) bank", "(C) bank", None, "x", "test")
+    answers = ["A", "A", "C", "(C) bank", "bank"]
+    candidates = [candidate("sample", answer, sample=i) for i, answer in enumerate(answers)]
+    assert select(candidates, [NAN] * 5, "majority", asked) is candidates[2]
+    assert select(candidates, [NAN] * 5, "majority") is candidates[0]
 
 
 def test_oracle_takes_a_right_one_if_any():

@@ -22,7 +22,7 @@ def test_resamples_draw_as_many_problems_as_there_are():
 def accuracy(correct, resamples=intervals.RESAMPLES, seed=0):
     """Share right of n problems, as reports have it."""
     counts = intervals.resample(len(correct), resamples, seed)
-    return intervals.ratio(counts, correct, np.ones(len(correct)))
+    return intervals.Tally(np.array(correct), np.ones(len(correct))).estimate(counts)
 
 
 def test_nothing_to_resample_is_refused():
@@ -62,19 +62,19 @@ def test_steps_of_a_problem_are_drawn_together():
     # 30 problems of 20 equal steps: as steps 600 independent items, as problems only 30
     hits = np.r_[np.full(15, 20), np.zeros(15)]
     counts = intervals.resample(30, 2000)
-    clustered = intervals.ratio(counts, hits, np.full(30, 20))
+    clustered = intervals.Tally(hits, np.full(30, 20)).estimate(counts)
     assert clustered["n"] == 600 and clustered["high"] - clustered["low"] > 0.3
 
 
 def test_a_group_without_members_is_none():
     counts = intervals.resample(3, 50)
-    assert intervals.ratio(counts, [0, 0, 0], [0, 0, 0]) is None
-    one = (np.ones(3), np.ones(3))
-    assert intervals.ratio_difference(counts, one, (np.zeros(3), np.zeros(3))) is None
+    none = intervals.Tally(np.zeros(3), np.zeros(3))
+    assert none.estimate(counts) is None
+    assert intervals.Tally(np.ones(3), np.ones(3)).minus(none, counts) is None
 
 
 def test_a_rare_group_drops_the_resamples_that_miss_it():
-    found = intervals.ratio(intervals.resample(3, 50), [1, 0, 0], [1, 0, 0])
+    found = intervals.Tally(np.array([1, 0, 0]), np.array([1, 0, 0])).estimate(intervals.resample(3, 50))
     assert found == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 1}
 
 
@@ -86,12 +86,12 @@ def test_pairing_narrows_a_difference():
     a = np.random.default_rng(0).random(200) < 0.5
     b = a | (np.arange(200) < 20)
     counts, ones = intervals.resample(200), np.ones(200)
-    found = intervals.ratio_difference(counts, (b * 1.0, ones), (a * 1.0, ones))
+    found = intervals.Tally(b * 1.0, ones).minus(intervals.Tally(a * 1.0, ones), counts)
     gained = int(b.sum() - a.sum())
     assert found["value"] == pytest.approx(gained / 200) and found["low"] > 0
     assert found["high"] - found["low"] < 0.1  # unpaired it would be about 0.2
     assert intervals.mcnemar(b, a) == pytest.approx(2 * 0.5**gained)
-    same = intervals.ratio_difference(counts, (a * 1.0, ones), (a * 1.0, ones))
+    same = intervals.Tally(a * 1.0, ones).minus(intervals.Tally(a * 1.0, ones), counts)
     assert same == {"value": 0, "low": 0, "high": 0, "n": 200} and intervals.mcnemar(a, a) == 1.0
 
 

@@ -104,7 +104,7 @@ def test_a_separator_that_is_several_tokens_is_refused(tmp_path):
 
 
 def test_tokens_that_a_model_lacks_are_refused(tmp_path):
-    """Scores of such a model would be tiny numbers: a softmax over words that it was not trained to say."""
+    """PB60: scores of such a model would be tiny numbers, a softmax over words that it was not trained to say."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -196,7 +196,7 @@ def test_ours_reads_a_step_a_line(tmp_path):
         (replace(TRL, prompt="Q:"), r"prm.prompt='Q:' must hold \{question\} once"),
         (replace(TRL, step="{n}: {text}"), r"prm.step='\{n\}: \{text\}' is no template: KeyError"),
         (replace(TRL, step="{step"), "is no template"),
-        (replace(TRL, positive_label=2), "prm.positive_label=2 must be 0 or 1"),
+        (replace(TRL, positive_label=2), "prm.positive_label must be in \\[0, 1\\], not 2"),
     ],
 )
 def test_settings_that_make_no_sense(args, message):

@@ -222,14 +222,6 @@ def test_the_first_error_is_the_first_score_below(scores, threshold, found):
     assert first_error(scores, threshold) == found
 
 
-def test_no_number_is_no_error():
-    with pytest.raises(ValueError, match="step 1 "):
-        first_error([0.9, math.nan], 0.5)
-    assert first_error([0.1, math.nan], 0.5) == 0
-    with pytest.raises(ValueError, match="threshold"):
-        first_error([0.5], math.nan)
-
-
 def test_a_stage_counts_and_names_what_it_cannot_score(scorer, tmp_path):
     work = Workspace(tmp_path, {}, Untracked())
     asked, steps = [LONG, PROBLEMS[0], PROBLEMS[1]], [["#### 12"], ["#### 12"], []]

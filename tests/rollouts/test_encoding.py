@@ -5,6 +5,8 @@ from __future__ import annotations
 from copy import deepcopy
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from rollouts.prompts import PromptArgs, render_prompt
 from rollouts.sampling.protocol import Request, end_tokens, prompt_ids
@@ -55,6 +57,7 @@ def test_prompt_and_completion_by_hand(name):
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("written", [WRITTEN, "12\n", " 12\n", "½ <s> Ann\n", "#### 12\n", "  Ann", "\tAnn"])
 def test_put_together_they_are_the_ids_of_the_whole_text(name, written):
+    """PB59: no space that nobody wrote stands at the seam."""
     tokenizer = family(name)
     whole = tokenizer(PROMPT + written, split_special_tokens=True)["input_ids"]
     assert encode_prompt(tokenizer, PROMPT) + encode_text(tokenizer, written) == whole
@@ -64,6 +67,40 @@ def test_put_together_they_are_the_ids_of_the_whole_text(name, written):
 def test_nothing_has_no_tokens_and_a_line_feed_is_one(name):
     assert encode_text(family(name), "") == []
     assert len(encode_text(family(name), "\n")) == 1
+
+
+@pytest.mark.parametrize(
+    ("adds", "template", "starts"),
+    [
+        *((adds, template, 1) for adds in (True, False) for template in (None, "{{ bos_token }}{{ messages }}")),
+        (True, "{{ messages }}", 1),
+        (False, "{{ messages }}", 0),
+    ],
+)
+def test_a_prompt_has_one_start_token_whether_or_not_the_tokenizer_adds_it(adds, template, starts, caplog):
+    """PB58: a model that has always seen its start token writes nonsense without it."""
+    made = byte_tokenizer(adds)
+    made.chat_template = template
+    for prompt in ("Q: x\n", "<bos>Q: x\n"):  # what stands in a prompt is text
+        ids = encode_prompt(made, prompt)
+        assert ids[:starts].count(made.bos_token_id) == ids.count(made.bos_token_id) == starts
+        assert prompt_ids(made, Request("a", prompt)) == encode_steps(made, prompt, STEPS).ids[: len(ids)] == ids
+    assert caplog.text.count("set bos_token to null") == (starts == 1 and not adds)
+
+
+def test_an_end_token_begins_no_prompt():
+    made = byte_tokenizer(False, eos_token="<bos>")
+    assert made.bos_token_id not in encode_prompt(made, PROMPT)
+
+
+def byte_tokenizer(adds: bool, **options: str) -> PreTrainedTokenizerFast:
+    """Bytes and `<bos>`, which its post-processor adds or not."""
+    model = Tokenizer(models.BPE({sign: n for n, sign in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.add_special_tokens(["<bos>"])
+    if adds:
+        model.post_processor = processors.TemplateProcessing("<bos> $A", special_tokens=[("<bos>", 256)])
+    return PreTrainedTokenizerFast(tokenizer_object=model, bos_token="<bos>", **options)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -361,6 +361,13 @@ BAD = [
     ("jsonl", "a.jsonl", b"\n \n", r"the file is empty"),
     ("jsonl", "a.jsonl", ONE + ONE[:-6], r"a\.jsonl, line 2: malformed JSON: .* near '.*6 times 7"),
     ("jsonl", "a.jsonl", ONE + b"question,answer\n", r"line 2: malformed JSON"),
+    # PB88
+    (
+        "jsonl",
+        "a.jsonl",
+        rb'{"question": "Find $\mathrm{x}$.", "answer": 5}',
+        r"line 1: malformed JSON: .* at column 21",
+    ),
     ("jsonl", "a.jsonl", ONE + ONE[:-1] + ONE, r"line 2: malformed JSON: Extra data"),
     ("jsonl", "a.jsonl", b"[" * 100_000, r"line 1: malformed JSON: .*recursion.* characters\)"),
     ("jsonl", "a.jsonl", b"\n\n[1, 2]", r"line 3: expected an object with fields, not \[1, 2\]"),

@@ -14,12 +14,10 @@ from rollouts.prompts import (
     PLAIN,
     PromptArgs,
     parse_prompt,
-    parse_solution,
     read_template,
     render_prompt,
-    render_solution,
 )
-from rollouts.steps import Chat, split_steps
+from rollouts.steps import Chat, join_steps, split_steps
 
 QUESTION = "Ann has 7 pens. How many pens does Ann have?"
 CONF = Path(__file__).parents[2] / "conf" / "prompt"
@@ -132,20 +130,19 @@ def test_another_prompt_is_refused(prompt):
 
 
 def test_a_solution():
-    assert render_solution(["<<7+5=12>>12", "#### 12"]) == "<<7+5=12>>12\n#### 12\n"
-    assert parse_solution("<<7+5=12>>12\n\n #### 12 \nQ: more") == ("<<7+5=12>>12", "#### 12")
-    assert render_solution([]) == "" and parse_solution("") == ()
+    assert join_steps(["<<7+5=12>>12", "#### 12"]) == "<<7+5=12>>12\n#### 12\n"
+    assert split_steps("<<7+5=12>>12\n\n #### 12 \nQ: more") == ["<<7+5=12>>12", "#### 12"]
+    assert join_steps([]) == "" and split_steps("") == []
 
 
 @given(st.text())
 def test_steps_come_back(text):
-    steps = parse_solution(text)
-    assert list(steps) == split_steps(text)
-    assert parse_solution(render_solution(steps)) == steps
+    steps = split_steps(text)
+    assert split_steps(join_steps(steps)) == steps
 
 
 @given(st.lists(st.sampled_from(["<<7+5=12>>12", "#### 12", "x", "The answer is 12"]), max_size=4))
 def test_a_rendered_solution_is_graded_by_its_last_line(steps):
     """A prompt that a policy goes on with does not hide the answer that it gave."""
-    text = render_solution(parse_solution("\n".join(steps)))
+    text = join_steps(split_steps("\n".join(steps)))
     assert extract(text + render_prompt(QUESTION)) == extract(text)

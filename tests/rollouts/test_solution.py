@@ -34,14 +34,33 @@ HEADINGS = [
 
 
 @pytest.mark.parametrize(
-    "heading", [*HEADINGS, "## Human", "Next question: what?", "2. Problem: next", "### Instruction:"]
+    "heading",
+    [
+        *(
+            *HEADINGS,
+            "## Human",
+            "Next question: what?",
+            "2. Problem: next",
+            "### Instruction:",
+            "user",
+            "[Question 2]",
+        ),
+        *("<question>next", "\\textbf{Problem 2.} next", "\\section*{Problem}", "Problem (2): next", "Q.2 next"),
+        *("(2) Question: next", "問題2：next", "Domanda: next", "Teacher: next"),
+    ],
 )
 def test_the_next_problem_or_speaker_ends_a_solution_whatever_its_heading(heading):
     assert cut_solution(f"2 + 3 = 5\n{heading}\nTom has 6.\n#### 6") == (("2 + 3 = 5",), None, "none")
     assert cut_solution(f"{heading}\n2 + 3 = 5\n#### 5")[:2] == ((heading, "2 + 3 = 5", "#### 5"), "5")  # restated
 
 
-@pytest.mark.parametrize("marker", STOP_MARKERS)
+@pytest.mark.parametrize("heading", ["**Question**", "Input: next", "Here is another problem:", "Now solve: next"])
+def test_what_may_be_a_heading_ends_a_solution_once_its_answer_is_stated(heading):
+    assert cut_solution(f"The answer is 5.\n{heading}\nThe answer is 6.")[:2] == (("The answer is 5.",), "5")
+    assert cut_solution(f"2 + 3 = 5\n{heading}\nThe answer is 6.").answer == "6"
+
+
+@pytest.mark.parametrize("marker", [*STOP_MARKERS, "<|end_of_document|>", "<|return|>", "<｜begin▁of▁sentence｜>"])
 def test_nothing_after_an_end_token_is_a_step(marker):
     assert cut_solution(f"2 + 3 = 5{marker}\n3 + 3 = 6").steps == ("2 + 3 = 5",)
 
@@ -52,6 +71,10 @@ def test_nothing_after_an_end_token_is_a_step(marker):
         ("<think>a\nb</think>\nc", ("c",)),
         ("a\nb</think>c", ("c",)),
         ("<think>a</think>b<think>c</think>d", ("d",)),
+        ("<scratchpad>a</scratchpad>b", ("b",)),
+        ("<|begin_of_thought|>a<|end_of_thought|><|begin_of_solution|>b<|end_of_solution|>", ("b",)),
+        ("assistantanalysis a\nassistantfinal b", ("b",)),
+        ("<|im_start|>assistant\nb<|im_end|>", ("b",)),
         ("<think>a", ()),
         ("<think>a</think>", ()),
         ("a<think>b</think>", ("a",)),

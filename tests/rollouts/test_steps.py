@@ -52,7 +52,9 @@ PROMPT = "Q: How many pens?\n"
             ("  ####5\nb", ["####5"]),
         ),
         *(("a #### 5\nb", ["a #### 5"]), ("### 5\nb", ["### 5", "b"]), ("##### 5\nb", ["##### 5"])),
-        *(("a\u2028b", ["a\u2028b"]), ("a\rb\x0cc\x85d", ["a\rb\x0cc\x85d"]), ("a b", ["a b"])),
+        # PB08
+        *(("a\u2028b", ["a\u2028b"]), ("x = \x0crac{1}{2}\nc\rd", ["x = \x0crac{1}{2}", "c\rd"])),
+        *(("a\rb\x0cc\x85d", ["a\rb\x0cc\x85d"]), ("a b", ["a b"])),
     ],
 )
 def test_text_is_cut_into_lines_up_to_the_answer(text, steps):
@@ -266,6 +268,7 @@ def test_a_prompt_starts_as_the_tokenizer_wants_and_never_ends():
     assert encode_prompt(tokenizer, "") == [tokenizer.bos_token_id]
     assert encode_steps(tokenizer, "Ann", ["a"]).ids[0] == tokenizer.bos_token_id
     bare = train_bpe(["Ann"], 258, use_regex=True, ends=False)
+    bare.bos_token = None
     assert encode_prompt(bare, "Ann") == encode_text(bare, "Ann") == bare("Ann")["input_ids"]
 
 

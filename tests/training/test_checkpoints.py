@@ -395,7 +395,7 @@ def test_a_disk_without_room_is_named(tmp_path):
     folder = tmp_path / "there"
     folder.write_text("a file where the folder should be")
     with pytest.raises((CheckpointError, OSError), match="there"):
-        Checkpoints(folder, 2).save(1, None)
+        Checkpoints(folder, 2, {}, {}, 1).save(1, None)
 
 
 def test_settings_of_checkpoints_do_not_change_the_artifact():

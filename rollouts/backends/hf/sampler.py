@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,21 +14,9 @@ from rollouts.backends.hf.attention import fold
 from rollouts.backends.hf.decoding import Decoder
 from rollouts.backends.hf.rows import Ending, Row
 from rollouts.backends.hf.slots import windows
+from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.policies import context_length, load_policy
-from rollouts.sampling.protocol import (
-    Request,
-    Sample,
-    SamplingError,
-    end_tokens,
-    fill,
-    prompt_fault,
-    prompt_ids,
-    refuse,
-    sample_seed,
-)
-
-if TYPE_CHECKING:
-    from rollouts.sampling.args import SamplerArgs
+from rollouts.sampling.protocol import Request, Sample, SamplingError, end_tokens, read_requests, sample_seed
 
 
 class HFSampler:
@@ -64,11 +51,11 @@ class HFSampler:
             raise SamplingError("this sampler is closed")
         groups: list[list[Row]] = []
         ends = set(self.ends)
-        for request in (fill(request, self.args) for request in requests):
-            prompt = prompt_ids(self.tokenizer, request)
-            if fault := prompt_fault(prompt, request.max_tokens, self.limit, self.vocabulary):
-                yield from refuse(request, fault, len(prompt))
+        for one in read_requests(requests, self.args, self.tokenizer, self.limit, self.vocabulary):
+            if isinstance(one, Sample):
+                yield one
                 continue
+            request, prompt = one
             ends.update(end_tokens(self.tokenizer, request))
             seeds = ((index, sample_seed(request.seed, request.id, index)) for index in request.indices)
             groups.append([Row(request, index, seed, prompt) for index, seed in seeds])

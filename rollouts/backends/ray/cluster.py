@@ -9,14 +9,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import ray
 
+from rollouts.sampling.args import RayArgs
 from rollouts.sampling.protocol import SamplingError
-
-if TYPE_CHECKING:
-    from rollouts.sampling.args import RayArgs
 
 _KNOCK = 10.0  # seconds in which the cluster's head has to answer
 _STORE = 128 * 2**20  # bytes: only prompts and texts pass through the object store

@@ -13,18 +13,16 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from rollouts.backends.ray.cluster import check_hope, connect, count_room, disconnect
 from rollouts.backends.ray.worker import Worker, list_files
+from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.protocol import Request, Sample, SamplingError
 from stages.text import one_line
-
-if TYPE_CHECKING:
-    from rollouts.sampling.args import SamplerArgs
 
 logger = logging.getLogger(__name__)
 

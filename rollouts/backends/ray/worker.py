@@ -6,16 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import ray
 
-from rollouts.sampling.protocol import Request, Sample, load_sampler
+from rollouts.sampling.args import SamplerArgs
+from rollouts.sampling.protocol import Request, Sample, Sampler, load_sampler
 from stages.files import files_in
-
-if TYPE_CHECKING:
-    from rollouts.sampling.args import SamplerArgs
-    from rollouts.sampling.protocol import Sampler
 
 
 class Worker:

@@ -27,8 +27,8 @@ ENDS = {
     **dict.fromkeys(("length", "max_tokens", "model_length", "max_length", "max_new_tokens"), "length"),
     **dict.fromkeys(("max_output_tokens", "max_completion_tokens", "model_context_window_exceeded"), "length"),
     **dict.fromkeys(("content_filter", "content_filtered", "refusal", "safety", "recitation", "sensitive"), REFUSED),
-    **dict.fromkeys(("blocklist", "prohibited_content", "spii", "guardrail_intervened"), REFUSED),
-    **dict.fromkeys(("tool_calls", "tool_call", "tool_use", "function_call"), REFUSED),
+    **dict.fromkeys(("blocklist", "prohibited_content", "spii", "guardrail_intervened", "error_toxic"), REFUSED),
+    **dict.fromkeys(("tool_calls", "tool_call", "tool_use", "function_call", "malformed_function_call"), REFUSED),
 }
 _TOOLS = "the model calls a tool, which nobody asked for"
 
@@ -69,14 +69,19 @@ class _ChoiceBase(BaseModel):
     token_ids: Annotated[list[NonNegativeInt] | None, FailFast()] = None
     error: Any = None
 
+    @property
+    def ends(self) -> str | None:
+        # some say more behind a colon: "content_filter: PROHIBITED_CONTENT"
+        return ENDS.get((self.finish_reason or "").partition(":")[0].strip().lower())
+
 
 class _Choice(_ChoiceBase):
-    text: str | None
+    text: str | None = None
     logprobs: _TokenLogprobs | None = None
 
     def read(self) -> ReplyChoice:
         values = self.logprobs.token_logprobs if self.logprobs is not None else None
-        return ReplyChoice(_need(self.text), "", logprobs=_logprobs(values))
+        return ReplyChoice("" if self.ends == REFUSED else _need(self.text), "", logprobs=_logprobs(values))
 
 
 class _Logprob(BaseModel):
@@ -92,16 +97,17 @@ class _Message(BaseModel):
     refusal: str | None = None
     reasoning: Any = None
     reasoning_content: Any = None
+    reasoning_details: Any = None
     tool_calls: Any = None
     function_call: Any = None
 
 
 class _ChatChoice(_ChoiceBase):
-    message: _Message
+    message: _Message | None = None
     logprobs: _ChatLogprobs | None = None
 
     def read(self) -> ReplyChoice:
-        message = self.message
+        message = self.message or _Message()
         text, thought, refusal = _join(message.content)
         known = self.logprobs is not None and self.logprobs.content is not None
         logprobs = _logprobs([one.logprob for one in self.logprobs.content] if known else None)
@@ -110,11 +116,11 @@ class _ChatChoice(_ChoiceBase):
             return ReplyChoice("", REFUSED, reason=f"the model refuses: {refusal}")
         if not text and (message.tool_calls or message.function_call):
             return ReplyChoice("", REFUSED, reason=_TOOLS)
-        if not text and (message.reasoning or message.reasoning_content or thought):
+        thought = thought or message.reasoning or message.reasoning_content or message.reasoning_details
+        if not text and thought:
             return ReplyChoice("", "", logprobs=logprobs, thought_only=True)
         # a model that thinks apart may use up all its tokens before it says anything; otherwise something is lost
-        ends = ENDS.get((self.finish_reason or "").strip().lower())
-        text = text or "" if ends in ("length", REFUSED) else _need(text)
+        text = text or "" if self.ends in ("length", REFUSED) else _need(text)
         return ReplyChoice(text, "", logprobs=logprobs)
 
 
@@ -217,8 +223,7 @@ def _numbered(choices: Sequence[_Choice | _ChatChoice], n: int) -> tuple[dict[in
 
 
 def _read_choice(choice: _Choice | _ChatChoice, index: int) -> ReplyChoice:
-    told = choice.finish_reason or ""
-    ends = ENDS.get(told.strip().lower())
+    told, ends = choice.finish_reason or "", choice.ends
     if ends is None:
         words = f": {shown(choice.error)}" if choice.error else ""
         raise BadReply(f"a reply whose choice {index} ends for the reason {shown(choice.finish_reason, 60)}{words}")

@@ -23,9 +23,7 @@ from rollouts.sampling.protocol import (
     SamplingError,
     end_tokens,
     fill,
-    prompt_fault,
-    prompt_ids,
-    refuse,
+    read_requests,
     split_samples,
 )
 
@@ -140,7 +138,8 @@ class VLLMSampler:
         """
         if self._under_way:
             raise RuntimeError("one call of sample at a time: close the other's iterator first")
-        waiting = chain.from_iterable(self._prepare(fill(request, self.args)) for request in requests)
+        read = read_requests(requests, self.args, self.tokenizer, self.limit, self.vocabulary)
+        waiting = chain.from_iterable([one] if isinstance(one, Sample) else calls(*one) for one in read)
         rows = 0
         try:
             while True:
@@ -165,11 +164,6 @@ class VLLMSampler:
             atexit.unregister(self.close)
             engine.engine_core.shutdown(timeout=_ENDING)
             self.watch.end()
-
-    def _prepare(self, request: Request) -> Iterator[EngineCall | Sample]:
-        prompt = prompt_ids(self.tokenizer, request)
-        fault = prompt_fault(prompt, request.max_tokens, self.limit, self.vocabulary)
-        yield from calls(request, prompt) if fault is None else refuse(request, fault, len(prompt))
 
     def _hand_over(self, call: EngineCall) -> None:
         from vllm.inputs.engine import tokens_input

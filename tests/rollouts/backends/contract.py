@@ -104,6 +104,7 @@ class SamplerContract:
         assert len({sample.text for sample in wanted.values()}) > 8
 
     def test_greedy_is_the_same_whatever_the_seed(self, opened) -> None:
+        """PB72: also the second time, with a warm cache of prefixes."""
         if not self.draws:
             pytest.skip("a script does not draw")
         one = by_name(opened.sample(requests_of(n=1, temperature=0.0)))

@@ -27,7 +27,7 @@ def read(*choices: dict[str, Any], n: int = 1, **others: Any) -> Reply:
     return read_reply("chat", body_of(*choices, **others), n)
 
 
-@pytest.mark.parametrize("key", ["reasoning", "reasoning_content"])
+@pytest.mark.parametrize("key", ["reasoning", "reasoning_content", "reasoning_details"])
 def test_a_text_that_is_all_reasoning_is_empty(key: str) -> None:
     (one,) = read(choice(None, **{key: "6*3=18, so \\boxed{18}"})).choices  # PB33
     assert (one.text, one.finish_reason, one.thought_only) == ("", "stop", True)
@@ -71,6 +71,15 @@ def test_how_servers_say_that_a_text_ended(told: str, reason: str) -> None:
     assert one.finish_reason == reason and (one.reason is not None) == (reason == "refused")
     completion = body_of({"index": 0, "text": "#### 18", "finish_reason": told})
     assert read_reply("completions", completion, 1).choices[0].finish_reason == reason
+
+
+def test_a_choice_that_was_stopped_may_have_no_text_at_all() -> None:
+    stopped = {"index": 1, "finish_reason": "content_filter: PROHIBITED_CONTENT"}
+    reply = read(choice("a"), stopped | {"message": None}, n=2)
+    assert [one.finish_reason for one in reply.choices] == ["stop", "refused"] and reply.fault is None
+    assert read(stopped).choices[0].finish_reason == "refused"
+    (one,) = read_reply("completions", body_of(stopped | {"text": None}), 1).choices
+    assert (one.text, one.finish_reason) == ("", "refused")
 
 
 @pytest.mark.parametrize("told", ["abort", "error", None, "", "wat"])

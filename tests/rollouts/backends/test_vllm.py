@@ -63,7 +63,7 @@ class TestVLLM(SamplerContract):
         sampler.close()
 
     def test_some_of_n_are_the_children_of_n(self, opened) -> None:
-        """vLLM seeds child i of a request with seed + i: asked for alone, with that seed, it writes the same."""
+        """PB72: vLLM seeds child i of a request with seed + i: asked for alone, with that seed, it writes the same."""
         whole = by_name(opened.sample([Request("x", questions()[1], n=9, seed=3)]))
         some = by_name(opened.sample([Request("x", questions()[1], n=9, seed=3, wanted=(7, 2, 8))]))
         assert texts(some) == {("x", i): texts(whole)["x", i] for i in (2, 7, 8)}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollouts.grading.answers import grade
+from rollouts.grading.answers import canonical, grade
 from rollouts.grading.choices import Choice, is_chosen, parse_choice, render_choice
+from rollouts.records import Problem
 
 BANK = Choice("C", "bank")
 
@@ -38,6 +41,11 @@ RIGHT = [
     "C, because money is kept there",
     "(C) since money is kept there",
     '"bank"',
+    "C, bank",
+    "C (bank)",
+    "the bank (C)",
+    "letter C",
+    "C!",
 ]
 WRONG = [
     "A",
@@ -62,6 +70,10 @@ WRONG = [
     "CC",
     "",
     "(C",
+    "C, D",
+    "C (sea)",
+    "sea (C)",
+    "bank (A)",
 ]
 
 
@@ -107,6 +119,8 @@ def test_texts_that_look_like_letters(answer, choice, right):
         ("Money is kept in banks.\n#### (C) bank", True),
         ("So the answer is (C) bank.", True),
         ("So the answer is bank.", True),
+        ("So the correct option is C.", True),
+        ("So the correct choice is (A).", False),
         (r"So it is \boxed{\text{C}}.", True),
         ("Money is kept in banks.\n#### (A) sea", False),
         ("I think of C.", False),
@@ -135,3 +149,16 @@ def test_there_and_back(letter, text):
 @given(st.text())
 def test_no_answer_raises(answer):
     is_chosen(answer, BANK)
+
+
+def test_answers_that_name_one_choice_are_one_vote():
+    asked = Problem("a", "Where?\nAnswer choices: (A) sea (B) river bank (C) bank", "(C) bank", None, "x", "test")
+    for letter, answers in {
+        "C": ["C", "(C) bank", "c.", "bank", "the bank", "\\text{(C)}"],
+        "A": ["A", "sea", "(A)"],
+        "B": ["river bank", "B) river bank"],
+    }.items():
+        assert {canonical(answer, asked) for answer in answers} == {letter}
+    assert canonical("C. sea", asked) not in ("A", "C") and canonical("A or B", asked) not in ("A", "B")
+    plain = replace(asked, answer="18")
+    assert canonical("C", plain) == canonical("(C)", plain) != canonical("(C) bank", plain)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rollouts.grading import symbolic
+from rollouts.grading import prover, symbolic
 from rollouts.grading.answers import Grade, grade
 from tests.faults import fuzz_grader
 
@@ -29,6 +29,20 @@ def test_payloads_are_never_right_and_leave_the_prover_alive():
         if payload in hanging:
             assert (verdict.rule, verdict.graded) == ("timeout", False)
     assert grade("\\boxed{x+y}", "y+x").correct
+
+
+def test_a_new_worker_has_done_the_slow_things_before():
+    """Half a second of processor time is less than sympy takes for its first product on a busy machine."""
+    pool = prover._new_pool()
+    try:
+        assert pool.schedule(preloaded).result()
+    finally:
+        pool.stop()
+        pool.join()
+
+
+def preloaded() -> bool:
+    return "rollouts.grading.warmed" in sys.modules
 
 
 def test_threads_share_the_prover():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,13 @@ def test_a_text_that_does_not_end_is_graded_and_kept_up_to_the_limits():
 )
 def test_the_last_number_counts_only_where_asked_for(text, last_number, correct):
     assert grade_sample(problem(), sample_of(text), 0, last_number).correct is correct
+
+
+@pytest.mark.parametrize("finish", ["stop", "length"])
+def test_a_text_is_graded_however_it_ended(finish):
+    """PB73: a policy ends by its end token, by a stop string, or at the limit."""
+    found = grade_sample(problem(), replace(sample_of("5+7\n#### 12"), finish_reason=finish), 0)
+    assert (found.correct, found.steps, found.finish_reason) == (True, ("5+7", "#### 12"), finish)
 
 
 def test_what_cannot_be_graded_is_neither_right_nor_wrong():

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refine.prompts import BAD, KINDS, REFINE, render_refinement
-from rollouts.prompts import render_prompt, render_solution
-from rollouts.steps import split_steps
+from rollouts.prompts import render_prompt
+from rollouts.steps import join_steps, split_steps
 from rollouts.world.args import WorldArgs
 from rollouts.world.facts import ITEMS, NAMES
 from rollouts.world.tokenizer import END, MARKS, PAD, UNKNOWN, make_tokenizer
@@ -64,9 +64,9 @@ def check(text: str) -> None:
 def test_every_text_of_the_world_is_known_and_comes_back(args: WorldArgs, place: int):
     for problem in some_problems(args, 5):
         steps = split_steps(problem.solution)
-        check(render_prompt(problem.question) + render_solution(steps))
+        check(render_prompt(problem.question) + join_steps(steps))
         for kind in KINDS:
-            check(render_refinement(kind, problem.question, steps, place % len(steps)) + render_solution(steps))
+            check(render_refinement(kind, problem.question, steps, place % len(steps)) + join_steps(steps))
 
 
 def test_every_name_and_item_is_known_in_every_place():
@@ -74,7 +74,7 @@ def test_every_name_and_item_is_known_in_every_place():
     assert {name for p in problems for name in NAMES if name in p.question} == set(NAMES)
     assert {item for p in problems for item in ITEMS if item in p.question} == set(ITEMS)
     for problem in problems:
-        check(render_prompt(problem.question) + render_solution(split_steps(problem.solution)))
+        check(render_prompt(problem.question) + join_steps(split_steps(problem.solution)))
 
 
 def test_prompt_and_solution_are_encoded_alone_as_together():

@@ -53,8 +53,9 @@ def train(policy: str, root: Path, count: int) -> None:
 
     keep = CheckpointArgs(every_seconds=None, every_steps=2)
     how = TrainArgs(
-        device="cpu", tokens_per_step=500, tokens_per_batch=250, epochs=9, max_steps=STEPS, checkpoints=keep
-    )
+        device="cpu", tokens_per_step=500, tokens_per_batch=250, epochs=9, max_steps=STEPS, checkpoints=keep,
+        learning_rate=1e-3, gradient_checkpointing=False,
+    )  # fmt: skip
     args = TrainPolicyArgs(policy=policy, problems=ProblemArgs(limit=30), train=how)
     make(TRAIN_POLICY, args, root, lambda folder: Tracker(TrackingArgs(), folder))
 

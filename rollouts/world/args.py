@@ -23,11 +23,11 @@ class WorldArgs:
     else follows from a person of the chain; without `direct_distractors` none is told directly, so that there is one
     place to start. `people` is how many names there are.
 
-    Two settings make problems of planning, where the steps are many that could be taken. `rivals` chains leave the gold
-    chain before its end, each as long as it, or one step longer or shorter, counted from the chain's start; no answer
-    needs them. From the end of the gold chain and of each rival 1 … `followers` people hang, directly or on one another,
-    so that no end is known by its being one: only the question says where to stop. With rivals and without
-    `side_branches` distractors build on any chain's end and its followers, or they would tell which chain is asked for.
+    Two settings make problems of planning, where there are many steps that could be taken. `rivals` chains leave the
+    gold chain before its end, each as long as it or one step longer or shorter, counted from the gold chain's start; no
+    answer needs them. From the end of each chain, the gold one's too, hang 1 … `followers` people, directly or on one
+    another: so only the question tells where to stop. Where there are rivals or followers, distractors without
+    `side_branches` build on any chain's end and on its followers, or they would tell which chain is the right one.
     """
 
     size: int = 20000

@@ -1,4 +1,4 @@
-"""Drawing the facts of one problem: the gold chain, rival chains that leave it, what hangs from their ends, distractors.
+"""Draws the facts of one problem: the gold chain, rivals that leave it, followers of their ends, and distractors.
 
 The same settings and the same state of `rng` give the same facts. Left out: which problems are kept, and their texts
 (`rollouts/world/generator.py`).

@@ -14,7 +14,6 @@ from functools import cache
 from rollouts.problems.args import ProblemArgs
 from rollouts.records import Problem
 from rollouts.world.args import SOURCE as WORLD
-from rollouts.world.args import WorldArgs
 from rollouts.world.draw import draw_facts
 from rollouts.world.facts import SYMBOLS, Fact, World, has_planning_shortcut, has_shortcut, render_fact
 

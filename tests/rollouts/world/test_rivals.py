@@ -12,9 +12,10 @@ from rollouts.problems.load import load_problems
 from rollouts.records import Problem
 from rollouts.steps import split_steps
 from rollouts.world.args import WorldArgs
+from rollouts.world.claims import Verdict
 from rollouts.world.facts import Fact, World, has_planning_shortcut
-from rollouts.world.generator import SPLIT_RANGES
-from rollouts.world.oracle import parse_question, true_first_error
+from rollouts.world.generator import SPLIT_RANGES, render_solution
+from rollouts.world.oracle import can_still_reach, error_kind, parse_question, true_first_error
 from tests.rollouts.world.test_generator import contents
 from tests.worlds import ancestors, some_problems
 
@@ -104,6 +105,34 @@ def test_the_answer_needs_no_rival_and_no_follower(rivals: dict, shortcuts: bool
         steps = split_steps(problem.solution)
         assert true_first_error(problem, steps) is None
         assert not {name for name in re.findall(r"[A-Z][a-z]+", problem.solution)} & (world.facts.keys() - needed)
+
+
+def solution_for(world: World, name: str) -> list[str]:
+    """The gold solution of another question: what this person has."""
+    chain = sorted(ancestors(world, (name,)), key=lambda one: depth(world, one))
+    return split_steps(render_solution(World(world.facts, (name,), world.item), chain[1:]))
+
+
+def test_the_oracle_says_where_a_solution_leaves_the_way():
+    kinds = Counter()
+    for problem in some_problems(WorldArgs(rivals=2, followers=2, shortcuts=False, **CHAINS), 60):
+        world = parse_question(problem.question)
+        (asked,) = world.asked
+        gold = ancestors(world, world.asked)
+        for name in world.facts.keys() - {asked}:
+            steps = solution_for(world, name)
+            if len(steps) == 1:
+                continue  # told directly
+            shared = len(ancestors(world, (name,)) & gold) - 1  # steps on the gold chain
+            kind = Verdict.EARLY if name in gold else Verdict.SIDE
+            if asked in ancestors(world, (name,)):
+                kind = Verdict.LATE
+            assert true_first_error(problem, steps) == shared and error_kind(problem, steps) is kind
+            # who comes back can still give the answer
+            assert can_still_reach(problem, [*steps[:-1], *split_steps(problem.solution)])
+            assert not can_still_reach(problem, steps)
+            kinds[kind] += 1
+    assert kinds.keys() == {Verdict.EARLY, Verdict.SIDE, Verdict.LATE} and min(kinds.values()) > 60
 
 
 def test_problems_differ_and_splits_have_none_in_common():

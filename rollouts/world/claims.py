@@ -84,12 +84,12 @@ def _to_fact(relation: str, found: re.Match[str]) -> tuple[Fact, str]:
 
 
 class Verdict(StrEnum):
-    """What a step is. `side` and `late` are *needless*: true, and yet no step towards the answer. The last four are
-    wrong; a step with several faults is what comes first in it, a fact before the equation that uses it."""
+    """What a step is. `side` and `late` are *needless*: they spoil nothing that the answer needs, and lead away from it.
+    The last four are wrong; a step with several faults is what comes first in it, a fact before its equation."""
 
     RIGHT = "right"
-    SIDE = "side"  # about nobody whose quantity the answer takes: the way to somebody else
-    LATE = "late"  # after what was asked for had been worked out
+    SIDE = "side"  # true, about nobody whose quantity the answer takes: the way to somebody else
+    LATE = "late"  # about others after what was asked for had been worked out, true or not
     ARITHMETIC = "arithmetic"  # an equation that does not hold
     LOOKUP = "lookup"  # a fact that is not told, another person's number, or one that comes from nowhere
     EARLY = "early"  # an answer line before what was asked for had been worked out

@@ -25,10 +25,10 @@ def judge_steps(problem: Problem, steps: Sequence[str]) -> list[Verdict]:
     (12=12), an equation about nobody or somebody else, a fact that is not the question's, and any number that stands in
     neither. A line without numbers claims nothing, and is right.
 
-    A true step is needless where all that it works out is the quantity of people whom the answer does not take (side),
-    or where what was asked for had been worked out before (late). It takes nothing away from those who go back, but
-    shows that the writer has lost the way. So `can_still_reach` does not count it as wrong; `true_first_error`,
-    `error_kind` and what the report measures reward models by do.
+    A step is needless where it is true and works out only quantities that the answer does not take (side), or where
+    what was asked for had been worked out before, be it true or not (late). It takes nothing away from those who go
+    back, but shows that the writer has lost the way. So `can_still_reach` does not count it as wrong;
+    `true_first_error`, `error_kind` and what the report measures reward models by do.
 
     Raises:
         ValueError: the problem is not of the embedded world.
@@ -46,15 +46,15 @@ def judge_steps(problem: Problem, steps: Sequence[str]) -> list[Verdict]:
 
 def _judge_claims(truth: Truth, claims: Sequence[Claim], needed: set[str], known: set[str]) -> Verdict:
     """What a step is that makes these claims, after those of `known` had been worked out."""
-    told_first = sorted(claims, key=lambda claim: claim.derived)
-    if wrong := [claim.verdict for claim in told_first if claim.verdict is not Verdict.RIGHT]:
-        return wrong[0]
+    ends = {truth.goal, ANSWER}
     about = {claim.name for claim in claims if claim.derived} or {claim.name for claim in claims}
-    if not about or about & {truth.goal, ANSWER}:
-        return Verdict.RIGHT
-    if known & {truth.goal, ANSWER}:
+    told_first = sorted(claims, key=lambda claim: claim.derived)
+    wrong = [claim for claim in told_first if claim.verdict is not Verdict.RIGHT]
+    if known & ends and about and not ends & (about | {claim.name for claim in wrong}):
         return Verdict.LATE
-    return Verdict.RIGHT if about & needed else Verdict.SIDE
+    if wrong:
+        return wrong[0].verdict
+    return Verdict.RIGHT if not about or about & (needed | ends) else Verdict.SIDE
 
 
 def true_first_error(problem: Problem, steps: Sequence[str]) -> int | None:

@@ -304,6 +304,9 @@ LINES = ["As Bob has 5 more pens than Ann", "As Ann has 7 pens and Bob has 5 mor
         ([DAN, "As Dan has 6 pens and Eva has 2 fewer pens than Dan, <<6-2=4>>4"], [RIGHT, SIDE]),
         # past the answer
         ([GUS, EVA, "#### 4"], [RIGHT, LATE, LOOKUP]),
+        ([GUS, "<<6-3=3>>3 for Eva", "<<7+5=11>>11 for Bob", END], [RIGHT, LATE, LATE, RIGHT]),  # true or not
+        ([GUS, "As Gus has 14 pens and Eva has 2 fewer pens than Gus, <<14-2=12>>12"], [RIGHT, LOOKUP]),
+        ([GUS, "<<6+7=14>>14 for Gus", "12"], [RIGHT, ARITHMETIC, UNREAD]),
         ([GUS, BOB, "Gus has 13 pens.", "So much for that.", END], [RIGHT, LATE, RIGHT, RIGHT, RIGHT]),
         ([END, EVA, END], [RIGHT, LATE, RIGHT]),
         # an equation that does not hold

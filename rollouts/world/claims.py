@@ -84,8 +84,8 @@ def _to_fact(relation: str, found: re.Match[str]) -> tuple[Fact, str]:
 
 
 class Verdict(StrEnum):
-    """What a step is. `side` and `late` are *needless*: they spoil nothing that the answer needs, and lead away from it.
-    The last four are wrong; a step with several faults is what comes first in it, a fact before its equation."""
+    """What a step is. `side` and `late` are *needless*: they spoil nothing, but lead away from the answer. The four
+    below them are wrong; a step with several faults is what comes first in it, a fact before its equation."""
 
     RIGHT = "right"
     SIDE = "side"  # true, about nobody whose quantity the answer takes: the way to somebody else

@@ -60,7 +60,7 @@ def locate(
     args: ReviseArgs, where: str, problems: Sequence[Problem], drafts: Sequence[Rollout], work: Workspace
 ) -> list[int | None]:
     """The first wrong step of every draft (0-based) as `where` sees it, or None where it sees none or cannot read so
-    long a draft.
+    long a draft. To the oracle a needless step is one too.
 
     Raises:
         ValueError: the reward model is of the other kind, or the truth is asked for where nobody knows it.
@@ -198,4 +198,4 @@ def revise(args: ReviseArgs, work: Workspace) -> None:
     work.write_rows("rows", rows)
 
 
-REVISE = Stage("revise", 4, ReviseArgs, revise)
+REVISE = Stage("revise", 5, ReviseArgs, revise)

@@ -29,6 +29,8 @@ def world_args(draw: st.DrawFn) -> WorldArgs:
         max_factor=draw(st.integers(2, 6)),
         min_distractors=distractors[0],
         max_distractors=distractors[1],
+        rivals=draw(st.integers(0, 2)),
+        followers=draw(st.integers(0, 2)),
         operations=["more", *others],
     )
 

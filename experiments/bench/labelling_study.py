@@ -74,7 +74,7 @@ def sample_bank(
 
 
 def went_past(problem: Problem, steps: Sequence[str]) -> bool:
-    """Whether a solution works something out after the answer: right steps, for the oracle, that lose the answer."""
+    """Whether a solution works something out after the answer: true steps, which the oracle calls late."""
     return any(step.endswith(f">>{problem.answer}") for step in steps[:-2])
 
 

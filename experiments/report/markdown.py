@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.report.example import example_lines
 from experiments.report.words import (
+    ERROR_NAMES,
     FIXED_NAMES,
     JUDGE_MEASURES,
     SCORER_NAMES,
@@ -67,6 +68,7 @@ def render_markdown(report: dict[str, Any], figures: list[str]) -> str:
     header = ["selector", "accuracy", "95% interval", "tokens a problem", "paper, Llama-2 13B"]
     blocks += ["## Accuracy by selector", table(header, _accuracy_rows(report)), _accuracy_notes(report)]
     blocks += [*_figure("accuracy", figures), "## Differences on the same problems", _difference_table(report)]
+    blocks += [_error_table(report)]
     blocks += ["## What the refiners mend and break", _repair_table(report), _where_table(report)]
     blocks += ["## The reward models", _judge_table(report), _judge_notes(report)]
     blocks += [*_figure("step_accuracy", figures), _positions(report), *_figure("reliability", figures)]
@@ -132,6 +134,16 @@ def _difference_table(report: dict[str, Any]) -> str:
     return table(["first", "second", "first − second, points", "95% interval", "McNemar p"], rows)
 
 
+def _error_table(report: dict[str, Any]) -> str:
+    found = {words: report["errors"][name] for name, words in ERROR_NAMES.items()}
+    if None in found.values():
+        return ""
+    n = next(iter(found.values()))["n"]
+    rows = [[words, percent(one), interval(one)] for words, one in found.items()]
+    title = f"## What is wrong with the drafts\n\nThe oracle names what goes wrong first in each of {n:,} wrong drafts."
+    return f"{title}\n\n{table(['first error', 'wrong drafts', '95% interval'], rows)}"
+
+
 def _repair_table(report: dict[str, Any]) -> str:
     rows = []
     for name, words in FIXED_NAMES.items():
@@ -188,6 +200,12 @@ def _judge_notes(report: dict[str, Any]) -> str:
         lines.append(
             f"Of {label['n']:,} step labels {percent(label)} are right by the oracle "
             f"(95% interval {interval(label)}; the paper's hand check {paper})."
+        )
+    if strict := report["label_accuracy_strict"]:
+        lines.append(
+            "A needless step, true but past the answer or about somebody not needed, counts as wrong above, and so "
+            f"does all that follows; for the labels it does not, as one can go back: where it does, {percent(strict)} "
+            "of them are right."
         )
     return " ".join(lines)
 

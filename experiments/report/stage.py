@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from experiments.commands.command import stage_command
 from refine.report.build import build_report
 from refine.report.inputs import ReportInputs
-from refine.report.truth import check_apart, judge_candidates, judge_labels
+from refine.report.truth import check_apart, judge_candidates, judge_labels, name_errors
 from rewards.reward_model import read_facts
 from rollouts.records import Candidate, Choice, Judgement, Problem, StepLabels
 from stages.artifacts import Artifact
@@ -52,14 +52,16 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
     from experiments.report.markdown import write_report
 
     problems = work.parents["candidates"].rows(Problem, "problems")
+    by_id = {problem.id: problem for problem in problems}
     candidates = work.parents["candidates"].rows(Candidate)
     if args.trained_on is not None:
         check_apart(work.parents["trained_on"].rows(Problem, "problems"), problems)
-    label_truth = None
+    label_truth = strict_label_truth = None
     if args.labels is not None:
         source = work.parents["labels"]
         labelled = {problem.id: problem for problem in source.rows(Problem, "problems")}
         label_truth = judge_labels(labelled, source.rows(StepLabels))
+        strict_label_truth = judge_labels(labelled, source.rows(StepLabels), strict=True)
     inputs = ReportInputs(
         title=args.title,
         model=args.model,
@@ -70,8 +72,10 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
         judgements=work.parents["rerank"].rows(Judgement, "judgements"),
         choices=work.parents["rerank"].rows(Choice),
         thresholds={name: read_facts(work.parents[name].path)["threshold"] for name in ("orm", "sorm")},
-        step_truth=judge_candidates({problem.id: problem for problem in problems}, candidates),
+        step_truth=judge_candidates(by_id, candidates),
+        error_kinds=name_errors(by_id, candidates),
         label_truth=label_truth,
+        strict_label_truth=strict_label_truth,
         stages=dict(zip(args.names, map(_cost, work.parents["stages"]), strict=True)),
         given=dict(zip(args.given_names, map(_describe, work.parents["given"]), strict=True)),
         samples=work.parents["rerank"].manifest["counts"]["samples"],
@@ -91,5 +95,5 @@ def _cost(artifact: Artifact) -> dict[str, float]:
     return {name: artifact.manifest.get(name, 0) for name in ("seconds", "tokens")}
 
 
-REPORT = Stage("report", 4, ReportArgs, write_glore_report)
+REPORT = Stage("report", 5, ReportArgs, write_glore_report)
 main = stage_command(REPORT)

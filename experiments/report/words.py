@@ -27,6 +27,14 @@ FIXED_NAMES = {
     "only_local": "local, but not global",
     "control": "control (saw no draft)",
 }
+ERROR_NAMES = {
+    "arithmetic": "wrong arithmetic: an equation that does not hold",
+    "lookup": "wrong look-up: not what the question tells of this person",
+    "side": "wrong plan: a true step about somebody not needed",
+    "early": "stopped too early: answered before the person asked for",
+    "late": "went on too late: a step past the answer",
+    "unread": "no answer, or nothing that can be read",
+}
 JUDGE_MEASURES = {
     "step_accuracy": "intermediate steps judged rightly",
     "step_balanced_accuracy": "the same, right and wrong steps weighing alike",

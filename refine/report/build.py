@@ -14,7 +14,7 @@ import numpy as np
 
 from refine.report.example import choose_example
 from refine.report.inputs import ReportInputs
-from refine.report.repairs import WHERES, repair_report
+from refine.report.repairs import WHERES, count_errors, repair_report
 from refine.rerank import SCORED
 from refine.rerank import SELECTORS as OFFERS
 from rewards.evaluate import SCORERS, judge_report
@@ -89,9 +89,11 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "difference": _differences(headline, rows, counts) | repair_differences | judged.pop("difference"),
         "fixed": fixed,
         "broken": broken,
+        "errors": count_errors(inputs.error_kinds, rows, counts),
         "by_where": by_where,
         "ablation": _ablation(arms, candidates, rows, counts),
         "label_accuracy": wilson(*inputs.label_truth) if inputs.label_truth else None,
+        "label_accuracy_strict": wilson(*inputs.strict_label_truth) if inputs.strict_label_truth else None,
         **judged,
         "thresholds": dict(inputs.thresholds),
         "stages": {name: dict(stage) for name, stage in inputs.stages.items()},

@@ -14,8 +14,10 @@ from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem
 class ReportInputs:
     """What a report is made from. `scorer` and `where` name the arm of the headline.
 
-    `step_truth[key][i]` says whether that draft or sample is free of error up to step i (0-based); None where no oracle
-    exists. `label_truth` counts (right, given) labels; `stages` holds seconds and tokens of each stage, in order.
+    `step_truth[key][i]` says whether that draft or sample has only right steps up to step i (0-based), and
+    `error_kinds[key]` what went wrong first in that draft, which is not right; None where no oracle exists.
+    `label_truth` counts (right, given) labels, and `strict_label_truth` the same where needless steps are wrong.
+    `stages` holds seconds and tokens of each stage, in order.
     `given` names what was put in the place of a stage's own artifact. `apart` says whether the test problems were
     compared with those trained on. `samples` is the n of best_of_n.
     """
@@ -30,7 +32,9 @@ class ReportInputs:
     choices: Sequence[Choice]
     thresholds: dict[str, float]
     step_truth: dict[CandidateKey, list[bool]] | None = None
+    error_kinds: dict[CandidateKey, str] | None = None
     label_truth: tuple[int, int] | None = None
+    strict_label_truth: tuple[int, int] | None = None
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     scorer: str = "orm"
     where: str = "sorm"

@@ -1,4 +1,5 @@
-"""What the refiners do to drafts: wrong ones fixed, right ones broken, each share with its interval over problems."""
+"""What is wrong with drafts, and what the refiners do to them: wrong ones fixed, right ones broken, each share with its
+interval over problems."""
 
 from __future__ import annotations
 
@@ -8,8 +9,24 @@ import numpy as np
 
 from rewards.intervals import Estimate, Tally
 from rollouts.records import Candidate, CandidateKey
+from rollouts.world.claims import Verdict
 
 WHERES = ("none", "orm", "sorm", "oracle")
+ERRORS = tuple(kind.value for kind in Verdict if kind is not Verdict.RIGHT)
+
+
+def count_errors(
+    kinds: dict[CandidateKey, str] | None, rows: dict[str, int], counts: np.ndarray
+) -> dict[str, Estimate | None]:
+    """The share of each kind of first error among the drafts that are not right; None where nobody knows, or all are.
+
+    `kinds` are those of these drafts, one a problem; `rows` and `counts` are as in `judge_report`.
+    """
+    owners = [rows[problem_id] for problem_id, *_ in kinds or ()]
+    return {
+        name: Tally.of(owners, [kind == name for kind in (kinds or {}).values()], len(rows)).estimate(counts)
+        for name in ERRORS
+    }
 
 
 def repair_report(

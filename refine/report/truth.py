@@ -9,12 +9,16 @@ from operator import and_
 from rollouts.problems.splits import question_key
 from rollouts.records import Candidate, CandidateKey, Problem, StepLabels, identity
 from rollouts.world.args import SOURCE
-from rollouts.world.oracle import can_still_reach, judge_steps
+from rollouts.world.claims import Verdict
+from rollouts.world.oracle import can_still_reach, error_kind, judge_steps
 
 
 def judge_prefixes(problem: Problem, steps: Sequence[str]) -> list[bool]:
-    """Whether each prefix is free of error: what a stepwise reward model should say after each step."""
-    return list(accumulate(judge_steps(problem, steps), and_))
+    """Whether all steps of each prefix are right: what a stepwise reward model should say after each step.
+
+    A needless step counts as wrong: from there a policy that learnt from gold solutions does not come back.
+    """
+    return list(accumulate((verdict is Verdict.RIGHT for verdict in judge_steps(problem, steps)), and_))
 
 
 def judge_candidates(
@@ -30,17 +34,37 @@ def judge_candidates(
     }
 
 
-def judge_labels(problems: Mapping[str, Problem], labels: Sequence[StepLabels]) -> tuple[int, int] | None:
+def name_errors(problems: Mapping[str, Problem], candidates: Sequence[Candidate]) -> dict[CandidateKey, Verdict] | None:
+    """What went wrong first in every draft that is not right (`error_kind`); None where a problem is not the embedded
+    world's. A draft in which the oracle finds nothing wrong could not be graded: it is `unread`."""
+    if any(problem.source != SOURCE for problem in problems.values()):
+        return None
+    return {
+        identity(one): error_kind(problems[one.problem_id], one.steps) or Verdict.UNREAD
+        for one in candidates
+        if one.kind == "draft" and one.correct is not True
+    }
+
+
+def judge_labels(
+    problems: Mapping[str, Problem], labels: Sequence[StepLabels], *, strict: bool = False
+) -> tuple[int, int] | None:
     """How many labels of wrong rollouts the oracle agrees with, and how many there are; None where a problem is not
-    the embedded world's."""
+    the embedded world's.
+
+    The truth is whether the right answer can still be reached, from needless steps too (`can_still_reach`); `strict`
+    takes whether all steps so far are right, and none is needless (`judge_prefixes`).
+    """
     if any(problem.source != SOURCE for problem in problems.values()):
         return None
     right = given = 0
     for row in labels:
+        problem = problems[row.problem_id]
+        truth = judge_prefixes(problem, row.steps) if strict and not row.correct else None
         for i, label in enumerate(row.labels):
             if label is not None and not row.correct:
                 given += 1
-                right += label == can_still_reach(problems[row.problem_id], row.steps[: i + 1])
+                right += label == (can_still_reach(problem, row.steps[: i + 1]) if truth is None else truth[i])
     return right, given
 
 

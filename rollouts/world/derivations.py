@@ -33,10 +33,15 @@ class Truth(NamedTuple):
     order: tuple[str, ...]
     last_use: dict[int, int]
 
+    @property
+    def goal(self) -> str:
+        """Whose quantity is the answer."""
+        return TOTAL if TOTAL in self.facts else self.asked[0]
+
     def needed(self, stated: set[str]) -> set[str]:
         """Whose quantities the answer takes, once those of `stated` are known."""
         needed: set[str] = set()
-        waiting = [TOTAL] if TOTAL in self.facts else list(self.asked)
+        waiting = [self.goal]
         while waiting:
             name = waiting.pop()
             if name not in needed:

@@ -89,23 +89,46 @@ def has_shortcut(world: World, order: list[str]) -> bool:
     From such problems a policy learns to apply all the numbers it sees, without looking up who depends on whom, and
     outcomes say little about steps. A chain with a sum of two people is not looked at: a sum has no number to apply.
     """
-    told = [name for name, fact in world.facts.items() if len(fact.others) == 1]
-    if set(order) - set(told):
+    return _comes_out_again(world, order, [name for name, fact in world.facts.items() if len(fact.others) == 1])
+
+
+def has_planning_shortcut(world: World, order: list[str]) -> bool:
+    """The same where there are rivals or followers: whether somebody else has as many as is asked for, so that a wrong
+    plan gives the right answer, or the gold chain's own facts give its last quantity in another order.
+
+    With the facts of so many others in its place some order nearly always gives it, and trying them all takes long.
+    """
+    values, answer = world.values(), world.answer()
+    others = (value for name, value in values.items() if name not in world.asked)
+    return answer in others or _comes_out_again(world, order, order)
+
+
+def _comes_out_again(world: World, order: list[str], told: list[str]) -> bool:
+    """Whether as many of the facts of `told` as `order` has give its last quantity, in any order but its own."""
+    if any(name not in told or len(world.facts[name].others) != 1 for name in order):
         return False
     values = world.values()
     right = values[order[-1]]
+    apart = [
+        (1 << i, name, _CALCULATE[world.facts[name].relation], world.facts[name].number) for i, name in enumerate(told)
+    ]
+    *before, last = order
 
-    def search(value: float, names: list[str], left: list[str]) -> bool:
-        if len(names) == len(order):
-            return abs(value - right) < _NEARLY and names != order
-        for name in left:
-            fact = world.facts[name]
-            after = _CALCULATE[fact.relation](value, fact.number)
-            if search(after, [*names, name], [other for other in left if other != name]):
+    def search(value: float, place: int, used: int, same: bool) -> bool:
+        """Go on from the first `place` facts; `used` has a bit for each, `same` says whether they are the gold ones."""
+        if place == len(before):
+            return any(
+                abs(calculate(value, number) - right) < _NEARLY and not used & bit and not (same and name == last)
+                for bit, name, calculate, number in apart
+            )
+        for bit, name, calculate, number in apart:
+            if not used & bit and search(
+                calculate(value, number), place + 1, used | bit, same and name == before[place]
+            ):
                 return True
         return False
 
-    return search(values[world.facts[order[0]].others[0]], [], told)
+    return search(values[world.facts[order[0]].others[0]], 0, 0, True)
 
 
 TEMPLATES = {

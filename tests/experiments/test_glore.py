@@ -138,7 +138,8 @@ def test_the_report_says_what_the_script_did(made):
     assert report["accuracy"]["draft"]["n"] == TEST
     assert report["fixed"]["local"]["value"] == 1.0
     assert report["fixed"]["global"]["value"] == 0.0
-    assert report["label_accuracy"]["value"] == 1.0
+    assert report["label_accuracy"]["value"] == report["label_accuracy_strict"]["value"] == 1.0
+    assert sum(found["value"] for found in report["errors"].values()) == 1.0
     assert set(report["stages"]) >= {"rollouts", "labels", "orm", "sorm", "global_refiner", "revise", "rerank"}
 
 

@@ -13,9 +13,10 @@ import pytest
 
 from experiments.report.figures import draw_figures
 from experiments.report.markdown import copy_report, print_main_table, render_markdown, write_report
-from experiments.report.words import code_span, opening, plain, versus
+from experiments.report.words import ERROR_NAMES, code_span, opening, plain, versus
 from refine.report.build import DIFFERENCES, SELECTORS, build_report
 from refine.report.inputs import ReportInputs
+from refine.report.repairs import ERRORS
 from rollouts.records import Candidate, Choice, Judgement, Problem
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana")
@@ -25,7 +26,7 @@ def synthetic_inputs(problems: int = 120, seed: int = 1, resamples: int = 500, o
     """A made-up run whose drafts are right about half the time, and whose judges know something."""
     rng = random.Random(seed)
     made = [_problem(i, rng) for i in range(problems)]
-    candidates, judgements, choices, truth = [], [], [], {}
+    candidates, judgements, choices, truth, kinds = [], [], [], {}, {}
     for problem, gold in made:
         mine, rights = _solve(problem, gold, rng)
         offers = {}
@@ -34,6 +35,8 @@ def synthetic_inputs(problems: int = 120, seed: int = 1, resamples: int = 500, o
             right = rights[key]
             if candidate.kind in ("draft", "sample"):
                 truth[key] = right
+            if candidate.kind == "draft" and not candidate.correct:
+                kinds[key] = ERRORS[len(kinds) % len(ERRORS)]
             for scorer, noise in (("orm", 0.22), ("sorm", 0.12)):
                 judgements.append(Judgement(*key, scorer, _scores(right, noise, scorer, rng)))
             offers[key[1:]] = candidate, judgements[-2].probabilities[-1], judgements[-1].probabilities[-1]
@@ -50,7 +53,9 @@ def synthetic_inputs(problems: int = 120, seed: int = 1, resamples: int = 500, o
         choices=choices,
         thresholds={"orm": 0.5, "sorm": 0.55},
         step_truth=truth if oracle else None,
+        error_kinds=kinds if oracle else None,
         label_truth=(941, 1000) if oracle else None,
+        strict_label_truth=(972, 1000) if oracle else None,
         stages={
             "train_policy": {"seconds": 181.2, "tokens": 8_123_456},
             "sample": {"seconds": 60.0, "tokens": 456_789},
@@ -191,7 +196,9 @@ def only_drafts(inputs: ReportInputs) -> ReportInputs:
         thresholds={},
         stages={},
         step_truth=None,
+        error_kinds=None,
         label_truth=None,
+        strict_label_truth=None,
     )
 
 
@@ -212,7 +219,9 @@ def test_every_stable_key_is_there(report):
         "local",
         "control",
     }
-    assert report["label_accuracy"]["value"] == 0.941
+    assert report["label_accuracy"]["value"] == 0.941 and report["label_accuracy_strict"]["value"] == 0.972
+    assert set(report["errors"]) == set(ERRORS) == set(ERROR_NAMES)
+    assert sum(found["value"] for found in report["errors"].values()) == pytest.approx(1, abs=1e-5)
     assert report["stages"]["sample"] == {"seconds": 60.0, "tokens": 456_789}
     assert set(report["ablation"]) == {"none", "orm", "sorm", "oracle"}
     assert report["ablation"]["sorm"]["orm"]["reranked"] == report["accuracy"]["reranked"]
@@ -242,6 +251,11 @@ def test_the_files_say_what_the_numbers_say(tmp_path, report):
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert f"| draft (greedy) | {100 * report['accuracy']['draft']['value']:.1f}% |" in text
     assert "58% (2nd)" in text and "[BAD]" in text
+    errors = report["errors"]
+    assert f"what goes wrong first in each of {errors['late']['n']} wrong drafts" in text
+    for name, words in ERROR_NAMES.items():
+        assert f"| {words} | {100 * errors[name]['value']:.1f}% | " in text and len(words) < 60
+    assert "where it does, 97.2% of them are right" in text
     for name in ("accuracy", "step_accuracy", "reliability", "example"):
         assert f"(figures/{name}.png)" in text
 
@@ -268,6 +282,7 @@ def test_without_an_oracle_the_report_says_so():
     assert blind["difference"]["sorm_minus_orm_step_accuracy"] is None and blind["label_accuracy"] is None
     assert blind["final_accuracy"]["orm"]["n"] == 120
     text = render_markdown(blind, [])
+    assert set(blind["errors"].values()) == {None} and "wrong first" not in text and "one can go back" not in text
     assert "has no oracle" in text and "not be checked" in text and "30 problems are few" in text
 
 

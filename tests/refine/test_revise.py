@@ -12,7 +12,7 @@ import pytest
 
 from refine.prompts import render_refinement
 from refine.rerank import choose
-from refine.revise import REVISE, ReviseArgs
+from refine.revise import REVISE, ReviseArgs, locate
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.prompts import render_prompt
 from rollouts.records import Candidate, Problem, Rollout, identity
@@ -199,6 +199,16 @@ def test_the_local_refiner_goes_on_before_the_true_first_error(everything):
     # where no error is seen, the draft stays, for nothing
     assert (found[0].text, found[0].completion_tokens) == ("a text like no other", 0)
     assert found[1].completion_tokens == len(MENDED.split(" ")) > 0
+
+
+def test_to_the_oracle_a_needless_step_is_an_error():
+    """From there a wrong draft has to be mended: who went past the answer, or to somebody who was not asked for."""
+    question = QUESTION.replace(" How", " Dan has 3 more pens than Cat. Eva has 3 more pens than Bob. How")
+    problem = dataclasses.replace(PROBLEMS[0], question=question)
+    late = [FIRST, SECOND, "<<10+3=13>>13 for Dan", "#### 13"]
+    side = [FIRST, "<<12+3=15>>15 for Eva", "#### 15"]
+    drafts = [rollout(steps) for steps in (late, side, [FIRST, SECOND, "#### 10"], [FIRST, "#### 12"])]
+    assert locate(ReviseArgs(), "oracle", [problem] * 4, drafts, None) == [2, 1, None, 1]
 
 
 def test_nobody_a_reward_model_or_the_truth_says_where(everything):

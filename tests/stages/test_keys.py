@@ -36,7 +36,7 @@ HF = "sampler: backend temperature top_p max_tokens stop dtype device"
 WORLD = """
 problems: source split path limit offset shuffle_seed
 problems.world: size seed min_steps max_steps max_value max_operand max_factor min_distractors max_distractors
-problems.world: side_branches direct_distractors people totals shortcuts operations
+problems.world: side_branches direct_distractors rivals followers people totals shortcuts operations
 """
 TRAINING = f"""
 {PROMPT}

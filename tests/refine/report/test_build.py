@@ -90,6 +90,27 @@ def test_what_more_a_refiner_fixes_than_a_control_that_saw_no_draft():
     assert value(report["difference"]["fixed_global_minus_control"])[0] == -0.333333
 
 
+def test_wrong_drafts_by_what_went_wrong_first(report):
+    assert set(report["errors"].values()) == {None}  # nobody knows
+    kinds = {(name, "draft", "none", 0): kind for name, kind in (("p1", "late"), ("p2", "lookup"), ("p3", "late"))}
+    found = build_report(make_inputs(error_kinds=kinds))["errors"]
+    assert {name: value(one) for name, one in found.items()} == {
+        "side": (0.0, 3),
+        "late": (0.666667, 3),
+        "arithmetic": (0.0, 3),
+        "lookup": (0.333333, 3),
+        "early": (0.0, 3),
+        "unread": (0.0, 3),
+    }
+    assert 0 <= found["late"]["low"] < found["late"]["value"] < found["late"]["high"] <= 1
+    assert set(build_report(make_inputs(error_kinds={}))["errors"].values()) == {None}  # no draft is wrong
+
+
+def test_labels_are_counted_both_ways():
+    report = build_report(make_inputs(strict_label_truth=(4, 4)))
+    assert value(report["label_accuracy"]) == (0.75, 4) and value(report["label_accuracy_strict"]) == (1.0, 4)
+
+
 def test_steps_against_the_oracle(report):
     # intermediate truths, a wrong step spoiling those after it: TT TF FF TT
     # ORM at 0.5: FT TT FF FF: wrong, ok, ok, wrong, ok, ok, wrong, wrong; SORM: TT TF TF TT: all but one ok

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import re
 from collections import Counter
@@ -10,6 +11,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 
+from experiments.bench.measure import demo_world
 from rollouts.grading.answers import grade
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
@@ -79,6 +81,20 @@ def test_a_shuffled_choice_is_one_from_all():
     assert any(int(p.id.split("/")[-1]) > 100 for p in chosen)
 
 
+def digest(problems: list[Problem]) -> str:
+    return hashlib.sha256("\n".join(f"{p.id} {p.question} {p.solution}" for p in problems).encode()).hexdigest()[:16]
+
+
+def test_known_worlds_stay_as_they_are():
+    """What was trained and measured on them stays comparable."""
+    demo = dataclasses.asdict(demo_world())
+    assert digest(load(limit=200)) == "8b227b13450fa4cb"
+    assert digest(load(limit=100, **demo)) == "38a6bfd7fab059b2"
+    assert digest(load("test", limit=100, **demo | {"seed": 3})) == "762e16cd87e12d45"
+    sums = {"side_branches": False, "shortcuts": False, "max_steps": 3, "operations": ["more", "sum", "share"]}
+    assert digest(load(limit=100, **sums)) == "80e62146b17d25bc"
+
+
 # splits
 
 
@@ -120,7 +136,11 @@ def test_problems_keep_to_their_difficulty(args: WorldArgs):
         steps = split_steps(problem.solution)
         assert args.min_steps <= len(steps) - 1 <= args.max_steps
         needed = ancestors(world, world.asked)
-        assert args.min_distractors <= len(world.facts) - len(needed) <= args.max_distractors
+        chain = max(len(steps) - 1 - (len(world.asked) > 1), 1)
+        ends = 1 + args.rivals
+        fewest = args.min_distractors + args.rivals + (ends if args.followers else 0)
+        most = args.max_distractors + args.rivals * (chain + 1) + args.followers * ends
+        assert fewest <= len(world.facts) - len(needed) <= most
         assert world.item in ITEMS and set(world.facts) <= set(NAMES)
         for fact in world.facts.values():
             assert fact.relation == "direct" or fact.relation in args.operations
@@ -215,6 +235,12 @@ def test_small_values_are_kept_to():
         ({"direct_distractors": False, "operations": ["sum"]}, "world.direct_distractors=false needs another"),
         ({"people": 10}, "world.people must be 11 .* to 38, not 10"),
         ({"people": 39}, "world.people must be 11 .* to 38, not 39"),
+        ({"shortcuts": False, "max_steps": 8}, "tries every order .*, 1,814,400 for max_steps=8, max_distractors=2"),
+        ({"shortcuts": False, "max_steps": 10, "rivals": 1}, "tries every order of a problem's facts, 3,628,800"),
+        ({"rivals": -1}, "world.rivals and world.followers must be 0 to 4, not -1, 0"),
+        ({"followers": 5}, "world.rivals and world.followers must be 0 to 4, not 0, 5"),
+        ({"rivals": 1, "followers": 2, "people": 21}, "world.people must be 22 .* to 38, not 21"),
+        ({"rivals": 4, "followers": 1}, "world needs 44 people for max_steps=6, rivals=4, followers=1, .* 38 names"),
         ({"max_operand": 1}, "not 1, 3, 50"),
         ({"max_operand": 51}, "not 51, 3, 50"),
         ({"max_factor": 1}, "not 9, 1, 50"),

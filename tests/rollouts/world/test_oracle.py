@@ -19,9 +19,10 @@ from rollouts.grading.answers import grade
 from rollouts.records import Problem
 from rollouts.steps import split_steps
 from rollouts.world.args import WorldArgs
+from rollouts.world.claims import Verdict
 from rollouts.world.derivations import parse_expression
 from rollouts.world.facts import SYMBOLS, World, apply
-from rollouts.world.oracle import can_still_reach, judge_steps, parse_question, true_first_error
+from rollouts.world.oracle import can_still_reach, error_kind, judge_steps, parse_question, true_first_error
 from tests.worlds import Step, ancestors, gold_steps, some_problems, world_args
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,8 +38,14 @@ BOTH = Problem("2", " ".join([*FACTS, "How many pens do Gus and Bob have togethe
 
 
 def right(line: str, problem: Problem = ONE) -> bool:
+    """Whether nothing is wrong in a line."""
     (verdict,) = judge_steps(problem, [line])
-    return verdict
+    return not verdict.wrong
+
+
+def first_wrong(problem: Problem, steps: list[str]) -> int | None:
+    """The first step that is wrong, needless ones not counted."""
+    return next((i for i, verdict in enumerate(judge_steps(problem, steps)) if verdict.wrong), None)
 
 
 # what a question says
@@ -123,7 +130,8 @@ def test_other_questions_are_refused(question, message):
 )
 def test_right_lines(line):
     assert right(line)
-    assert true_first_error(ONE, [line]) is None and can_still_reach(ONE, [line])
+    needless = "Eva" in line or "Zoe" in line
+    assert true_first_error(ONE, [line]) == (0 if needless else None) and can_still_reach(ONE, [line])
 
 
 @pytest.mark.parametrize(
@@ -230,7 +238,7 @@ END = "#### 13"
         ([BOB, CAL, DAN, GUS], None),  # stops before its answer: no step is wrong
         ([END], None),  # premature, and right
         ([BOB, END], None),
-        ([DAN, BOB, GUS, CAL, END], None),  # uses quantities before they are worked out
+        ([DAN, BOB, CAL, GUS, END], None),  # uses quantities before they are worked out
         ([BOB, DAN, GUS, END], None),  # leaves one out
         ([BOB, CAL, DAN, EVA, GUS, END], None),
         (["<<7=7>>7 for Zoe", BOB, BOB, CAL, DAN, GUS, GUS, END], None),
@@ -249,8 +257,8 @@ END = "#### 13"
     ],
 )
 def test_solutions(steps, error):
-    assert true_first_error(ONE, steps) == error
-    assert true_first_error(ONE, [f"  {step} " for step in steps]) == error
+    assert first_wrong(ONE, steps) == error
+    assert first_wrong(ONE, [f"  {step} " for step in steps]) == error
     reached = [can_still_reach(ONE, steps[:i]) for i in range(len(steps) + 1)]
     assert reached == sorted(reached, reverse=True)
     assert error is not None or all(reached)
@@ -273,6 +281,82 @@ def test_solutions(steps, error):
 )
 def test_what_can_still_be_reached(steps, reach):
     assert can_still_reach(ONE, steps) is reach
+
+
+# what each step is, made by hand
+
+
+RIGHT, SIDE, LATE, ARITHMETIC, LOOKUP, EARLY, UNREAD = Verdict
+LINES = ["As Bob has 5 more pens than Ann", "As Ann has 7 pens and Bob has 5 more pens than Ann"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "verdicts"),
+    [
+        ([BOB, CAL, DAN, GUS, END], [RIGHT] * 5),
+        ([END], [RIGHT]),
+        # to somebody whom the answer does not take
+        ([BOB, CAL, DAN, EVA, "#### 4"], [RIGHT, RIGHT, RIGHT, SIDE, EARLY]),
+        ([BOB, CAL, DAN, EVA, GUS, END], [RIGHT, RIGHT, RIGHT, SIDE, RIGHT, RIGHT]),
+        (["Zoe has 7 pens.", "<<7=7>>7 for Zoe", "Ann has 7 pens."], [SIDE, SIDE, RIGHT]),
+        ([f"{DAN}, {EVA}", f"{EVA}, {EVA}"], [RIGHT, SIDE]),
+        (["As Dan has 6 pens and Eva has 2 fewer pens than Dan, <<6-2=4>>4"], [LOOKUP]),  # nobody worked out the 6
+        ([DAN, "As Dan has 6 pens and Eva has 2 fewer pens than Dan, <<6-2=4>>4"], [RIGHT, SIDE]),
+        # past the answer
+        ([GUS, EVA, "#### 4"], [RIGHT, LATE, LOOKUP]),
+        ([GUS, "<<6-3=3>>3 for Eva", "<<7+5=11>>11 for Bob", END], [RIGHT, LATE, LATE, RIGHT]),  # true or not
+        ([GUS, "As Gus has 14 pens and Eva has 2 fewer pens than Gus, <<14-2=12>>12"], [RIGHT, LOOKUP]),
+        ([GUS, "<<6+7=14>>14 for Gus", "12"], [RIGHT, ARITHMETIC, UNREAD]),
+        ([GUS, BOB, "Gus has 13 pens.", "So much for that.", END], [RIGHT, LATE, RIGHT, RIGHT, RIGHT]),
+        ([END, EVA, END], [RIGHT, LATE, RIGHT]),
+        # an equation that does not hold
+        (["<<7+5=13>>13 for Bob"], [ARITHMETIC]),
+        (["<<7+5=12>>13 for Bob"], [ARITHMETIC]),
+        ([f"{LINES[0]}, <<7+5=11>>11"], [ARITHMETIC]),
+        (["<<7/0=7>>7 for Bob", "<<(7+5=12>>12 for Bob"], [ARITHMETIC, ARITHMETIC]),
+        (["<<6-3=4>>4 for Eva"], [ARITHMETIC]),
+        (["<<7+5=13>>13 for Bob, <<13+2=15>>15 for Cal"], [ARITHMETIC]),
+        # not what the question says
+        (["<<7+6=13>>13 for Bob"], [LOOKUP]),
+        (["<<7-5=2>>2 for Bob"], [LOOKUP]),
+        (["<<6+6=12>>12 for Bob"], [LOOKUP]),
+        (["Cal has 24 pens.", "Ann has 8 pens.", "Mia has 7 pens."], [LOOKUP] * 3),
+        (["As Bob has 6 more pens than Ann, <<7+6=13>>13"], [LOOKUP]),
+        (["As Bob has 6 more pens than Ann, <<7+6=12>>12"], [LOOKUP]),  # the fact comes before the equation
+        ([LINES[1].replace("7", "8") + ", <<8+5=14>>14"], [LOOKUP]),
+        (["<<7+5=12>>12 for Cal", "<<6-1=5>>5 for Eva"], [LOOKUP, LOOKUP]),
+        # the answer line
+        ([BOB, CAL, "#### 24"], [RIGHT, RIGHT, EARLY]),
+        (["#### 24"], [EARLY]),
+        ([BOB, "<<12*2=25>>25 for Cal", "#### 25"], [RIGHT, ARITHMETIC, EARLY]),
+        ([GUS, "#### 12"], [RIGHT, LOOKUP]),
+        # nobody can read it
+        (["<<7+5=12>>12", "12", "<<7+5", "#### thirteen", "#### 13 or 14"], [UNREAD] * 5),
+    ],
+)
+def test_what_each_step_is(steps, verdicts):
+    assert judge_steps(ONE, steps) == verdicts
+    first = next((i for i, verdict in enumerate(verdicts) if verdict is not RIGHT), None)
+    assert true_first_error(ONE, steps) == first
+    assert error_kind(ONE, steps) is (verdicts[first] if first is not None else None)
+
+
+def test_of_a_total_both_people_are_needed_and_then_their_sum():
+    gus_and_bob, end = "<<13+12=25>>25 in total", "#### 25"
+    assert judge_steps(BOTH, [BOB, GUS, gus_and_bob, end]) == [RIGHT] * 4
+    assert judge_steps(BOTH, [BOB, GUS, "#### 13"]) == [RIGHT, RIGHT, EARLY]  # of the two, one
+    assert judge_steps(BOTH, [BOB, GUS, EVA, gus_and_bob, EVA]) == [RIGHT, RIGHT, SIDE, RIGHT, LATE]
+    assert judge_steps(BOTH, [gus_and_bob, "#### 26"]) == [RIGHT, LOOKUP]
+
+
+@pytest.mark.parametrize("steps", [[], [BOB, CAL], [BOB, CAL, DAN, GUS], ["I do not know."]])
+def test_right_steps_without_an_answer_are_of_a_kind_of_their_own(steps):
+    assert true_first_error(ONE, steps) is None and error_kind(ONE, steps) is UNREAD
+
+
+def test_only_a_needless_step_is_neither_right_nor_wrong():
+    assert [verdict for verdict in Verdict if verdict.needless] == [SIDE, LATE]
+    assert [verdict for verdict in Verdict if verdict.wrong] == [ARITHMETIC, LOOKUP, EARLY, UNREAD]
 
 
 # random problems
@@ -420,7 +504,7 @@ def test_one_mistake_in_the_gold_text_is_found(args: WorldArgs, seed: int):
                     and any(words == sorted(sentence(world, name).split()) for name in world.facts)
                 ):
                     continue  # as true of somebody else
-                assert true_first_error(problem, changed) == place, (problem.question, changed)
+                assert first_wrong(problem, changed) == place, (problem.question, changed)
 
 
 @settings(max_examples=80, deadline=None)
@@ -444,7 +528,7 @@ def test_harmless_changes_are_harmless(args: WorldArgs, seed: int):
         lines.append(f"#### {problem.answer}")
         rng.shuffle(lines)
         lines = lines[: rng.randint(1, len(lines))] + lines[:2]
-        assert true_first_error(problem, lines) is None, (problem.question, lines)
+        assert first_wrong(problem, lines) is None, (problem.question, lines)
         assert can_still_reach(problem, lines)
 
 
@@ -537,16 +621,17 @@ def test_reaching_agrees_with_working_it_out(args: WorldArgs, seed: int):
 # whatever a policy may write
 
 
-def judged(problem: Problem, lines: list[str]) -> list[bool]:
+def judged(problem: Problem, lines: list[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         verdicts = judge_steps(problem, lines)
-        error = true_first_error(problem, lines)
+        error, kind = true_first_error(problem, lines), error_kind(problem, lines)
         reach = can_still_reach(problem, lines)
-    assert len(verdicts) == len(lines) and all(isinstance(verdict, bool) for verdict in verdicts)
-    assert error == (verdicts.index(False) if False in verdicts else None)
-    assert isinstance(reach, bool) and (reach or error is not None)
-    return verdicts
+    assert len(verdicts) == len(lines) and all(isinstance(verdict, Verdict) for verdict in verdicts)
+    others = [i for i, verdict in enumerate(verdicts) if verdict is not Verdict.RIGHT]
+    assert error == (others[0] if others else None)
+    assert kind == verdicts[error] if others else kind in (None, Verdict.UNREAD)
+    assert isinstance(reach, bool) and (reach or any(verdict.wrong for verdict in verdicts))
 
 
 PIECES = [
@@ -661,7 +746,7 @@ def test_terms(one, other, same):
 def test_what_is_right_throughout_is_graded_right(args: WorldArgs):
     for problem in some_problems(args, 5):
         lines = split_steps(problem.solution)
-        assert judge_steps(problem, lines) == [True] * len(lines)
+        assert judge_steps(problem, lines) == [Verdict.RIGHT] * len(lines)
         assert all(can_still_reach(problem, lines[:i]) for i in range(len(lines) + 1))
         assert grade(problem.solution, problem.answer).correct
         wrong = [*lines[:-1], f"#### {int(problem.answer) + 1}"]
@@ -682,7 +767,8 @@ for problem in some_problems(WorldArgs(min_steps=8, max_steps=12, max_value=900,
     world = parse_question(problem.question)
     lines = [merged(world, name, rng).replace("3", rng.choice("345")) for name in world.facts for _ in range(3)]
     told.append((problem, lines, judge_steps(problem, lines)))
-print(hashlib.sha256(repr(told).encode()).hexdigest(), sum(sum(verdicts) for *_, verdicts in told) > 400)
+right = sum(not one.wrong for *_, verdicts in told for one in verdicts)
+print(hashlib.sha256(repr(told).encode()).hexdigest(), right > 400)
 """
     seen = set()
     for seed in ("0", "1"):

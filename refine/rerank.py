@@ -1,4 +1,7 @@
-"""Choosing among candidates: the rules, the selectors of GLoRe's tables, and the stage that applies them all."""
+"""Choosing among candidates: the rules, the selectors of GLoRe's tables, and the stage that applies them all.
+
+A gate says *when* drafts are refined: where it keeps a draft, every selector that offers refinements chooses the draft.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,22 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TYPE_CHECKING
 
+from refine.prompts import KINDS
 from rollouts.grading.answers import canonical
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem, identity
 from rollouts.sampling.policies import own_device_class
 from stages.checks import check_least
 from stages.stage import Stage, parent, resolved, runtime
 from stages.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rewards.scorer import Scorer
+
+WHEN = ("always", "orm", "sorm", "oracle")  # who says when a draft is refined
 
 
 def _best(candidates: Sequence[Candidate], scores: Sequence[float], problem: Problem | None, seed: int) -> int:
@@ -75,6 +86,11 @@ SELECTORS = {
 }
 
 
+def offers_refinements(selector: str) -> bool:
+    """Whether a selector has what a gate can spare: refinements, or what a control writes in their place."""
+    return any(kind in KINDS for kind in SELECTORS[selector][0])
+
+
 def select(
     candidates: Sequence[Candidate],
     scores: Sequence[float],
@@ -102,25 +118,46 @@ def select(
 @dataclass
 class RerankArgs:
     """Arguments of the stage `rerank`. `samples` is the n of best-of-n and majority-of-n: they choose among the first
-    `samples` of the sampled solutions (None: among all). `seed` is that of the selector `random`."""
+    `samples` of the sampled solutions (None: among all). `when` names the gates: a draft is refined always, where a
+    reward model's final score is under its threshold, or where it is wrong (oracle). `seed` is that of `random`."""
 
     candidates: str = parent("revise")  #: an artifact of revise
     orm: str = parent("train_reward")  #: an artifact of train_reward
     sorm: str = parent("train_reward")  #: an artifact of train_reward
     samples: int | None = None  #: how many best-of-n chooses from
+    when: list[str] = field(default_factory=lambda: ["always"])  #: who says when to refine: always, orm, sorm, oracle
     seed: int = 0  #: of the random choice
     batch_tokens: int = runtime(16384)  #: tokens of a forward pass
     device: str = resolved("auto", own_device_class)
 
     def validate(self) -> None:
-        """Raise ValueError where there would be no samples to choose from."""
+        """Raise ValueError where there would be no samples to choose from, or a gate is unknown."""
         check_least(self, samples=1)
+        if set(self.when) - set(WHEN) or not self.when:
+            raise ValueError(f"when={list(self.when)} must be some of {', '.join(WHEN)}")
 
 
-def cost(offered: Sequence[Candidate], drafts: Sequence[Candidate]) -> int:
-    """Completion tokens behind a choice: every candidate on offer, and the draft that a refiner had to read."""
-    refined = any(c.kind in ("global", "local") for c in offered) and not any(c.kind == "draft" for c in offered)
-    return sum(c.completion_tokens for c in offered) + (drafts[0].completion_tokens if refined and drafts else 0)
+def keep_threshold(scorer: Scorer) -> float:
+    """The final score from which on a reward model's gate keeps a draft."""
+    return scorer.threshold
+
+
+def keeps(
+    when: str, draft: Candidate, finals: dict[str, dict[CandidateKey, float]], thresholds: dict[str, float]
+) -> bool:
+    """Whether a gate keeps a draft as it is, so that nobody refines it; `finals` and `thresholds` are by scorer."""
+    if when == "always":
+        return False
+    if when == "oracle":
+        return draft.correct is True
+    return finals[when][identity(draft)] >= thresholds[when]
+
+
+def cost(offered: Sequence[Candidate], drafts: Sequence[Candidate], gated: bool = False) -> int:
+    """Completion tokens behind a choice: all candidates on offer, and the draft that a refiner or a gate has read."""
+    reads = gated or any(c.kind in ("global", "local") for c in offered)
+    unseen = drafts[0].completion_tokens if drafts and reads and all(c.kind != "draft" for c in offered) else 0
+    return sum(c.completion_tokens for c in offered) + unseen
 
 
 def choose(
@@ -131,10 +168,13 @@ def choose(
     samples: int,
     problem: Problem | None = None,
     seed: int = 0,
+    when: str = "always",
+    kept: bool = False,
 ) -> list[Choice]:
     """What every selector chooses for one problem, with local refinements located by `where`.
 
-    `finals` are the scores of full solutions. Selectors none of whose candidates exist are left out.
+    `finals` are the scores of full solutions. `kept` says that the gate `when` keeps the draft; selectors that offer no
+    refinement have no gate, and are there only for `always`. Selectors that lack candidates of a kind are left out.
 
     Raises:
         ValueError: there are samples, but fewer than `samples`.
@@ -147,44 +187,48 @@ def choose(
     if 0 < len(by_kind.get("sample", [])) < samples:
         have, name = len(by_kind["sample"]), candidates[0].problem_id
         raise ValueError(f"the best of {samples} samples is asked for, but problem {name} has only {have}")
-    choices = []
+    choices, drafts = [], by_kind.get("draft", [])
     for name, (kinds, rule) in SELECTORS.items():
-        if any(kind not in by_kind for kind in kinds):
+        if any(kind not in by_kind for kind in kinds) or not (when == "always" or offers_refinements(name)):
             continue
         offered = [c for kind in kinds for c in by_kind[kind][:samples]]
+        asks = rule in SCORED and len(offered) > 1  # of the arm, also where its gate keeps the draft
+        if kept:
+            offered = drafts
         chosen = select(offered, [finals[identity(c)] for c in offered], rule, problem, seed)
         choices.append(
             Choice(
                 chosen.problem_id,
                 name,
-                scorer if rule in SCORED and len(offered) > 1 else "none",
-                where,
+                scorer if asks else "none",
+                where if "local" in kinds else "none",
                 chosen.kind,
                 chosen.sample,
                 chosen.answer,
                 chosen.correct is True,
-                cost(offered, by_kind.get("draft", [])),
+                cost(offered, drafts, when != "always"),
+                when,
             )
         )
     return choices
 
 
 def rerank(args: RerankArgs, work: Workspace) -> None:
-    """Score every candidate with both reward models and choose by every selector; writes `judgements` (Judgement)
-    and `rows` (Choice)."""
+    """Score every candidate with both reward models and choose by every selector, gate and place; writes `judgements`
+    (Judgement) and `rows` (Choice)."""
     from rewards.scorer import load_scorer, score_all
 
     source = work.parents["candidates"]
     problems = {problem.id: problem for problem in source.rows(Problem, "problems")}
     candidates = source.rows(Candidate)
     judgements: list[Judgement] = []
-    choices: list[Choice] = []
     groups: dict[str, list[Candidate]] = {problem_id: [] for problem_id in problems}
     for candidate in candidates:
         groups[candidate.problem_id].append(candidate)
     drawn = max((sum(c.kind == "sample" for c in group) for group in groups.values()), default=0)
     samples = drawn if args.samples is None else args.samples
-    places = sorted({c.where for c in candidates if c.kind == "local"}) or ["none"]
+    finals: dict[str, dict[CandidateKey, float]] = {}
+    thresholds: dict[str, float] = {}
     for name in ("orm", "sorm"):
         scorer = load_scorer(getattr(args, name), device=args.device, batch_tokens=args.batch_tokens)
         if scorer.kind != name:
@@ -195,13 +239,21 @@ def rerank(args: RerankArgs, work: Workspace) -> None:
         own = [Judgement(*identity(c), name, tuple(s or ())) for c, s in zip(candidates, scores, strict=True)]
         judgements.extend(own)
         # a text without a single step, or too long to be read, is worth nothing
-        finals = {identity(j): j.probabilities[-1] if j.probabilities else -math.inf for j in own}
-        for where in places:
-            for problem_id, group in groups.items():
-                choices.extend(choose(group, finals, name, where, samples, problems[problem_id], args.seed))
+        finals[name] = {identity(j): j.probabilities[-1] if j.probabilities else -math.inf for j in own}
+        thresholds[name] = keep_threshold(scorer)
+    places = sorted({c.where for c in candidates if c.kind == "local"}) or ["none"]
+    choices: dict[Choice, None] = {}  # many are the same for all scorers or places
+    for problem_id, group in groups.items():
+        draft = next(c for c in group if c.kind == "draft")
+        for when in args.when:
+            kept = keeps(when, draft, finals, thresholds)
+            for name, where in product(finals, places):
+                problem = problems[problem_id]
+                found = choose(group, finals[name], name, where, samples, problem, args.seed, when, kept)
+                choices |= dict.fromkeys(found)
     work.write_rows("judgements", judgements)
     work.write_rows("rows", choices, Choice)
     work.count(samples=min(samples, drawn))  # the n of best_of_n
 
 
-RERANK = Stage("rerank", 4, RerankArgs, rerank)
+RERANK = Stage("rerank", 5, RerankArgs, rerank)

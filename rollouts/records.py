@@ -128,7 +128,8 @@ class Choice:
     """The candidate that one selector (`draft`, `reranked`, `best_of_n`, …) chose for one problem.
 
     `scorer` is orm, sorm, or none where the selector asks no reward model. `where` says which local refinements
-    were on offer. `completion_tokens` are those of all candidates that had to be sampled to choose.
+    were on offer, none where none was. `completion_tokens` are those of all candidates that had to be sampled to
+    choose. `when` names the gate that decided whether the draft was refined: always, orm, sorm or oracle.
     """
 
     problem_id: str
@@ -140,6 +141,7 @@ class Choice:
     answer: str | None
     correct: bool
     completion_tokens: int
+    when: str = "always"
 
 
 CandidateKey = tuple[str, str, str, int]  # problem_id, kind, where, sample

@@ -160,6 +160,7 @@ class GloreArgs:
     title: str = "GLoRe"  #: the report's title
     headline_scorer: str = "orm"
     headline_where: str = "sorm"
+    headline_when: str = "always"
     seed: int = 0  #: of every stage
     parallel: int = 1  #: stages that run at once
 
@@ -178,6 +179,8 @@ class GloreArgs:
                 f"the headline needs a scorer orm or sorm and a place among revise.where={list(self.revise.where)}, "
                 f"not {self.headline_scorer} and {self.headline_where}"
             )
+        if self.headline_when not in self.rerank.when:
+            raise ValueError(f"headline_when={self.headline_when} is not among rerank.when={list(self.rerank.when)}")
         nodes, _ = glore_nodes(self, find=str)
         refuse_typed(_unused(self, {node.name for node in nodes}))
 
@@ -277,6 +280,7 @@ def _report_node(graph: Graph) -> Node:
             model=args.given.student or args.student.start or "",
             scorer=args.headline_scorer,
             where=args.headline_where,
+            when=args.headline_when,
             seed=args.seed,
         )
 

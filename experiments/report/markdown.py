@@ -14,6 +14,7 @@ from experiments.report.words import (
     FIXED_NAMES,
     JUDGE_MEASURES,
     SCORER_NAMES,
+    WHEN_NAMES,
     WHERE_NAMES,
     interval,
     limits,
@@ -68,6 +69,7 @@ def render_markdown(report: dict[str, Any], figures: list[str]) -> str:
     blocks += ["## Accuracy by selector", table(header, _accuracy_rows(report)), _accuracy_notes(report)]
     blocks += [*_figure("accuracy", figures), "## Differences on the same problems", _difference_table(report)]
     blocks += ["## What the refiners mend and break", _repair_table(report), _where_table(report)]
+    blocks += [_when_table(report)]
     blocks += ["## The reward models", _judge_table(report), _judge_notes(report)]
     blocks += [*_figure("step_accuracy", figures), _positions(report), *_figure("reliability", figures)]
     blocks += ["## One example", *example_lines(report["example"]), *_figure("example", figures)]
@@ -112,7 +114,8 @@ def _accuracy_rows(report: dict[str, Any]) -> list[list[str]]:
 def _accuracy_notes(report: dict[str, Any]) -> str:
     where, scorer = WHERE_NAMES[report["headline"]["where"]], SCORER_NAMES[report["headline"]["scorer"]]
     return (
-        f"{report['problems']:,} problems. The local refiner here is {where}; {scorer} "
+        f"{report['problems']:,} problems. Refined are {WHEN_NAMES[report['headline']['when']]}, also by the controls. "
+        f"The local refiner here is {where}; {scorer} "
         "chooses wherever a choice is made. Tokens are the completion tokens that had to be sampled before the "
         "choice, mean over problems; the reward models' reading is not in them. The paper's figures (GLoRe, arXiv "
         "2402.10963) are Llama-2 13B on GSM8K, for orientation: another student, other problems. (2nd): from "
@@ -152,6 +155,22 @@ def _where_table(report: dict[str, Any]) -> str:
         rows.append([WHERE_NAMES[where], *cells, *(_with_interval(score) for score in scored)])
     header = ["local refiner", "refined", "wrong fixed", "with global", "right broken"]
     return table([*header, "reranked by the ORM", "reranked by the SORM"], rows) if rows else ""
+
+
+def _when_table(report: dict[str, Any]) -> str:
+    """What the gates do, where there is another than always."""
+    if not report["kept"]:
+        return ""
+    rows, where = [], report["headline"]["where"]
+    for when, by_where in report["ablation_when"].items():
+        kept, cells = report["kept"].get(when), by_where.get(where, {})
+        shares = [percent(kept[name]) if kept else percent(None) for name in ("right", "wrong")]
+        scored = [cells.get(scorer, {}).get("reranked") for scorer in ("orm", "sorm")]
+        plain_ones = [cells.get("orm", {}).get(name) for name in ("global", "local", "control")]
+        rows.append([WHEN_NAMES[when], *shares, *(_with_interval(found) for found in [*plain_ones, *scored])])
+    header = ["refined are", "right drafts kept", "wrong kept", "global", "local", "control"]
+    below = "A gate keeps the other drafts, and nothing is sampled for them. The control has the same gate."
+    return f"{table([*header, 'reranked by the ORM', 'reranked by the SORM'], rows)}\n\n{below}"
 
 
 def _with_interval(found: dict[str, Any] | None) -> str:

@@ -18,6 +18,12 @@ WHERE_NAMES = {
     "sorm": "told the error by the SORM",
     "oracle": "told the error by the oracle",
 }
+WHEN_NAMES = {
+    "always": "every draft",
+    "orm": "the drafts that the ORM calls wrong",
+    "sorm": "the drafts that the SORM calls wrong",
+    "oracle": "the drafts that are wrong",
+}
 FIXED_NAMES = {
     "global": "global",
     "local": "local",
@@ -132,7 +138,7 @@ def opening(report: dict[str, Any]) -> str:
     sentences = [
         f"On {report['problems']:,} {plain('/'.join(report['splits']))} problems of {plain(report['source'])} "
         f"(seed {report['seed']}) {plain(report['model'] or 'the student')} wrote greedy drafts, "
-        "a global and a local refiner rewrote them, and "
+        f"a global and a local refiner rewrote {WHEN_NAMES[report['headline']['when']]}, and "
         f"{SCORER_NAMES[report['headline']['scorer']]} picked one of the three."
     ]
     sentences += [_finding(report), _against_samples(report), _against_control(report)]

@@ -8,22 +8,25 @@ pictures are in `experiments/`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from refine.report.example import choose_example
 from refine.report.inputs import ReportInputs
 from refine.report.repairs import WHERES, repair_report
-from refine.rerank import SCORED
+from refine.rerank import SCORED, WHEN, offers_refinements
 from refine.rerank import SELECTORS as OFFERS
 from rewards.evaluate import SCORERS, judge_report
 from rewards.intervals import Estimate, Tally, mcnemar, resample, wilson
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, identity
 
-# selector → (needs local refinements, asks a reward model)
+T = TypeVar("T")
+Arm = tuple[str, str, str, str]  # selector, scorer, where, when
+
+# selector → (needs local refinements, asks a reward model, has a gate)
 SELECTORS = {
-    name: ("local" in kinds, rule in SCORED and (len(kinds) > 1 or "sample" in kinds))
+    name: ("local" in kinds, rule in SCORED and (len(kinds) > 1 or "sample" in kinds), offers_refinements(name))
     for name, (kinds, rule) in OFFERS.items()
 }
 DIFFERENCES = (
@@ -71,7 +74,8 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         inputs.judgements, inputs.thresholds, inputs.step_truth, inputs.where, rows, candidates, counts
     )
     fixed, broken, repair_differences, by_where = repair_report(inputs.where, rows, candidates, counts)
-    headline = {name: _find_arm(arms, name, inputs.scorer, inputs.where) for name in SELECTORS}
+    headline = {name: _find_arm(arms, name, inputs.scorer, inputs.where, inputs.when) for name in SELECTORS}
+    ablation = _ablation(arms, candidates, rows, counts)
     report = {
         "title": inputs.title,
         "model": inputs.model,
@@ -79,7 +83,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "seed": inputs.seed,
         "problems": len(rows),
         "splits": sorted({problem.split for problem in inputs.problems}),
-        "headline": {"scorer": inputs.scorer, "where": inputs.where},
+        "headline": {"scorer": inputs.scorer, "where": inputs.where, "when": inputs.when},
         "samples": inputs.samples,
         "accuracy": {name: arm and _correct(arm, rows).estimate(counts) for name, arm in headline.items()},
         "tokens": {
@@ -90,7 +94,9 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "fixed": fixed,
         "broken": broken,
         "by_where": by_where,
-        "ablation": _ablation(arms, candidates, rows, counts),
+        "ablation": ablation.get(inputs.when, {}),
+        "ablation_when": ablation,
+        "kept": _kept(arms, rows, counts),
         "label_accuracy": wilson(*inputs.label_truth) if inputs.label_truth else None,
         **judged,
         "thresholds": dict(inputs.thresholds),
@@ -111,14 +117,14 @@ def _paper(samples: int) -> dict[str, Any]:
     return PAPER | {"accuracy": accuracy}
 
 
-def _arms(choices: Sequence[Choice], rows: dict[str, int]) -> dict[tuple[str, str, str], dict[str, Choice]]:
-    """Group the choices by (selector, scorer, where); each arm must choose once for every problem.
+def _arms(choices: Sequence[Choice], rows: dict[str, int]) -> dict[Arm, dict[str, Choice]]:
+    """Group the choices by arm; each must choose once for every problem.
 
     A choice that asks no reward model may be there again, unchanged, for each of them.
     """
-    arms: dict[tuple[str, str, str], dict[str, Choice]] = {}
+    arms: dict[Arm, dict[str, Choice]] = {}
     for choice in choices:
-        name = (choice.selector, choice.scorer, choice.where)
+        name = (choice.selector, choice.scorer, choice.where, choice.when)
         arm = arms.setdefault(name, {})
         if arm.get(choice.problem_id, choice) != choice:
             raise ValueError(f"{name} chose twice, and differently, for problem {choice.problem_id!r}")
@@ -129,14 +135,13 @@ def _arms(choices: Sequence[Choice], rows: dict[str, int]) -> dict[tuple[str, st
     return arms
 
 
-def _find_arm(
-    arms: dict[tuple[str, str, str], dict[str, Choice]], selector: str, scorer: str, where: str
-) -> dict[str, Choice] | None:
-    needs_local, asks = SELECTORS[selector]
+def _find_arm(arms: dict[Arm, T], selector: str, scorer: str, where: str, when: str) -> T | None:
+    needs_local, asks, gated = SELECTORS[selector]
     # with a single candidate on offer nobody is asked; without local refinements an arm may be filed under none
     scorers = (scorer, "none") if asks else ("none",)
     wheres = (where,) if needs_local else (where, "none")
-    return next((arms[selector, s, w] for s in scorers for w in wheres if (selector, s, w) in arms), None)
+    names = ((selector, s, w, when if gated else "always") for s in scorers for w in wheres)
+    return next((arms[name] for name in names if name in arms), None)
 
 
 def _correct(arm: dict[str, Choice], rows: dict[str, int]) -> Tally:
@@ -157,19 +162,41 @@ def _differences(
 
 
 def _ablation(
-    arms: dict[tuple[str, str, str], dict[str, Choice]],
+    arms: dict[Arm, dict[str, Choice]],
     candidates: dict[CandidateKey, Candidate],
     rows: dict[str, int],
     counts: np.ndarray,
-) -> dict[str, dict[str, dict[str, Estimate]]]:
-    """Accuracy of every selector there is, by what located the error and by who scored."""
+) -> dict[str, dict[str, dict[str, dict[str, Estimate]]]]:
+    """Accuracy of every selector there is, by gate, by what located the error and by who scored."""
     located = {where for _, kind, where, _ in candidates if kind == "local"}
-    table: dict[str, dict[str, dict[str, Estimate]]] = {}
-    for where in [name for name in WHERES if name in located]:
-        for scorer in SCORERS:
-            found = {name: _find_arm(arms, name, scorer, where) for name in SELECTORS}
-            cell = {name: _correct(arm, rows).estimate(counts) for name, arm in found.items() if arm is not None}
-            table.setdefault(where, {})[scorer] = cell
+    estimates = {name: _correct(arm, rows).estimate(counts) for name, arm in arms.items()}
+    table: dict[str, dict[str, dict[str, dict[str, Estimate]]]] = {}
+    for when in _gates(arms):
+        for where in [name for name in WHERES if name in located]:
+            for scorer in SCORERS:
+                found = {name: _find_arm(estimates, name, scorer, where, when) for name in SELECTORS}
+                cell = {name: one for name, one in found.items() if one is not None}
+                table.setdefault(when, {}).setdefault(where, {})[scorer] = cell
+    return table
+
+
+def _gates(arms: dict[Arm, Any]) -> list[str]:
+    present = {when for *_, when in arms}
+    return [when for when in WHEN if when in present]
+
+
+def _kept(
+    arms: dict[Arm, dict[str, Choice]], rows: dict[str, int], counts: np.ndarray
+) -> dict[str, dict[str, Estimate | None]]:
+    """What each gate keeps of all, the right and the wrong drafts: those that `global` chose."""
+    drafts, table = _find_arm(arms, "draft", "none", "none", "always"), {}
+    for when in _gates(arms):
+        arm = _find_arm(arms, "global", "none", "none", when)
+        if when == "always" or arm is None or drafts is None:
+            continue
+        right, kept = _correct(drafts, rows).numerators, np.array([arm[name].kind == "draft" for name in rows])
+        groups = {"all": np.ones(len(rows)), "right": right, "wrong": 1 - right}
+        table[when] = {name: Tally(kept * group, group).estimate(counts) for name, group in groups.items()}
     return table
 
 

@@ -12,7 +12,7 @@ from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What a report is made from. `scorer` and `where` name the arm of the headline.
+    """What a report is made from. `scorer`, `where` and `when` name the arm of the headline.
 
     `step_truth[key][i]` says whether that draft or sample is free of error up to step i (0-based); None where no oracle
     exists. `label_truth` counts (right, given) labels; `stages` holds seconds and tokens of each stage, in order.
@@ -34,6 +34,7 @@ class ReportInputs:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     scorer: str = "orm"
     where: str = "sorm"
+    when: str = "always"
     given: dict[str, str] = field(default_factory=dict)
     apart: bool = True
     samples: int = 3

@@ -280,6 +280,23 @@ def test_a_run_of_drafts_alone_is_reported(inputs):
     print_main_table(poor, _console(io.StringIO()))
 
 
+def test_the_gates_have_a_table(report, inputs):
+    assert "right drafts kept" not in render_markdown(report, [])
+    gated = [
+        dataclasses.replace(c, when="sorm", kind="draft" if int(c.problem_id[1:]) % 4 else c.kind)
+        for c in inputs.choices
+        if c.selector in ("global", "reranked", "local", "control", "draft_control")
+    ]
+    found = build_report(dataclasses.replace(inputs, choices=[*inputs.choices, *gated], when="sorm"))
+    assert found["kept"]["sorm"]["all"]["value"] == 0.75
+    text = render_markdown(found, [])
+    assert "rewrote the drafts that the SORM calls wrong, and the ORM picked" in text
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    shown = {row[0]: row[1:] for row in rows if len(row) == 8}
+    kept = [f"{100 * found['kept']['sorm'][name]['value']:.1f}%" for name in ("right", "wrong")]
+    assert shown["the drafts that the SORM calls wrong"][:2] == kept and shown["every draft"][:2] == ["–", "–"]
+
+
 def test_words_and_the_papers_column_follow_n(inputs):
     five = build_report(dataclasses.replace(inputs, samples=5))
     stream = io.StringIO()

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from refine.rerank import RERANK, SELECTORS, RerankArgs, choose, cost, select
+from refine.rerank import RERANK, SELECTORS, RerankArgs, choose, cost, keeps, select
 from refine.revise import REVISE, ReviseArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.records import Candidate, Choice, Judgement, Problem, Rollout, identity
@@ -139,13 +139,46 @@ def test_every_selector_by_hand():
     assert {name for name, c in found.items() if c.scorer == "orm"} == {
         "draft_global", "draft_local", "reranked", "best_of_n", "weighted_of_n", "draft_control"
     }  # fmt: skip
-    assert all(c.where == "sorm" and c.problem_id == "p" for c in found.values())
+    with_local = {"local", "draft_local", "reranked", "random", "oracle"}
+    assert {name: c.where for name, c in found.items()} == {
+        name: "sorm" if name in with_local else "none" for name in SELECTORS
+    }
     assert found["reranked"].correct is False  # what could not be graded is not right
     # tokens of all that had to be sampled: a refiner has read the draft
     assert {name: c.completion_tokens for name, c in found.items()} == {
         "draft": 10, "global": 20, "local": 20, "draft_global": 20, "draft_local": 20, "reranked": 30, "best_of_n": 30,
         "majority_of_n": 30, "weighted_of_n": 30, "random": 30, "oracle": 30, "control": 7, "draft_control": 17,
     }  # fmt: skip
+
+
+REFINING = {name for name, (kinds, _) in SELECTORS.items() if {"global", "local", "control"} & set(kinds)}
+
+
+def test_a_gate_keeps_the_draft_for_its_tokens_alone_or_offers_what_is_always_offered():
+    everything = [DRAFT, *SAMPLES, GLOBAL, CONTROL, LOCAL]
+    finals = {identity(c): 0.9 if c is LOCAL else 0.5 for c in everything}
+    always = {c.selector: c for c in choose(everything, finals, "orm", "sorm", 3)}
+    kept = {c.selector: c for c in choose(everything, finals, "orm", "sorm", 3, when="sorm", kept=True)}
+    assert kept.keys() == REFINING  # samples have no gate
+    assert {(c.kind, c.when, c.completion_tokens, c.correct) for c in kept.values()} == {("draft", "sorm", 10, False)}
+    open_ = {c.selector: c for c in choose(everything, finals, "orm", "sorm", 3, when="sorm")}
+    assert open_.keys() == REFINING
+    for name, choice in open_.items():
+        # the gate has read the draft, also where nothing else did
+        more = 10 if name == "control" else 0
+        tokens = always[name].completion_tokens + more
+        assert choice == dataclasses.replace(always[name], when="sorm", completion_tokens=tokens)
+        # kept or not, an arm has one name
+        assert (choice.scorer, choice.where) == (kept[name].scorer, kept[name].where)
+
+
+def test_who_keeps_a_draft():
+    finals = {"orm": {identity(DRAFT): 0.5}, "sorm": {identity(DRAFT): 0.6}}
+    kept = {when: keeps(when, DRAFT, finals, {"orm": 0.5, "sorm": 0.7}) for when in ("always", "orm", "sorm", "oracle")}
+    assert kept == {"always": False, "orm": True, "sorm": False, "oracle": False}
+    assert keeps("oracle", dataclasses.replace(DRAFT, correct=True), {}, {})
+    assert not keeps("oracle", dataclasses.replace(DRAFT, correct=None), {}, {})  # what nobody graded is not right
+    assert not keeps("orm", DRAFT, {"orm": {identity(DRAFT): LOW}}, {"orm": 0.0})  # too long to be read
 
 
 def test_the_place_decides_which_local_refinement_is_offered():
@@ -203,13 +236,42 @@ def made(tmp_path, request) -> dict[str, str]:
     return found
 
 
+# of three places and two scorers, once each: local alone, random and oracle ask nobody
+ARMS = 3 * 2 * 2 + 3 * 3 + 2 * 4 + 4
+
+
+def test_the_stage_has_a_choice_by_every_gate(made, tmp_path):
+    artifact, _ = make(RERANK, RerankArgs(**made, when=["always", "orm", "sorm", "oracle"], device="cpu"), tmp_path)
+    candidates = {("p", c.kind): c for c in [*THREE, CONTROL]}
+    finals = {
+        (j.scorer, j.problem_id): j.probabilities[-1]
+        for j in artifact.rows(Judgement, "judgements")
+        if j.kind == "draft"
+    }
+    choices, kept = artifact.rows(Choice), set()
+    for when in ("orm", "sorm", "oracle"):
+        own = [c for c in choices if c.when == when]
+        assert {c.selector for c in own} == REFINING
+        for choice in own:
+            keeps_it = when != "oracle" and finals[when, choice.problem_id] >= 0.5
+            kept.add((when, keeps_it))
+            if keeps_it:
+                assert (choice.kind, choice.completion_tokens) == ("draft", 10)
+            elif choice.selector in ("global", "control"):
+                assert choice.kind == choice.selector
+                assert choice.completion_tokens == 10 + candidates["p", choice.kind].completion_tokens
+    assert len(kept) > 1 and len(choices) == len(set(choices))
+    with pytest.raises(ValueError, match=r"when=\['never'\] must be some of always, orm, sorm, oracle"):
+        RerankArgs("c", "o", "s", when=["never"]).validate()
+
+
 def test_the_stage_judges_everything_and_chooses_by_every_selector(made, tmp_path):
     artifact, _ = make(RERANK, RerankArgs(**made, device="cpu"), tmp_path)
     judgements, choices = artifact.rows(Judgement, "judgements"), artifact.rows(Choice)
     assert len(judgements) == 2 * (2 * 9 + 2) and all(0 < p < 1 for j in judgements for p in j.probabilities)
     assert sum(not j.probabilities for j in judgements) == 2  # one candidate without a step, two scorers
-    assert len(choices) == 2 * 2 * 3 * len(SELECTORS)
-    assert {c.where for c in choices} == {"orm", "sorm", "oracle"}
+    assert len(choices) == len(set(choices)) == 2 * ARMS
+    assert {c.where for c in choices if c.selector == "reranked"} == {"orm", "sorm", "oracle"}
     finals = {(j.scorer, *identity(j)): j.probabilities[-1] for j in judgements if j.probabilities}
     for choice in choices:
         if choice.selector == "reranked" and choice.scorer != "none":
@@ -236,7 +298,7 @@ def test_the_stage_judges_everything_and_chooses_by_every_selector(made, tmp_pat
 def test_a_candidate_that_is_too_long_is_counted_and_chosen_only_where_all_are(made, tmp_path):
     artifact, _ = make(RERANK, RerankArgs(**made, device="cpu"), tmp_path)
     choices = artifact.rows(Choice)
-    assert len(choices) == 2 * 2 * 3 * len(SELECTORS)
+    assert len(choices) == 2 * ARMS
     for choice in choices:
         if choice.selector in ("draft_global", "draft_local", "reranked", "draft_control"):
             sees_another = choice.problem_id == "p" and (choice.selector, choice.where) != ("draft_local", "oracle")

@@ -178,6 +178,43 @@ def test_scorer_and_where_choose_the_arm():
     assert build_report(make_inputs(choices=choices, where="none"))["accuracy"]["reranked"]["value"] == 1.0
 
 
+def gated_inputs(**changes) -> ReportInputs:
+    """The ORM's gate keeps the drafts of p0 (right) and p3 (wrong); the other two are refined."""
+    choices = list(make_inputs().choices)
+    for when, kept in (("always", ""), ("orm", "p0p3"), ("oracle", "p0")):
+        for name, (draft, whole, _) in OUTCOMES.items():
+            kind, right = ("draft", draft) if name in kept else ("global", whole)
+            for selector, scorer, where in (("global", "none", "none"), ("reranked", "orm", "sorm")):
+                if (selector, when) != ("reranked", "always"):
+                    choices.append(Choice(name, selector, scorer, where, kind, 0, "1", right, 10, when))
+    return make_inputs(choices=choices, **changes)
+
+
+def test_when_chooses_the_arm_and_says_what_a_gate_keeps():
+    always, gated = build_report(gated_inputs()), build_report(gated_inputs(when="orm"))
+    assert (always["headline"]["when"], gated["headline"]["when"]) == ("always", "orm")
+    assert value(always["accuracy"]["reranked"]) == (0.75, 4) and value(gated["accuracy"]["reranked"]) == (0.5, 4)
+    assert gated["tokens"]["reranked"] == 10 and gated["accuracy"]["draft"] == always["accuracy"]["draft"]
+    assert gated["difference"]["reranked_minus_draft"]["value"] == 0.25  # the draft has no gate
+    assert list(always["ablation_when"]) == ["always", "orm", "oracle"]
+    for report in (always, gated):
+        when = report["headline"]["when"]
+        assert report["ablation"] == report["ablation_when"][when] and list(report["ablation"]) == ["sorm"]
+        assert report["ablation"]["sorm"]["orm"]["reranked"] == report["accuracy"]["reranked"]
+        assert list(report["kept"]) == ["orm", "oracle"]
+        kept = {name: value(found) for name, found in report["kept"]["orm"].items()}
+        assert kept == {"all": (0.5, 4), "right": (1.0, 1), "wrong": (0.333333, 3)}
+        assert value(report["kept"]["oracle"]["wrong"]) == (0.0, 3)
+    assert build_report(make_inputs())["kept"] == {}
+    assert build_report(gated_inputs(when="sorm"))["accuracy"]["reranked"] is None  # no substitute for another gate
+
+
+def test_the_example_is_of_the_headlines_gate():
+    choices = [c for c in gated_inputs().choices if c.selector == "draft" or c.when == "orm"]
+    report = build_report(make_inputs(choices=choices, when="orm"))
+    assert report["example"] is not None and build_report(make_inputs(choices=choices))["example"] is None
+
+
 def test_a_choice_filed_for_both_scorers_counts_once():
     choices = make_inputs().choices
     assert build_report(make_inputs(choices=[*choices, *choices])) == build_report(make_inputs())

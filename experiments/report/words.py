@@ -32,6 +32,7 @@ FIXED_NAMES = {
     "only_global": "global, but not local",
     "only_local": "local, but not global",
     "control": "control (saw no draft)",
+    "shuffled": "shuffled (saw another problem's draft)",
 }
 JUDGE_MEASURES = {
     "step_accuracy": "intermediate steps judged rightly",
@@ -50,7 +51,7 @@ JUDGE_MEASURES = {
 
 def selector_names(report: dict[str, Any]) -> dict[str, str]:
     """What a reader calls each selector, in the order of the table."""
-    scorer, n = report["headline"]["scorer"].upper(), report["samples"] or "n"
+    scorer, n, equal = report["headline"]["scorer"].upper(), report["samples"], report["samples_equal_tokens"] or "n"
     return {
         "draft": "draft (greedy)",
         "global": "global refinement",
@@ -59,12 +60,16 @@ def selector_names(report: dict[str, Any]) -> dict[str, str]:
         "draft_local": f"draft + local, {scorer} picks",
         "reranked": f"draft + global + local, {scorer} picks",
         "best_of_n": f"best of {n} samples, {scorer} picks",
+        "best_of_n_with_draft": f"best of draft + {n - 1} samples, {scorer} picks",
+        "best_of_n_equal_tokens": f"best of {equal} at equal tokens, {scorer} picks",
         "majority_of_n": f"majority of {n} samples",
         "weighted_of_n": f"vote of {n} samples, {scorer} weighs",
         "random": "random of the three",
         "oracle": "oracle of the three",
         "control": "control refiner (no draft)",
         "draft_control": f"draft + control, {scorer} picks",
+        "shuffled": "shuffled refiner (another's draft)",
+        "draft_shuffled": f"draft + shuffled, {scorer} picks",
     }
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from refine.report.example import choose_example
 from refine.report.inputs import ReportInputs
 from refine.report.repairs import WHERES, repair_report
-from refine.rerank import SCORED, WHEN, offers_refinements
-from refine.rerank import SELECTORS as OFFERS
+from refine.rerank import WHEN
+from refine.selectors import EQUAL, SCORED, offers_refinements
+from refine.selectors import SELECTORS as OFFERS
 from rewards.evaluate import SCORERS, judge_report
 from rewards.intervals import Estimate, Tally, mcnemar, resample, wilson
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, identity
@@ -24,9 +25,13 @@ from rollouts.records import Candidate, CandidateKey, Choice, Judgement, identit
 T = TypeVar("T")
 Arm = tuple[str, str, str, str]  # selector, scorer, where, when
 
-# selector → (needs local refinements, asks a reward model, has a gate)
+# selector → (has an arm for each place, asks a reward model, has an arm for each gate)
 SELECTORS = {
-    name: ("local" in kinds, rule in SCORED and (len(kinds) > 1 or "sample" in kinds), offers_refinements(name))
+    name: (
+        "local" in kinds or name == EQUAL,
+        rule in SCORED and (len(kinds) > 1 or "sample" in kinds),
+        offers_refinements(name) or name == EQUAL,
+    )
     for name, (kinds, rule) in OFFERS.items()
 }
 DIFFERENCES = (
@@ -35,6 +40,10 @@ DIFFERENCES = (
     ("reranked", "majority_of_n"),
     ("reranked", "control"),
     ("reranked", "draft_control"),
+    ("reranked", "shuffled"),
+    ("reranked", "draft_shuffled"),
+    ("reranked", "best_of_n_with_draft"),
+    ("reranked", EQUAL),
     ("reranked", "random"),
     ("reranked", "global"),
     ("reranked", "local"),
@@ -44,7 +53,9 @@ DIFFERENCES = (
     ("global", "draft"),
     ("local", "draft"),
     ("control", "draft"),
+    ("shuffled", "draft"),
     ("global", "control"),
+    ("global", "shuffled"),
     ("local", "control"),
     ("draft_global", "draft_control"),
     ("oracle", "reranked"),
@@ -86,10 +97,9 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "headline": {"scorer": inputs.scorer, "where": inputs.where, "when": inputs.when},
         "samples": inputs.samples,
         "accuracy": {name: arm and _correct(arm, rows).estimate(counts) for name, arm in headline.items()},
-        "tokens": {
-            name: arm and float(np.mean([choice.completion_tokens for choice in arm.values()]))
-            for name, arm in headline.items()
-        },
+        "tokens": {name: arm and _mean(arm, "completion_tokens") for name, arm in headline.items()},
+        "tokens_read": {name: arm and _mean(arm, "read_tokens") for name, arm in headline.items()},
+        "samples_equal_tokens": max((one.offered for one in (headline[EQUAL] or {}).values()), default=None),
         "difference": _differences(headline, rows, counts) | repair_differences | judged.pop("difference"),
         "fixed": fixed,
         "broken": broken,
@@ -142,6 +152,10 @@ def _find_arm(arms: dict[Arm, T], selector: str, scorer: str, where: str, when: 
     wheres = (where,) if needs_local else (where, "none")
     names = ((selector, s, w, when if gated else "always") for s in scorers for w in wheres)
     return next((arms[name] for name in names if name in arms), None)
+
+
+def _mean(arm: dict[str, Choice], tokens: str) -> float:
+    return float(np.mean([getattr(choice, tokens) for choice in arm.values()]))
 
 
 def _correct(arm: dict[str, Choice], rows: dict[str, int]) -> Tally:

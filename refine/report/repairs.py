@@ -18,15 +18,15 @@ def repair_report(
     """What the refiners do to wrong and to right drafts: fixed, broken, differences, and both by `where`.
 
     A problem without a local refinement, or with the draft in its place (no error was located), counts as neither
-    fixed nor broken by it. The control, which saw no draft, is measured on the same drafts: what a refiner fixes beyond
-    it comes from reading them.
+    fixed nor broken by it. The controls, which saw no draft or that of another problem, are measured on the same drafts:
+    what a refiner fixes beyond them comes from reading these.
     """
     draft = _outcomes(candidates, rows, "draft", "none")
     if draft is None or np.isnan(draft).any():
         missing = "all problems" if draft is None else repr(list(rows)[int(np.flatnonzero(np.isnan(draft))[0])])
         raise ValueError(f"no draft for {missing}")
     wrong, right = 1 - draft, draft
-    whole, control = (_outcomes(candidates, rows, kind, "none") for kind in ("global", "control"))
+    whole, control, shuffled = (_outcomes(candidates, rows, kind, "none") for kind in ("global", "control", "shuffled"))
     by_where, local = {}, None
     for name in WHERES:
         found = _outcomes(candidates, rows, "local", name)
@@ -39,9 +39,9 @@ def repair_report(
                 "broken": _share(counts, found, 0, right),
             }
     either = _either(whole, local)
-    arms = {"global": whole, "local": local, "either": either, "control": control}
+    arms = {"global": whole, "local": local, "either": either, "control": control, "shuffled": shuffled}
     fixed = {name: _share(counts, found, 1, wrong) for name, found in arms.items()}
-    broken = {name: _share(counts, arms[name], 0, right) for name in ("global", "local", "control")}
+    broken = {name: _share(counts, arms[name], 0, right) for name in ("global", "local", "control", "shuffled")}
     for name, (by_global, by_local) in {"both": (1, 1), "only_global": (1, 0), "only_local": (0, 1)}.items():
         fixed[name] = None
         if either is not None:
@@ -51,6 +51,7 @@ def repair_report(
         "fixed_either_minus_global": _more(counts, either, whole, wrong),
         "fixed_either_minus_local": _more(counts, either, local, wrong),
         "fixed_global_minus_control": _more(counts, whole, control, wrong),
+        "fixed_global_minus_shuffled": _more(counts, whole, shuffled, wrong),
     }
     return fixed, broken, differences, by_where
 

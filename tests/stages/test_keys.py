@@ -103,7 +103,7 @@ COUNTED: list[tuple[Stage, Any, str]] = [
     (
         REVISE,
         ReviseArgs(),
-        f"drafts samples global_refiner local_refiner control orm sorm where seed device\n{HF}\n{PROMPT}",
+        f"drafts samples global_refiner local_refiner control shuffled orm sorm where seed device\n{HF}\n{PROMPT}",
     ),
     (RERANK, RerankArgs(), "candidates orm sorm samples when seed device"),
     (

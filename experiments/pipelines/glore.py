@@ -76,7 +76,8 @@ def _labels() -> LabelArgs:
 def _revise() -> ReviseArgs:
     return ReviseArgs(
         drafts=PENDING, samples=PENDING, global_refiner=PENDING, local_refiner=PENDING, control=PENDING,
-        shuffled=PENDING, orm=PENDING, sorm=PENDING, seed=PIPELINE_SEED, sampler=SamplerArgs(temperature=0.0, max_tokens=512),
+        shuffled=PENDING, orm=PENDING, sorm=PENDING, seed=PIPELINE_SEED,
+        sampler=SamplerArgs(temperature=0.0, max_tokens=512),
     )  # fmt: skip
 
 

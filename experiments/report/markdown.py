@@ -65,8 +65,8 @@ def _write(folder: Path, report: dict[str, Any], drawn: list[str]) -> None:
 def render_markdown(report: dict[str, Any], figures: list[str]) -> str:
     """The whole report as Markdown; `figures` names the pictures that lie in figures/."""
     blocks = [f"# {plain(report['title'])}", opening(report)]
-    header = ["selector", "accuracy", "95% interval", "tokens a problem", "paper, Llama-2 13B"]
-    blocks += ["## Accuracy by selector", table(header, _accuracy_rows(report)), _accuracy_notes(report)]
+    header = ["selector", "accuracy", "95% interval", "sampled", "read", "paper, Llama-2 13B"]
+    blocks += ["## Accuracy by selector", table(header, _accuracy_rows(report, read=True)), _accuracy_notes(report)]
     blocks += [*_figure("accuracy", figures), "## Differences on the same problems", _difference_table(report)]
     blocks += ["## What the refiners mend and break", _repair_table(report), _where_table(report)]
     blocks += [_when_table(report)]
@@ -102,11 +102,12 @@ def print_main_table(report: dict[str, Any], console: Console | None = None) -> 
             console.print(Padding(sentence, (0, 2)), highlight=False)
 
 
-def _accuracy_rows(report: dict[str, Any]) -> list[list[str]]:
+def _accuracy_rows(report: dict[str, Any], read: bool = False) -> list[list[str]]:
     rows = []
     for name, words in selector_names(report).items():
-        found, tokens = report["accuracy"][name], report["tokens"][name]
-        cells = [percent(found), interval(found), "–" if tokens is None else f"{tokens:,.0f}"]
+        found, tokens = report["accuracy"][name], [report["tokens"][name], report["tokens_read"][name]]
+        counts = ["–" if count is None else f"{count:,.0f}" for count in tokens[: 1 + read]]
+        cells = [percent(found), interval(found), *counts]
         rows.append([words, *cells, paper_percent(report["paper"]["accuracy"].get(name))])
     return rows
 
@@ -116,8 +117,9 @@ def _accuracy_notes(report: dict[str, Any]) -> str:
     return (
         f"{report['problems']:,} problems. Refined are {WHEN_NAMES[report['headline']['when']]}, also by the controls. "
         f"The local refiner here is {where}; {scorer} "
-        "chooses wherever a choice is made. Tokens are the completion tokens that had to be sampled before the "
-        "choice, mean over problems; the reward models' reading is not in them. The paper's figures (GLoRe, arXiv "
+        "chooses wherever a choice is made. Tokens are means over problems: those that had to be sampled before the "
+        "choice, and those that policies and reward models read for it (questions, drafts, solutions; what could be "
+        "shared is counted each time). At equal tokens means sampled and read together. The paper's figures (GLoRe, arXiv "
         "2402.10963) are Llama-2 13B on GSM8K, for orientation: another student, other problems. (2nd): from "
         "secondary summaries of the paper, approximate."
     )

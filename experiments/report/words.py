@@ -51,7 +51,8 @@ JUDGE_MEASURES = {
 
 def selector_names(report: dict[str, Any]) -> dict[str, str]:
     """What a reader calls each selector, in the order of the table."""
-    scorer, n, equal = report["headline"]["scorer"].upper(), report["samples"], report["samples_equal_tokens"] or "n"
+    scorer, n, equal = report["headline"]["scorer"].upper(), report["samples"] or "n", report["samples_equal_tokens"]
+    fewer = n - 1 if report["samples"] else "n − 1"
     return {
         "draft": "draft (greedy)",
         "global": "global refinement",
@@ -60,8 +61,8 @@ def selector_names(report: dict[str, Any]) -> dict[str, str]:
         "draft_local": f"draft + local, {scorer} picks",
         "reranked": f"draft + global + local, {scorer} picks",
         "best_of_n": f"best of {n} samples, {scorer} picks",
-        "best_of_n_with_draft": f"best of draft + {n - 1} samples, {scorer} picks",
-        "best_of_n_equal_tokens": f"best of {equal} at equal tokens, {scorer} picks",
+        "best_of_n_with_draft": f"best of draft + {fewer} samples, {scorer} picks",
+        "best_of_n_equal_tokens": f"best of {equal or 'n'} at equal tokens, {scorer} picks",
         "majority_of_n": f"majority of {n} samples",
         "weighted_of_n": f"vote of {n} samples, {scorer} weighs",
         "random": "random of the three",

@@ -229,6 +229,10 @@ def _notes(inputs: ReportInputs, report: dict[str, Any]) -> list[str]:
     if not inputs.apart:
         notes.append("The test problems were not compared with those trained on, which are not known here.")
     absent = [name for name, found in report["accuracy"].items() if found is None]
+    drawn = max((c.sample + 1 for c in inputs.candidates if c.kind == "sample"), default=0)
+    if EQUAL in absent and "reranked" not in absent and drawn:
+        absent.remove(EQUAL)
+        notes.append(f"The best of all {drawn} samples costs less than reranking: there is none at equal tokens.")
     if absent:
         notes.append(f"Not run, hence empty: {', '.join(absent)}.")
     if inputs.step_truth is None:

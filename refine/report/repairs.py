@@ -18,8 +18,8 @@ def repair_report(
     """What the refiners do to wrong and to right drafts: fixed, broken, differences, and both by `where`.
 
     A problem without a local refinement, or with the draft in its place (no error was located), counts as neither
-    fixed nor broken by it. The controls, which saw no draft or that of another problem, are measured on the same drafts:
-    what a refiner fixes beyond them comes from reading these.
+    fixed nor broken by it. The controls, which saw no draft or that of another problem, are measured on the same
+    drafts: what a refiner fixes beyond them comes from reading these.
     """
     draft = _outcomes(candidates, rows, "draft", "none")
     if draft is None or np.isnan(draft).any():

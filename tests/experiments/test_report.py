@@ -103,6 +103,7 @@ def _solve(problem: Problem, gold: list[str], rng: random.Random) -> tuple[list[
         add("sample", "none", sample, slip(0.55))
     add("global", "none", 0, slip(0.6) if draft is not None else slip(0.1))
     add("control", "none", 0, slip(0.48))
+    add("shuffled", "none", 0, slip(0.5))
     for where in ("none", "orm", "sorm", "oracle"):
         if draft is not None or where == "none":
             add("local", where, 0, slip(0.6) if draft is not None else slip(0.1), draft)
@@ -134,9 +135,9 @@ def _choose(problem: Problem, offers: dict, rng: random.Random) -> list[Choice]:
             Choice(problem.id, selector, scorer, where, best[0], best[2], chosen.answer, chosen.correct, tokens)
         )
 
-    draft, whole, control = ("draft", "none", 0), ("global", "none", 0), ("control", "none", 0)
+    draft, whole, control, shuffled = ((kind, "none", 0) for kind in ("draft", "global", "control", "shuffled"))
     samples = [("sample", "none", sample) for sample in range(3)]
-    for selector, keys in (("draft", [draft]), ("global", [whole]), ("control", [control])):
+    for selector, keys in (("draft", [draft]), ("global", [whole]), ("control", [control]), ("shuffled", [shuffled])):
         add(selector, "none", "none", keys)
     add("majority_of_n", "none", "none", samples)
     for scorer in ("orm", "sorm"):
@@ -144,6 +145,8 @@ def _choose(problem: Problem, offers: dict, rng: random.Random) -> list[Choice]:
         add("best_of_n", scorer, "none", samples)
         add("weighted_of_n", scorer, "none", samples)
         add("draft_control", scorer, "none", [draft, control])
+        add("draft_shuffled", scorer, "none", [draft, shuffled])
+        add("best_of_n_with_draft", scorer, "none", [draft, *samples[:2]])
     for where in ("none", "orm", "sorm", "oracle"):
         local = ("local", where, 0)
         add("local", "none", where, [local])
@@ -152,6 +155,7 @@ def _choose(problem: Problem, offers: dict, rng: random.Random) -> list[Choice]:
         for scorer in ("orm", "sorm"):
             add("draft_local", scorer, where, [draft, local])
             add("reranked", scorer, where, [draft, whole, local])
+            add("best_of_n_equal_tokens", scorer, where, samples)
     return choices
 
 
@@ -211,6 +215,7 @@ def test_every_stable_key_is_there(report):
         "global",
         "local",
         "control",
+        "shuffled",
     }
     assert report["label_accuracy"]["value"] == 0.941
     assert report["stages"]["sample"] == {"seconds": 60.0, "tokens": 456_789}

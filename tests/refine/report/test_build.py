@@ -74,7 +74,8 @@ def test_accuracy_tokens_and_differences(report):
 
 def test_fixed_and_broken(report):
     assert report["fixed"]["control"] is None and report["difference"]["fixed_global_minus_control"] is None
-    fixed = {name: value(found) for name, found in report["fixed"].items() if name != "control"}
+    fixed = {name: value(found) for name, found in report["fixed"].items() if found is not None}
+    assert report["fixed"].keys() - fixed.keys() == {"control", "shuffled"}
     assert fixed["global"] == fixed["local"] == fixed["only_global"] == fixed["only_local"] == (0.333333, 3)
     assert fixed["either"] == (0.666667, 3) and fixed["both"] == (0.0, 3)
     assert value(report["broken"]["global"]) == (0.0, 1) and value(report["broken"]["local"]) == (1.0, 1)
@@ -88,6 +89,41 @@ def test_what_more_a_refiner_fixes_than_a_control_that_saw_no_draft():
     report = build_report(make_inputs(candidates=[*make_inputs().candidates, *more]))
     assert value(report["fixed"]["control"]) == (0.666667, 3) and value(report["broken"]["control"]) == (1.0, 1)
     assert value(report["difference"]["fixed_global_minus_control"])[0] == -0.333333
+
+
+def test_what_is_sampled_and_read_is_a_mean_and_best_of_n_at_equal_tokens_has_its_n():
+    more = []
+    for at, name in enumerate(OUTCOMES):
+        more.append(
+            Choice(name, "best_of_n_equal_tokens", "orm", "sorm", "sample", 0, "1", True, 40 + at, "always", 5, at)
+        )
+        # of another place, another gate
+        more.append(Choice(name, "best_of_n_equal_tokens", "orm", "none", "sample", 0, "1", False, 9, "always", 2))
+        more.append(Choice(name, "best_of_n_equal_tokens", "orm", "sorm", "sample", 0, "1", False, 9, "orm", 3))
+    report = build_report(make_inputs(choices=[*make_inputs().choices, *more]))
+    assert report["samples_equal_tokens"] == 5 and value(report["accuracy"]["best_of_n_equal_tokens"]) == (1.0, 4)
+    assert (report["tokens"]["best_of_n_equal_tokens"], report["tokens_read"]["best_of_n_equal_tokens"]) == (41.5, 1.5)
+    assert report["difference"]["reranked_minus_best_of_n_equal_tokens"]["value"] == -0.25
+    sample = Candidate("p0", "sample", "none", None, 3, "text", STEPS, "1", True, 10)
+    judged = [Judgement("p0", "sample", "none", 3, s, (0.5,) * 3) for s in ("orm", "sorm")]
+    truth = make_inputs().step_truth | {("p0", "sample", "none", 3): [True] * 3}
+    few = build_report(
+        make_inputs(
+            candidates=[*make_inputs().candidates, sample],
+            judgements=[*make_inputs().judgements, *judged],
+            step_truth=truth,
+        )
+    )
+    assert few["samples_equal_tokens"] is None
+    assert any("The best of all 4 samples costs less than reranking" in note for note in few["notes"])
+
+
+def test_the_controls_fix_what_they_fix_without_the_draft():
+    outcomes = {"p0": False, "p1": True, "p2": False, "p3": False}
+    more = [Candidate(p, "shuffled", "none", None, 0, "text", STEPS, "1", right, 10) for p, right in outcomes.items()]
+    report = build_report(make_inputs(candidates=[*make_inputs().candidates, *more]))
+    assert value(report["fixed"]["shuffled"]) == (0.333333, 3) and value(report["broken"]["shuffled"]) == (1.0, 1)
+    assert report["difference"]["fixed_global_minus_shuffled"]["value"] == 0.0
 
 
 def test_steps_against_the_oracle(report):

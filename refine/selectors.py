@@ -63,6 +63,10 @@ SELECTORS = {
     "draft_global": (("draft", "global"), "best"),
     "draft_local": (("draft", "local"), "best"),
     "reranked": (("draft", "global", "local"), "best"),
+    "control": (("control",), "best"),
+    "draft_control": (("draft", "control"), "best"),
+    "shuffled": (("shuffled",), "best"),
+    "draft_shuffled": (("draft", "shuffled"), "best"),
     "best_of_n": (("sample",), "best"),
     "best_of_n_with_draft": (("draft", "sample"), "best"),  # n in all
     EQUAL: (("sample",), "best"),  # as many samples as cost what `reranked` does
@@ -70,16 +74,17 @@ SELECTORS = {
     "weighted_of_n": (("sample",), "weighted"),
     "random": (("draft", "global", "local"), "random"),
     "oracle": (("draft", "global", "local"), "oracle"),
-    "control": (("control",), "best"),
-    "draft_control": (("draft", "control"), "best"),
-    "shuffled": (("shuffled",), "best"),
-    "draft_shuffled": (("draft", "shuffled"), "best"),
 }
 
 
 def offers_refinements(selector: str) -> bool:
     """Whether a selector has what a gate can spare: refinements, or what a control writes in their place."""
     return any(kind in KINDS for kind in SELECTORS[selector][0])
+
+
+def is_control(selector: str) -> bool:
+    """Whether a selector does without both refiners, so that refining must do better than it."""
+    return not {"global", "local"} & set(SELECTORS[selector][0])
 
 
 def select(

@@ -16,6 +16,7 @@ from experiments.report.words import (
     SCORER_NAMES,
     WHEN_NAMES,
     WHERE_NAMES,
+    first_sentence,
     interval,
     limits,
     opening,
@@ -95,6 +96,7 @@ def print_main_table(report: dict[str, Any], console: Console | None = None) -> 
     for row in _accuracy_rows(report):
         rich_table.add_row(*row, style="bold" if row[0] == selector_names(report)["reranked"] else None)
     console.print(rich_table)
+    console.print(Padding(first_sentence(report).replace("**", ""), (0, 2)), highlight=False)
     for name in ("reranked_minus_draft", "reranked_minus_best_of_n"):
         other = "the draft" if name.endswith("draft") else f"best of {report['samples']} samples"
         if report["difference"][name] is not None:
@@ -119,7 +121,7 @@ def _accuracy_notes(report: dict[str, Any]) -> str:
         f"The local refiner here is {where}; {scorer} "
         "chooses wherever a choice is made. Tokens are means over problems: those that had to be sampled before the "
         "choice, and those that policies and reward models read for it (questions, drafts, solutions; what could be "
-        "shared is counted each time). At equal tokens means sampled and read together. The paper's figures (GLoRe, arXiv "
+        "shared is counted each time). At equal tokens: sampled and read together. The paper's figures (GLoRe, arXiv "
         "2402.10963) are Llama-2 13B on GSM8K, for orientation: another student, other problems. (2nd): from "
         "secondary summaries of the paper, approximate."
     )
@@ -130,7 +132,7 @@ def _difference_table(report: dict[str, Any]) -> str:
     rows = []
     for key, found in report["difference"].items():
         a, _, b = key.partition("_minus_")
-        if found is None or a not in names:
+        if found is None or not {a, b} <= names.keys():
             continue
         chance = "< 0.001" if found["mcnemar_p"] < 0.001 else f"{found['mcnemar_p']:.3f}"
         rows.append([names[a], names[b], f"{100 * found['value']:+.1f}", interval(found, " to ", "+.1f"), chance])

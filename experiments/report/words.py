@@ -22,7 +22,7 @@ WHEN_NAMES = {
     "always": "every draft",
     "orm": "the drafts that the ORM calls wrong",
     "sorm": "the drafts that the SORM calls wrong",
-    "oracle": "the drafts that are wrong",
+    "oracle": "the drafts that the oracle calls wrong",
 }
 FIXED_NAMES = {
     "global": "global",
@@ -60,6 +60,10 @@ def selector_names(report: dict[str, Any]) -> dict[str, str]:
         "draft_global": f"draft + global, {scorer} picks",
         "draft_local": f"draft + local, {scorer} picks",
         "reranked": f"draft + global + local, {scorer} picks",
+        "control": "control refiner (no draft)",
+        "draft_control": f"draft + control, {scorer} picks",
+        "shuffled": "shuffled refiner (another's draft)",
+        "draft_shuffled": f"draft + shuffled, {scorer} picks",
         "best_of_n": f"best of {n} samples, {scorer} picks",
         "best_of_n_with_draft": f"best of draft + {fewer} samples, {scorer} picks",
         "best_of_n_equal_tokens": f"best of {equal or 'n'} at equal tokens, {scorer} picks",
@@ -67,10 +71,6 @@ def selector_names(report: dict[str, Any]) -> dict[str, str]:
         "weighted_of_n": f"vote of {n} samples, {scorer} weighs",
         "random": "random of the three",
         "oracle": "oracle of the three",
-        "control": "control refiner (no draft)",
-        "draft_control": f"draft + control, {scorer} picks",
-        "shuffled": "shuffled refiner (another's draft)",
-        "draft_shuffled": f"draft + shuffled, {scorer} picks",
     }
 
 
@@ -140,29 +140,44 @@ def versus(found: Estimate, other: str) -> str:
 
 
 def opening(report: dict[str, Any]) -> str:
-    """One paragraph: what was run, and the main finding as the numbers allow it."""
-    sentences = [
+    """One paragraph: the main finding as the numbers allow it, what was run, and the findings beside it."""
+    setup = (
         f"On {report['problems']:,} {plain('/'.join(report['splits']))} problems of {plain(report['source'])} "
         f"(seed {report['seed']}) {plain(report['model'] or 'the student')} wrote greedy drafts, "
         f"a global and a local refiner rewrote {WHEN_NAMES[report['headline']['when']]}, and "
         f"{SCORER_NAMES[report['headline']['scorer']]} picked one of the three."
-    ]
-    sentences += [_finding(report), _against_samples(report), _against_control(report)]
-    sentences += [_refiners(report), _judges(report)]
+    )
+    sentences = [first_sentence(report), setup, _against_draft(report), _against_samples(report)]
+    sentences += [_against_controls(report), _refiners(report), _judges(report)]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _finding(report: dict[str, Any]) -> str:
-    draft, reranked = report["accuracy"]["draft"], report["accuracy"]["reranked"]
-    change = report["difference"]["reranked_minus_draft"]
+def first_sentence(report: dict[str, Any]) -> str:
+    """The main finding: reranking against the strongest control, the selector that is best without the refiners."""
+    change, name = report["difference"]["reranked_minus_strongest_control"], report["strongest_control"]
     if change is None:
-        return "**Main finding: none, since draft and reranking were not both run.**"
-    verdict = "refining and reranking helped" if is_above(change) else "refining and reranking did harm"
-    if not is_above(change) and not is_below(change):
-        verdict = f"on these {report['problems']:,} problems refining and reranking made no clear difference"
+        return "**Main finding: none**, since reranking and a control were not both run."
+    verdict = "not shown that refining and reranking help"
+    if is_above(change):
+        verdict = "refining and reranking helped"
+    elif is_below(change):
+        verdict = "refining and reranking did not help"
+    few = f", from only {change['n']} problems" if change["n"] < FEWEST else ""
     return (
-        f"**Main finding: {verdict}.** The drafts are right on {percent(draft)} ({interval(draft)}), the picked "
-        f"solutions on {percent(reranked)} ({interval(reranked)}), which is {versus(change, 'the draft')}."
+        f"**Main finding: {verdict}**: right on {percent(report['accuracy']['reranked'])}, against "
+        f"{percent(report['accuracy'][name])} by the strongest control, {selector_names(report)[name]}; "
+        f"the difference is {100 * change['value']:+.1f} points (95% interval {interval(change, ' to ', '+.1f')}{few})."
+    )
+
+
+def _against_draft(report: dict[str, Any]) -> str:
+    draft, change = report["accuracy"]["draft"], report["difference"]["reranked_minus_draft"]
+    if change is None:
+        return ""
+    return (
+        f"The drafts are right on {percent(draft)} ({interval(draft)}), the picked solutions on "
+        f"{percent(report['accuracy']['reranked'])} ({interval(report['accuracy']['reranked'])}), which is "
+        f"{versus(change, 'the draft')}."
     )
 
 
@@ -178,15 +193,18 @@ def _against_samples(report: dict[str, Any]) -> str:
     )
 
 
-def _against_control(report: dict[str, Any]) -> str:
-    changes = {name: report["difference"][f"{name}_minus_control"] for name in ("global", "reranked")}
-    if None in changes.values():
-        return ""
-    control = report["accuracy"]["control"]
-    return (
-        f"A control refiner, trained in the same way but without a draft, is right on {percent(control)}: global "
-        f"refinement is {versus(changes['global'], 'it')}, reranking {versus(changes['reranked'], 'it')}."
-    )
+def _against_controls(report: dict[str, Any]) -> str:
+    """Global refinement and reranking against the refiners that had the same targets, but not this draft."""
+    sentences = []
+    for name, trained in (("control", "without a draft"), ("shuffled", "on the drafts of other problems")):
+        changes = [report["difference"][f"{arm}_minus_{name}"] for arm in ("global", "reranked")]
+        if None not in changes:
+            sentences.append(
+                f"A control refiner, trained on the same targets {trained}, is right on "
+                f"{percent(report['accuracy'][name])}: global refinement is {versus(changes[0], 'it')}, reranking "
+                f"{versus(changes[1], 'it')}."
+            )
+    return " ".join(sentences)
 
 
 def _refiners(report: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from refine.report.example import choose_example
 from refine.report.inputs import ReportInputs
 from refine.report.repairs import WHERES, repair_report
 from refine.rerank import WHEN
-from refine.selectors import EQUAL, SCORED, offers_refinements
+from refine.selectors import EQUAL, SCORED, is_control, offers_refinements
 from refine.selectors import SELECTORS as OFFERS
 from rewards.evaluate import SCORERS, judge_report
 from rewards.intervals import Estimate, Tally, mcnemar, resample, wilson
@@ -61,6 +61,8 @@ DIFFERENCES = (
     ("oracle", "reranked"),
 )
 
+STRONGEST = "reranked_minus_strongest_control"
+
 # GLoRe (arXiv 2402.10963), Llama-2 13B on GSM8K, step accuracy of the 7B; "(2nd)": from secondary summaries
 PAPER = {
     "accuracy": {"draft": (0.53, ""), "reranked": (0.65, ""), "best_of_n": (0.58, "(2nd)")},
@@ -86,6 +88,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
     )
     fixed, broken, repair_differences, by_where = repair_report(inputs.where, rows, candidates, counts)
     headline = {name: _find_arm(arms, name, inputs.scorer, inputs.where, inputs.when) for name in SELECTORS}
+    strongest = _strongest_control(headline)
     ablation = _ablation(arms, candidates, rows, counts)
     report = {
         "title": inputs.title,
@@ -100,7 +103,8 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "tokens": {name: arm and _mean(arm, "completion_tokens") for name, arm in headline.items()},
         "tokens_read": {name: arm and _mean(arm, "read_tokens") for name, arm in headline.items()},
         "samples_equal_tokens": max((one.offered for one in (headline[EQUAL] or {}).values()), default=None),
-        "difference": _differences(headline, rows, counts) | repair_differences | judged.pop("difference"),
+        "strongest_control": strongest,
+        "difference": _differences(headline, strongest, rows, counts) | repair_differences | judged.pop("difference"),
         "fixed": fixed,
         "broken": broken,
         "by_where": by_where,
@@ -162,16 +166,29 @@ def _correct(arm: dict[str, Choice], rows: dict[str, int]) -> Tally:
     return Tally(np.array([arm[problem_id].correct for problem_id in rows], dtype=float), np.ones(len(rows)))
 
 
+def _strongest_control(headline: dict[str, dict[str, Choice] | None]) -> str | None:
+    """The selector that is most often right without the refiners; the first of equals."""
+    right = {
+        name: sum(choice.correct for choice in arm.values())
+        for name, arm in headline.items()
+        if arm is not None and is_control(name)
+    }
+    return max(right, key=lambda name: right[name], default=None)
+
+
 def _differences(
-    arms: dict[str, dict[str, Choice] | None], rows: dict[str, int], counts: np.ndarray
+    arms: dict[str, dict[str, Choice] | None], strongest: str | None, rows: dict[str, int], counts: np.ndarray
 ) -> dict[str, Estimate | None]:
-    """Every pair of `DIFFERENCES` on the same problems, with McNemar's exact p."""
-    found = dict.fromkeys(f"{a}_minus_{b}" for a, b in DIFFERENCES)
-    for a, b in DIFFERENCES:
-        if arms[a] is not None and arms[b] is not None:
-            first, second = _correct(arms[a], rows), _correct(arms[b], rows)
+    """Every pair of `DIFFERENCES`, and reranked minus the strongest control, on the same problems; with McNemar's exact
+    p."""
+    pairs = {f"{a}_minus_{b}": (a, b) for a, b in DIFFERENCES} | {STRONGEST: ("reranked", strongest)}
+    found = dict.fromkeys(pairs)
+    for name, (a, b) in pairs.items():
+        one, other = arms[a], arms.get(b)
+        if one is not None and other is not None:
+            first, second = _correct(one, rows), _correct(other, rows)
             pair = {"mcnemar_p": mcnemar(first.numerators, second.numerators)}
-            found[f"{a}_minus_{b}"] = first.minus(second, counts) | pair
+            found[name] = first.minus(second, counts) | pair
     return found
 
 

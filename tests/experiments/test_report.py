@@ -16,6 +16,7 @@ from experiments.report.markdown import copy_report, print_main_table, render_ma
 from experiments.report.words import code_span, opening, plain, versus
 from refine.report.build import DIFFERENCES, SELECTORS, build_report
 from refine.report.inputs import ReportInputs
+from refine.selectors import is_control
 from rollouts.records import Candidate, Choice, Judgement, Problem
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana")
@@ -334,13 +335,60 @@ def test_words_follow_the_interval():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "words"),
-    [(0.02, 0.1, "helped"), (-0.1, -0.02, "did harm"), (-0.1, 0.1, "made no clear difference")],
+    ("low", "high", "n", "words"),
+    [
+        (0.02, 0.1, 120, "refining and reranking helped**: right on"),
+        (-0.1, -0.02, 120, "refining and reranking did not help**: right on"),
+        (-0.1, 0.1, 120, "not shown that refining and reranking help**: right on"),
+        (0.0, 0.1, 120, "not shown that refining and reranking help**"),
+        (0.5, 1.0, 4, "not shown that refining and reranking help**"),
+    ],
 )
-def test_the_main_finding_follows_the_interval(report, low, high, words):
-    change = report["difference"]["reranked_minus_draft"] | {"low": low, "high": high}
-    changed = report | {"difference": report["difference"] | {"reranked_minus_draft": change}}
-    assert f"refining and reranking {words}" in opening(changed)
+def test_the_first_sentence_is_about_the_strongest_control(report, low, high, n, words):
+    """The draft is far below, but what has to be beaten is the best that does without refining."""
+    change = report["difference"]["reranked_minus_strongest_control"] | {
+        "value": 0.05,
+        "low": low,
+        "high": high,
+        "n": n,
+    }
+    accuracy = report["accuracy"] | {"shuffled": {"value": 0.612, "low": 0.5, "high": 0.7, "n": n}}
+    changed = report | {
+        "accuracy": accuracy,
+        "strongest_control": "shuffled",
+        "difference": report["difference"] | {"reranked_minus_strongest_control": change},
+    }
+    first = opening(changed).split(" On 120")[0]
+    assert first.startswith(f"**Main finding: {words}")
+    assert "against 61.2% by the strongest control, shuffled refiner (another's draft); the difference is" in first
+    span = f"+5.0 points (95% interval {100 * low:+.1f} to {100 * high:+.1f}"
+    assert first.endswith(f"{span}{', from only 4 problems' if n == 4 else ''}).")
+    stream = io.StringIO()
+    print_main_table(changed, _console(stream))
+    lines = stream.getvalue().splitlines()
+    shown = " ".join(" ".join(lines).split())
+    assert first.replace("**", "") in shown and max(map(len, lines)) <= 80
+
+
+def test_the_strongest_control_is_the_best_that_does_without_the_refiners(report):
+    without = {name for name in SELECTORS if is_control(name)}
+    assert without == {
+        *("draft", "control", "draft_control", "shuffled", "draft_shuffled", "best_of_n", "best_of_n_with_draft"),
+        *("best_of_n_equal_tokens", "majority_of_n", "weighted_of_n"),
+    }
+    name = report["strongest_control"]
+    best = max(report["accuracy"][one]["value"] for one in without)
+    assert name in without and report["accuracy"][name]["value"] == best
+    change = report["difference"]["reranked_minus_strongest_control"]
+    assert change["value"] == pytest.approx(report["accuracy"]["reranked"]["value"] - best, abs=2e-6)
+    assert {"low", "high", "mcnemar_p"} < change.keys()
+
+
+def test_both_controls_are_told(report):
+    text = opening(report)
+    for name, trained in (("control", "without a draft"), ("shuffled", "on the drafts of other problems")):
+        right = f"{100 * report['accuracy'][name]['value']:.1f}%"
+        assert f"trained on the same targets {trained}, is right on {right}: global refinement is" in text
 
 
 def _console(stream: io.StringIO):

@@ -242,14 +242,15 @@ def limits(report: dict[str, Any]) -> list[str]:
     """What a reader must not conclude, one sentence or two a line."""
     lines = [
         *report["notes"],
-        "The intervals say how much the accuracies would move with other test problems. They do not hold the luck of "
-        f"training: everything here is one run with seed {report['seed']}.",
+        "The intervals say how much the figures would move with other test problems (accuracies: Wilson; differences "
+        "and judges: bootstrap over problems). They do not hold the luck of training: everything here is one run with "
+        f"seed {report['seed']}.",
+        "The strongest control is the best of several on these same problems, which favours it a little.",
         "The paper's figures come from another student on GSM8K, and some only from secondary summaries: compare "
         "directions, not sizes.",
         "Many differences are shown, and each interval is made for its own one alone: where nothing differs, about one "
         "in twenty leaves out zero all the same.",
-        "Fewer tokens sampled is not less time: the reward models' reading and all training are in the stages' "
-        "seconds and tokens only.",
+        "Fewer tokens are not less time, and training is in the stages' seconds and tokens only.",
     ]
     if report["step_accuracy"]["orm"] or report["step_accuracy"]["sorm"]:
         lines.append(
@@ -258,9 +259,13 @@ def limits(report: dict[str, Any]) -> list[str]:
         )
     if report["label_accuracy"] is not None:
         lines.append("The interval of the label accuracy takes labels as independent, so it is somewhat too narrow.")
-    estimates = [found for found in report["accuracy"].values() if found is not None]
-    if any(found["low"] == found["high"] for found in estimates):
-        lines.append("An interval without width means that all problems went the same way, not that chance is gone.")
+    if "oracle" in (report["headline"]["where"], report["headline"]["when"]):
+        lines.append("The headline is helped by an oracle, which nobody has for a problem whose answer is not known.")
+    if any(found is not None and found["low"] == found["high"] for found in report["difference"].values()):
+        lines.append(
+            "An interval of a difference without width means that all problems went the same way, not that chance is "
+            "gone."
+        )
     if report["problems"] < 100:
         lines.append(f"{report['problems']} problems are few: treat every figure as a check that the pipeline runs.")
     return lines

@@ -14,7 +14,7 @@ import numpy as np
 
 from refine.report.example import choose_example
 from refine.report.inputs import ReportInputs
-from refine.report.repairs import WHERES, repair_report
+from refine.report.repairs import WHERES, repair_report, share
 from refine.rerank import WHEN
 from refine.selectors import EQUAL, SCORED, is_control, offers_refinements
 from refine.selectors import SELECTORS as OFFERS
@@ -89,7 +89,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
     fixed, broken, repair_differences, by_where = repair_report(inputs.where, rows, candidates, counts)
     headline = {name: _find_arm(arms, name, inputs.scorer, inputs.where, inputs.when) for name in SELECTORS}
     strongest = _strongest_control(headline)
-    ablation = _ablation(arms, candidates, rows, counts)
+    ablation = _ablation(arms, candidates)
     report = {
         "title": inputs.title,
         "model": inputs.model,
@@ -99,7 +99,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "splits": sorted({problem.split for problem in inputs.problems}),
         "headline": {"scorer": inputs.scorer, "where": inputs.where, "when": inputs.when},
         "samples": inputs.samples,
-        "accuracy": {name: arm and _correct(arm, rows).estimate(counts) for name, arm in headline.items()},
+        "accuracy": {name: arm and _accuracy(arm) for name, arm in headline.items()},
         "tokens": {name: arm and _mean(arm, "completion_tokens") for name, arm in headline.items()},
         "tokens_read": {name: arm and _mean(arm, "read_tokens") for name, arm in headline.items()},
         "samples_equal_tokens": max((one.offered for one in (headline[EQUAL] or {}).values()), default=None),
@@ -110,7 +110,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "by_where": by_where,
         "ablation": ablation.get(inputs.when, {}),
         "ablation_when": ablation,
-        "kept": _kept(arms, rows, counts),
+        "kept": _kept(arms, rows),
         "label_accuracy": wilson(*inputs.label_truth) if inputs.label_truth else None,
         **judged,
         "thresholds": dict(inputs.thresholds),
@@ -158,6 +158,10 @@ def _find_arm(arms: dict[Arm, T], selector: str, scorer: str, where: str, when: 
     return next((arms[name] for name in names if name in arms), None)
 
 
+def _accuracy(arm: dict[str, Choice]) -> Estimate | None:
+    return wilson(sum(choice.correct for choice in arm.values()), len(arm))
+
+
 def _mean(arm: dict[str, Choice], tokens: str) -> float:
     return float(np.mean([getattr(choice, tokens) for choice in arm.values()]))
 
@@ -193,14 +197,11 @@ def _differences(
 
 
 def _ablation(
-    arms: dict[Arm, dict[str, Choice]],
-    candidates: dict[CandidateKey, Candidate],
-    rows: dict[str, int],
-    counts: np.ndarray,
+    arms: dict[Arm, dict[str, Choice]], candidates: dict[CandidateKey, Candidate]
 ) -> dict[str, dict[str, dict[str, dict[str, Estimate]]]]:
     """Accuracy of every selector there is, by gate, by what located the error and by who scored."""
     located = {where for _, kind, where, _ in candidates if kind == "local"}
-    estimates = {name: _correct(arm, rows).estimate(counts) for name, arm in arms.items()}
+    estimates = {name: _accuracy(arm) for name, arm in arms.items()}
     table: dict[str, dict[str, dict[str, dict[str, Estimate]]]] = {}
     for when in _gates(arms):
         for where in [name for name in WHERES if name in located]:
@@ -216,9 +217,7 @@ def _gates(arms: dict[Arm, Any]) -> list[str]:
     return [when for when in WHEN if when in present]
 
 
-def _kept(
-    arms: dict[Arm, dict[str, Choice]], rows: dict[str, int], counts: np.ndarray
-) -> dict[str, dict[str, Estimate | None]]:
+def _kept(arms: dict[Arm, dict[str, Choice]], rows: dict[str, int]) -> dict[str, dict[str, Estimate | None]]:
     """What each gate keeps of all, the right and the wrong drafts: those that `global` chose."""
     drafts, table = _find_arm(arms, "draft", "none", "none", "always"), {}
     for when in _gates(arms):
@@ -227,7 +226,7 @@ def _kept(
             continue
         right, kept = _correct(drafts, rows).numerators, np.array([arm[name].kind == "draft" for name in rows])
         groups = {"all": np.ones(len(rows)), "right": right, "wrong": 1 - right}
-        table[when] = {name: Tally(kept * group, group).estimate(counts) for name, group in groups.items()}
+        table[when] = {name: share(kept, group) for name, group in groups.items()}
     return table
 
 

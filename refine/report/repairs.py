@@ -1,4 +1,4 @@
-"""What the refiners do to drafts: wrong ones fixed, right ones broken, each share with its interval over problems."""
+"""What the refiners do to drafts: wrong ones fixed, right ones broken, each with Wilson's interval."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rewards.intervals import Estimate, Tally
+from rewards.intervals import Estimate, Tally, wilson
 from rollouts.records import Candidate, CandidateKey
 
 WHERES = ("none", "orm", "sorm", "oracle")
@@ -33,20 +33,20 @@ def repair_report(
         if found is not None:
             local = found if name == where else local
             by_where[name] = {
-                "located": Tally(_located(candidates, rows, name), np.ones(len(rows))).estimate(counts),
-                "fixed": _share(counts, found, 1, wrong),
-                "fixed_either": _share(counts, _either(whole, found), 1, wrong),
-                "broken": _share(counts, found, 0, right),
+                "located": share(_located(candidates, rows, name), np.ones(len(rows))),
+                "fixed": _share(found, 1, wrong),
+                "fixed_either": _share(_either(whole, found), 1, wrong),
+                "broken": _share(found, 0, right),
             }
     either = _either(whole, local)
     arms = {"global": whole, "local": local, "either": either, "control": control, "shuffled": shuffled}
-    fixed = {name: _share(counts, found, 1, wrong) for name, found in arms.items()}
-    broken = {name: _share(counts, arms[name], 0, right) for name in ("global", "local", "control", "shuffled")}
+    fixed = {name: _share(found, 1, wrong) for name, found in arms.items()}
+    broken = {name: _share(arms[name], 0, right) for name in ("global", "local", "control", "shuffled")}
     for name, (by_global, by_local) in {"both": (1, 1), "only_global": (1, 0), "only_local": (0, 1)}.items():
         fixed[name] = None
         if either is not None:
             mended = ((whole == 1) == by_global) * ((local == 1) == by_local)
-            fixed[name] = Tally(mended * wrong, wrong).estimate(counts)
+            fixed[name] = share(mended, wrong)
     differences = {
         "fixed_either_minus_global": _more(counts, either, whole, wrong),
         "fixed_either_minus_local": _more(counts, either, local, wrong),
@@ -77,9 +77,14 @@ def _located(candidates: dict[CandidateKey, Candidate], rows: dict[str, int], wh
     return np.array([key in candidates and candidates[key].error_step is not None for key in keys], dtype=float)
 
 
-def _share(counts: np.ndarray, outcomes: np.ndarray | None, value: int, group: np.ndarray) -> Estimate | None:
-    """Of a group of drafts (1 in, 0 out), the share whose refinement came out as `value`."""
-    return None if outcomes is None else Tally((outcomes == value) * group, group).estimate(counts)
+def share(hits: np.ndarray, group: np.ndarray) -> Estimate | None:
+    """The share of hits (1 or 0 by problem) in a group of problems (1 in, 0 out), which are independent."""
+    return wilson(int((hits * group).sum()), int(group.sum()))
+
+
+def _share(outcomes: np.ndarray | None, value: int, group: np.ndarray) -> Estimate | None:
+    """Of a group of drafts, the share whose refinement came out as `value`."""
+    return None if outcomes is None else share(outcomes == value, group)
 
 
 def _more(

@@ -384,6 +384,13 @@ def test_the_strongest_control_is_the_best_that_does_without_the_refiners(report
     assert {"low", "high", "mcnemar_p"} < change.keys()
 
 
+def test_an_oracle_in_the_headline_is_admitted(inputs, report):
+    words = "helped by an oracle, which nobody has"
+    assert words not in render_markdown(report, [])
+    assert words in render_markdown(report | {"headline": report["headline"] | {"when": "oracle"}}, [])
+    assert words in render_markdown(build_report(dataclasses.replace(inputs, where="oracle")), [])
+
+
 def test_both_controls_are_told(report):
     text = opening(report)
     for name, trained in (("control", "without a draft"), ("shuffled", "on the drafts of other problems")):

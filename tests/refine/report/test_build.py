@@ -72,6 +72,16 @@ def test_accuracy_tokens_and_differences(report):
     assert report["difference"]["reranked_minus_control"] is None
 
 
+def test_none_of_a_few_problems_is_no_certainty():
+    """Every row is another problem, so that an interval has a width however few they are."""
+    choices = [dataclasses.replace(c, correct=False) for c in make_inputs().choices]
+    report = build_report(make_inputs(choices=choices))
+    none = report["accuracy"]["reranked"]
+    assert (none["value"], none["low"], none["n"]) == (0.0, 0.0, 4) and 0.48 < none["high"] < 0.50  # Wilson, 0 of 4
+    assert report["ablation"]["sorm"]["orm"]["reranked"] == none
+    assert report["fixed"]["both"]["high"] > 0.5 and report["broken"]["local"]["low"] < 0.3  # 0 of 3, 1 of 1
+
+
 def test_fixed_and_broken(report):
     assert report["fixed"]["control"] is None and report["difference"]["fixed_global_minus_control"] is None
     fixed = {name: value(found) for name, found in report["fixed"].items() if found is not None}

@@ -1,7 +1,8 @@
 """Training examples of the refiners, from rollouts and step labels (GLoRe sec. 3.3).
 
 Global: a wrong rollout to a right one of the same problem. Local: a wrong rollout, marked at its first error, to the
-right continuation that was found while labelling. Control: no draft to the same targets as the global one.
+right continuation that was found while labelling. Controls, with the targets of the global pairs: no draft (control),
+and the draft of another problem (shuffled).
 """
 
 from __future__ import annotations
@@ -64,6 +65,27 @@ def control_pairs(pairs: Sequence[RefinementPair]) -> list[RefinementPair]:
     return [replace(p, id=p.id.replace("global/", "control/", 1), kind="control", draft=()) for p in pairs]
 
 
+def shuffled_pairs(pairs: Sequence[RefinementPair], seed: int) -> list[RefinementPair]:
+    """The same problems and targets as the global pairs, each with a draft of another problem: as many tokens to read,
+    which say nothing.
+
+    Every draft is used once. Where one problem has more than half of the pairs, those for which no draft of another is
+    left are left out.
+    """
+    groups = defaultdict(list)
+    for pair in pairs:
+        groups[pair.problem_id].append(pair)
+    names = list(groups)
+    random.Random(f"shuffled/{seed}").shuffle(names)
+    order = [pair for name in names for pair in groups[name]]
+    shift = max(map(len, groups.values()), default=0)  # beyond the pairs of one's own problem
+    return [
+        replace(pair, id=pair.id.replace("global/", "shuffled/", 1), kind="shuffled", draft=other.draft)
+        for pair, other in zip(order, order[shift:] + order[:shift], strict=True)
+        if pair.problem_id != other.problem_id
+    ]
+
+
 def local_pair(problem: Problem, labels: StepLabels) -> RefinementPair | None:
     """A wrong rollout marked at its first negative step, to the right steps found after the step before it.
 
@@ -87,7 +109,7 @@ def first_step_pairs(
 
 
 def build_pairs(args: PairArgs, work: Workspace) -> None:
-    """Write `rows` (RefinementPair): global and control pairs from rollouts, local ones where labels are given."""
+    """Write `rows` (RefinementPair): global pairs and their controls, and local ones where labels are given."""
     source = work.parents["rollouts"]
     problems = source.rows(Problem, "problems")
     rollouts, labels = defaultdict(list), defaultdict(list)
@@ -103,8 +125,9 @@ def build_pairs(args: PairArgs, work: Workspace) -> None:
         whole.extend(global_pairs(problem, samples, args))
         found = [pair for row in rows if (pair := local_pair(problem, row))]
         local.extend((found + first_step_pairs(problem, rows, samples))[: args.max_per_problem])
-    work.write_rows("rows", [*whole, *control_pairs(whole), *local], RefinementPair)
-    work.count(global_pairs=len(whole), local_pairs=len(local))
+    shuffled = shuffled_pairs(whole, args.seed)
+    work.write_rows("rows", [*whole, *control_pairs(whole), *shuffled, *local], RefinementPair)
+    work.count(global_pairs=len(whole), shuffled_pairs=len(shuffled), local_pairs=len(local))
 
 
-BUILD_PAIRS = Stage("build_pairs", 1, PairArgs, build_pairs)
+BUILD_PAIRS = Stage("build_pairs", 2, PairArgs, build_pairs)

@@ -1,8 +1,9 @@
 """What refiners read and write (GLoRe sec. 3.3): the question, the draft, and where it goes wrong.
 
-A global refiner writes a whole solution, a local one goes on from the last good step, a control reads no draft. What a
-local one reads ends with the good steps once more, so that it goes on as in a solution. For a draft a, b, c with its
-error at step 1 (0-based) it reads, a line each: the question, a, [BAD]b, c, [REFINE], a.
+A global refiner writes a whole solution, a local one goes on from the last good step. One control reads no draft, the
+other (`shuffled`) the draft of another problem, which says nothing. What a local one reads ends with the good steps
+once more, so that it goes on as in a solution. For a draft a, b, c with its error at step 1 (0-based) it reads, a line
+each: the question, a, [BAD]b, c, [REFINE], a.
 
 All of it stands where the question stands in the template; in a chat that is the user's turn, before the instruction.
 The marks are plain text, which any tokenizer can read; that of the embedded world has a token for each.
@@ -17,7 +18,7 @@ from rollouts.steps import Chat, join_steps
 
 BAD = "[BAD]"
 REFINE = "[REFINE]"
-KINDS = ("global", "local", "control")
+KINDS = ("global", "local", "control", "shuffled")
 
 
 def render_refinement(

@@ -1,4 +1,4 @@
-"""Drafts into candidates: the global, the local and the control refiner each rewrite every draft, greedily.
+"""Drafts into candidates: the global, the local and the control refiners each rewrite every draft, greedily.
 
 The local refiner is told where the first error is, by nobody (`none`: everything is rewritten), by a reward model's
 first step under its threshold (`orm`, `sorm`), or by the truth (`oracle`, in the embedded world only).
@@ -6,6 +6,7 @@ first step under its threshold (`orm`, `sorm`), or by the truth (`oracle`, in th
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from rollouts.records import Candidate, Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
 from rollouts.sampling.policies import own_device_class
-from rollouts.sampling.protocol import REFUSED, Request, Sampler, load_sampler
+from rollouts.sampling.protocol import REFUSED, Request, Sample, Sampler, load_sampler
 from rollouts.solution import cut_solution
 from rollouts.steps import cut_text, join_steps
 from rollouts.world.args import SOURCE as WORLD
@@ -37,6 +38,7 @@ class ReviseArgs:
     global_refiner: str = parent("train_policy", any_path=True)  #: a policy trained on global pairs
     local_refiner: str = parent("train_policy", any_path=True)  #: a policy trained on local pairs
     control: str | None = parent("train_policy", any_path=True, default=None)  #: a policy trained on control pairs
+    shuffled: str | None = parent("train_policy", any_path=True, default=None)  #: a policy trained on shuffled pairs
     orm: str | None = parent("train_reward", default=None)  #: an artifact of train_reward
     sorm: str | None = parent("train_reward", default=None)  #: an artifact of train_reward
     where: list[str] = field(default_factory=lambda: ["none", "orm", "sorm"])  #: who says where the error is
@@ -99,6 +101,7 @@ def from_rollout(rollout: Rollout, kind: str) -> Candidate:
         answer=rollout.answer,
         correct=rollout.correct,
         completion_tokens=rollout.completion_tokens,
+        prompt_tokens=rollout.prompt_tokens,
     )
 
 
@@ -108,11 +111,11 @@ def candidate(
     where: str,
     error_step: int | None,
     text: str,
-    tokens: int,
+    sample: Sample,
     kept: Sequence[str] = (),
 ) -> Candidate:
-    """A text that a refiner wrote after the steps `kept` as a graded candidate. One that the grader could not decide
-    has `correct` None."""
+    """A text that a refiner wrote after the steps `kept`, cut from `sample`, as a graded candidate. One that the grader
+    could not decide has `correct` None."""
     solution = cut_solution(text, kept)
     verdict = grade(solution, problem.answer)
     return Candidate(
@@ -125,8 +128,23 @@ def candidate(
         steps=solution.steps,
         answer=verdict.answer,
         correct=verdict.correct if verdict.graded else None,
-        completion_tokens=tokens,
+        completion_tokens=sample.completion_tokens,
+        prompt_tokens=sample.prompt_tokens,
     )
+
+
+def shuffle_drafts(drafts: Sequence[Rollout], seed: int) -> list[Rollout]:
+    """For every problem the draft of another one, each draft once.
+
+    Raises:
+        ValueError: there is no other problem.
+    """
+    if len(drafts) < 2:
+        raise ValueError(f"shuffled needs drafts of 2 problems at least, not {len(drafts)}: shuffled=null does without")
+    order = list(range(len(drafts)))
+    random.Random(f"shuffled/{seed}").shuffle(order)
+    others = dict(zip(order, [*order[1:], order[0]], strict=True))
+    return [drafts[others[i]] for i in range(len(drafts))]
 
 
 def refine_all(
@@ -139,11 +157,15 @@ def refine_all(
     seed: int,
     work: Workspace,
     template: Template = PLAIN,
+    shown: Sequence[Rollout] | None = None,
 ) -> list[Candidate]:
-    """One refinement of every draft. A local refiner that is told of no error leaves the draft as it is; so does one
-    whose prompt is too long for it. What is cut, since it is longer than `rollouts.steps` allows, is counted."""
+    """One refinement of every draft; the refiner reads the drafts `shown` (None: these).
+
+    A local refiner that is told of no error leaves the draft as it is; so does one whose prompt is too long for it.
+    What is cut, since it is longer than `rollouts.steps` allows, is counted.
+    """
     requests = []
-    for problem, draft, error in zip(problems, drafts, errors, strict=True):
+    for problem, draft, error in zip(problems, shown or drafts, errors, strict=True):
         if kind != "local" or error is not None:
             prompt = render_refinement(kind, problem.question, draft.steps, error, template)
             requests.append(Request(problem.id, prompt, seed=seed))
@@ -154,12 +176,12 @@ def refine_all(
     for problem, draft, error in zip(problems, drafts, errors, strict=True):
         sample = samples[problem.id][0] if problem.id in samples else None
         if sample is None or sample.finish_reason == REFUSED:  # not asked; or named in quarantine.parquet
-            refined.append(replace(from_rollout(draft, kind), where=where, completion_tokens=0))
+            refined.append(replace(from_rollout(draft, kind), where=where, completion_tokens=0, prompt_tokens=0))
             continue
         written = cut_text(sample.text)
         cut += len(written) < len(sample.text)
         kept, place = kept_steps(kind, draft.steps, error), error if kind == "local" else None
-        refined.append(candidate(problem, kind, where, place, written, sample.completion_tokens, kept))
+        refined.append(candidate(problem, kind, where, place, written, sample, kept))
     if cut:
         work.count(**{f"{kind}_{where}_cut" if kind == "local" else f"{kind}_cut": cut})
     return refined
@@ -187,10 +209,11 @@ def revise(args: ReviseArgs, work: Workspace) -> None:
             rows.append(from_rollout(rollout, "sample"))
     nowhere, template = [None] * len(drafts), args.prompt.template()
     errors = {where: locate(args, where, problems, drafts, work) for where in args.where}
-    for kind, policy in (("global", args.global_refiner), ("control", args.control)):
+    for kind, policy in (("global", args.global_refiner), ("control", args.control), ("shuffled", args.shuffled)):
         if policy is not None:
+            shown = shuffle_drafts(drafts, args.seed) if kind == "shuffled" else drafts
             with closing(load_sampler(policy, args.sampler, template.stop)) as sampler:
-                rows += refine_all(kind, "none", sampler, problems, drafts, nowhere, args.seed, work, template)
+                rows += refine_all(kind, "none", sampler, problems, drafts, nowhere, args.seed, work, template, shown)
     with closing(load_sampler(args.local_refiner, args.sampler, template.stop)) as local:
         for where in args.where:
             rows += refine_all("local", where, local, problems, drafts, errors[where], args.seed, work, template)

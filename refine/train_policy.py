@@ -36,11 +36,11 @@ EXAMPLES = ("solutions", "rollouts", *KINDS)
 class TrainPolicyArgs:
     """Arguments of the stage `train_policy`.
 
-    `examples` names the rows: gold `solutions` of `problems`, right `rollouts`, or the global, local or control
-    pairs of `pairs`. `policy` is what training starts from; without one, a small model (`model`) is made.
+    `examples` names the rows: gold `solutions` of `problems`, right `rollouts`, or the global, local, control or
+    shuffled pairs of `pairs`. `policy` is what training starts from; without one, a small model (`model`) is made.
     """
 
-    examples: list[str] = field(default_factory=lambda: ["solutions"])  #: solutions, rollouts, global, local, control
+    examples: list[str] = field(default_factory=lambda: ["solutions"])  #: or rollouts, global, local ...
     policy: str | None = parent("train_policy", any_path=True, default=None)  #: to start from; null: a new small model
     rollouts: str | None = parent("sample", default=None)  #: an artifact of sample
     pairs: str | None = parent("build_pairs", default=None)  #: an artifact of build_pairs

@@ -75,7 +75,8 @@ class StepLabels:
 class RefinementPair:
     """One training example of a refiner: from `draft` (and `error_step`, 0-based, if local) to `target`.
 
-    `kind` is global, local or control; a control example has an empty draft.
+    `kind` is global, local, control or shuffled; a control example has an empty draft, a shuffled one that of another
+    problem.
     """
 
     id: str
@@ -89,10 +90,10 @@ class RefinementPair:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One solution the reranker may choose. `kind` is draft, sample, global, local or control.
+    """One solution the reranker may choose. `kind` is draft, sample, global, local, control or shuffled.
 
     `where` names what located the error a local refiner was told of (none, orm, sorm, oracle), and
-    `error_step` is that location, 0-based.
+    `error_step` is that location, 0-based. `prompt_tokens` were read to write it.
     """
 
     problem_id: str
@@ -105,6 +106,7 @@ class Candidate:
     answer: str | None
     correct: bool | None
     completion_tokens: int
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,8 @@ class Judgement:
     """What one reward model (`scorer`: orm or sorm) says of one candidate: a probability after each of its steps, or
     none at all where the candidate is too long for it.
 
-    The candidate is named by (problem_id, kind, where, sample), as in `Candidate`.
+    The candidate is named by (problem_id, kind, where, sample), as in `Candidate`. `tokens` are those of question and
+    solution as the model reads them.
     """
 
     problem_id: str
@@ -121,6 +124,7 @@ class Judgement:
     sample: int
     scorer: str
     probabilities: tuple[float, ...]
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,10 @@ class Choice:
     """The candidate that one selector (`draft`, `reranked`, `best_of_n`, …) chose for one problem.
 
     `scorer` is orm, sorm, or none where the selector asks no reward model. `where` says which local refinements
-    were on offer. `completion_tokens` are those of all candidates that had to be sampled to choose.
+    were on offer, none where none was. `completion_tokens` are those of all candidates that had to be sampled to
+    choose, `read_tokens` those that policies and reward models read for it, whatever may be shared counted each time.
+    `when` names the gate that decided whether the draft was refined: always, orm, sorm or oracle. `offered` candidates
+    were chosen from.
     """
 
     problem_id: str
@@ -140,6 +147,9 @@ class Choice:
     answer: str | None
     correct: bool
     completion_tokens: int
+    when: str = "always"
+    offered: int = 1
+    read_tokens: int = 0
 
 
 CandidateKey = tuple[str, str, str, int]  # problem_id, kind, where, sample

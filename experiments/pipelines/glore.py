@@ -13,6 +13,7 @@ from experiments.commands.unused import refuse_typed
 from experiments.pipelines.graph import PIPELINE_SEED, Graph, fill
 from experiments.report.stage import REPORT, ReportArgs
 from refine.pairs import BUILD_PAIRS, PairArgs
+from refine.prompts import KINDS
 from refine.rerank import RERANK, RerankArgs
 from refine.revise import REVISE, ReviseArgs
 from refine.students.shipped import SHIPPED, find_start
@@ -74,8 +75,9 @@ def _labels() -> LabelArgs:
 
 def _revise() -> ReviseArgs:
     return ReviseArgs(
-        drafts=PENDING, samples=PENDING, global_refiner=PENDING, local_refiner=PENDING, control=PENDING, orm=PENDING,
-        sorm=PENDING, seed=PIPELINE_SEED, sampler=SamplerArgs(temperature=0.0, max_tokens=512),
+        drafts=PENDING, samples=PENDING, global_refiner=PENDING, local_refiner=PENDING, control=PENDING,
+        shuffled=PENDING, orm=PENDING, sorm=PENDING, seed=PIPELINE_SEED,
+        sampler=SamplerArgs(temperature=0.0, max_tokens=512),
     )  # fmt: skip
 
 
@@ -120,6 +122,7 @@ class GivenArgs:
     global_refiner: str | None = parent("train_policy", any_path=True, default=None)
     local_refiner: str | None = parent("train_policy", any_path=True, default=None)
     control_refiner: str | None = parent("train_policy", any_path=True, default=None)
+    shuffled_refiner: str | None = parent("train_policy", any_path=True, default=None)
     drafts: str | None = parent("sample", default=None)
     samples: str | None = parent("sample", default=None)
 
@@ -143,7 +146,7 @@ class GloreArgs:
     given: GivenArgs = field(default_factory=GivenArgs)  #: artifacts of one's own in place of stages
     rollouts: SampleArgs = field(default_factory=lambda: _sample(8, 1.0))  #: training rollouts
     drafts: SampleArgs = field(default_factory=lambda: _sample(1, 0.0))  #: how drafts are
-    samples: SampleArgs = field(default_factory=lambda: _sample(3, 0.7))  #: how best-of-n's samples are
+    samples: SampleArgs = field(default_factory=lambda: _sample(6, 0.7))  #: how best-of-n's samples are
     orm: TrainRewardArgs = field(default_factory=lambda: _reward("orm"))  #: how the ORM is trained
     labels: LabelArgs = field(default_factory=_labels)  #: step labels
     sorm: TrainRewardArgs = field(default_factory=lambda: _reward("sorm"))  #: how the SORM is trained
@@ -155,11 +158,12 @@ class GloreArgs:
     )  #: how the refiners are trained
     revise: ReviseArgs = field(default_factory=_revise)
     rerank: RerankArgs = field(
-        default_factory=lambda: RerankArgs(candidates=PENDING, orm=PENDING, sorm=PENDING, seed=PIPELINE_SEED)
+        default_factory=lambda: RerankArgs(candidates=PENDING, orm=PENDING, sorm=PENDING, samples=3, seed=PIPELINE_SEED)
     )
     title: str = "GLoRe"  #: the report's title
     headline_scorer: str = "orm"
     headline_where: str = "sorm"
+    headline_when: str = "always"
     seed: int = 0  #: of every stage
     parallel: int = 1  #: stages that run at once
 
@@ -178,6 +182,8 @@ class GloreArgs:
                 f"the headline needs a scorer orm or sorm and a place among revise.where={list(self.revise.where)}, "
                 f"not {self.headline_scorer} and {self.headline_where}"
             )
+        if self.headline_when not in self.rerank.when:
+            raise ValueError(f"headline_when={self.headline_when} is not among rerank.when={list(self.rerank.when)}")
         nodes, _ = glore_nodes(self, find=str)
         refuse_typed(_unused(self, {node.name for node in nodes}))
 
@@ -241,12 +247,12 @@ def glore_nodes(args: GloreArgs, find: Callable[[str], str] = find_start) -> tup
     graph.add("samples", SAMPLE, graph.fill("samples", problems=test), policy="student")
     graph.add("pairs", BUILD_PAIRS, graph.fill("pairs"), rollouts="rollouts", labels="labels")
     graph.add("sorm", TRAIN_REWARD, graph.fill("sorm", kind="sorm"), policy="student", labels="labels")
-    for kind in ("global", "local", "control"):
+    for kind in KINDS:
         refiner = graph.fill("refiner", examples=[kind], problems=args.problems)
         graph.add(f"{kind}_refiner", TRAIN_POLICY, refiner, policy="student", pairs="pairs")
     graph.add(
         "revise", REVISE, graph.fill("revise"), drafts="drafts", samples="samples", global_refiner="global_refiner",
-        local_refiner="local_refiner", control="control_refiner", orm="orm", sorm="sorm",
+        local_refiner="local_refiner", control="control_refiner", shuffled="shuffled_refiner", orm="orm", sorm="sorm",
     )  # fmt: skip
     graph.add("rerank", RERANK, graph.fill("rerank"), candidates="revise", orm="orm", sorm="sorm")
     if "samples" in graph.nodes and args.samples.n < (args.rerank.samples or 1):
@@ -277,6 +283,7 @@ def _report_node(graph: Graph) -> Node:
             model=args.given.student or args.student.start or "",
             scorer=args.headline_scorer,
             where=args.headline_where,
+            when=args.headline_when,
             seed=args.seed,
         )
 
@@ -294,7 +301,7 @@ def _unused(args: GloreArgs, made: set[str]) -> dict[str, str]:
         reasons["student"] = f"given.student={args.given.student} is used in its place"
     sections = {
         "rollouts": {"rollouts", "round_1_rollouts"},
-        "refiner": {"global_refiner", "local_refiner", "control_refiner"},
+        "refiner": {f"{kind}_refiner" for kind in KINDS},
         "train_problems": {"rollouts", "round_1_rollouts"},
         "train_offset": {"rollouts", "round_1_rollouts"},
         "test_problems": {"drafts", "samples"},

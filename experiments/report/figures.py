@@ -21,7 +21,7 @@ SCORER_STYLE = {
     "orm": {"color": ORANGE, "marker": "s", "linestyle": "--", "label": "ORM"},
     "sorm": {"color": BLUE, "marker": "o", "linestyle": "-", "label": "SORM"},
 }
-SELECTOR_COLOURS = {"reranked": BLUE, "oracle": GREEN, "random": GREY, "control": ORANGE}
+SELECTOR_COLOURS = {"reranked": BLUE, "oracle": GREEN, "random": GREY, "control": ORANGE, "shuffled": ORANGE}
 DPI = 150
 STYLE = {"text.parse_math": False, "font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False}
 

@@ -15,7 +15,9 @@ from experiments.report.words import (
     FIXED_NAMES,
     JUDGE_MEASURES,
     SCORER_NAMES,
+    WHEN_NAMES,
     WHERE_NAMES,
+    first_sentence,
     interval,
     limits,
     opening,
@@ -65,11 +67,12 @@ def _write(folder: Path, report: dict[str, Any], drawn: list[str]) -> None:
 def render_markdown(report: dict[str, Any], figures: list[str]) -> str:
     """The whole report as Markdown; `figures` names the pictures that lie in figures/."""
     blocks = [f"# {plain(report['title'])}", opening(report)]
-    header = ["selector", "accuracy", "95% interval", "tokens a problem", "paper, Llama-2 13B"]
-    blocks += ["## Accuracy by selector", table(header, _accuracy_rows(report)), _accuracy_notes(report)]
+    header = ["selector", "accuracy", "95% interval", "sampled", "read", "paper, Llama-2 13B"]
+    blocks += ["## Accuracy by selector", table(header, _accuracy_rows(report, read=True)), _accuracy_notes(report)]
     blocks += [*_figure("accuracy", figures), "## Differences on the same problems", _difference_table(report)]
     blocks += [_error_table(report)]
     blocks += ["## What the refiners mend and break", _repair_table(report), _where_table(report)]
+    blocks += [_when_table(report)]
     blocks += ["## The reward models", _judge_table(report), _judge_notes(report)]
     blocks += [*_figure("step_accuracy", figures), _positions(report), *_figure("reliability", figures)]
     blocks += ["## One example", *example_lines(report["example"]), *_figure("example", figures)]
@@ -95,6 +98,7 @@ def print_main_table(report: dict[str, Any], console: Console | None = None) -> 
     for row in _accuracy_rows(report):
         rich_table.add_row(*row, style="bold" if row[0] == selector_names(report)["reranked"] else None)
     console.print(rich_table)
+    console.print(Padding(first_sentence(report).replace("**", ""), (0, 2)), highlight=False)
     for name in ("reranked_minus_draft", "reranked_minus_best_of_n"):
         other = "the draft" if name.endswith("draft") else f"best of {report['samples']} samples"
         if report["difference"][name] is not None:
@@ -102,11 +106,12 @@ def print_main_table(report: dict[str, Any], console: Console | None = None) -> 
             console.print(Padding(sentence, (0, 2)), highlight=False)
 
 
-def _accuracy_rows(report: dict[str, Any]) -> list[list[str]]:
+def _accuracy_rows(report: dict[str, Any], read: bool = False) -> list[list[str]]:
     rows = []
     for name, words in selector_names(report).items():
-        found, tokens = report["accuracy"][name], report["tokens"][name]
-        cells = [percent(found), interval(found), "–" if tokens is None else f"{tokens:,.0f}"]
+        found, tokens = report["accuracy"][name], [report["tokens"][name], report["tokens_read"][name]]
+        counts = ["–" if count is None else f"{count:,.0f}" for count in tokens[: 1 + read]]
+        cells = [percent(found), interval(found), *counts]
         rows.append([words, *cells, paper_percent(report["paper"]["accuracy"].get(name))])
     return rows
 
@@ -114,9 +119,11 @@ def _accuracy_rows(report: dict[str, Any]) -> list[list[str]]:
 def _accuracy_notes(report: dict[str, Any]) -> str:
     where, scorer = WHERE_NAMES[report["headline"]["where"]], SCORER_NAMES[report["headline"]["scorer"]]
     return (
-        f"{report['problems']:,} problems. The local refiner here is {where}; {scorer} "
-        "chooses wherever a choice is made. Tokens are the completion tokens that had to be sampled before the "
-        "choice, mean over problems; the reward models' reading is not in them. The paper's figures (GLoRe, arXiv "
+        f"{report['problems']:,} problems. Refined are {WHEN_NAMES[report['headline']['when']]}, also by the controls. "
+        f"The local refiner here is {where}; {scorer} "
+        "chooses wherever a choice is made. Tokens are means over problems: those that had to be sampled before the "
+        "choice, and those that policies and reward models read for it (questions, drafts, solutions; what could be "
+        "shared is counted each time). At equal tokens: sampled and read together. The paper's figures (GLoRe, arXiv "
         "2402.10963) are Llama-2 13B on GSM8K, for orientation: another student, other problems. (2nd): from "
         "secondary summaries of the paper, approximate."
     )
@@ -127,7 +134,7 @@ def _difference_table(report: dict[str, Any]) -> str:
     rows = []
     for key, found in report["difference"].items():
         a, _, b = key.partition("_minus_")
-        if found is None or a not in names:
+        if found is None or not {a, b} <= names.keys():
             continue
         chance = "< 0.001" if found["mcnemar_p"] < 0.001 else f"{found['mcnemar_p']:.3f}"
         rows.append([names[a], names[b], f"{100 * found['value']:+.1f}", interval(found, " to ", "+.1f"), chance])
@@ -164,6 +171,22 @@ def _where_table(report: dict[str, Any]) -> str:
         rows.append([WHERE_NAMES[where], *cells, *(_with_interval(score) for score in scored)])
     header = ["local refiner", "refined", "wrong fixed", "with global", "right broken"]
     return table([*header, "reranked by the ORM", "reranked by the SORM"], rows) if rows else ""
+
+
+def _when_table(report: dict[str, Any]) -> str:
+    """What the gates do, where there is another than always."""
+    if not report["kept"]:
+        return ""
+    rows, where = [], report["headline"]["where"]
+    for when, by_where in report["ablation_when"].items():
+        kept, cells = report["kept"].get(when), by_where.get(where, {})
+        shares = [percent(kept[name]) if kept else percent(None) for name in ("right", "wrong")]
+        scored = [cells.get(scorer, {}).get("reranked") for scorer in ("orm", "sorm")]
+        plain_ones = [cells.get("orm", {}).get(name) for name in ("global", "local", "control")]
+        rows.append([WHEN_NAMES[when], *shares, *(_with_interval(found) for found in [*plain_ones, *scored])])
+    header = ["refined are", "right drafts kept", "wrong kept", "global", "local", "control"]
+    below = "A gate keeps the other drafts, and nothing is sampled for them. The control has the same gate."
+    return f"{table([*header, 'reranked by the ORM', 'reranked by the SORM'], rows)}\n\n{below}"
 
 
 def _with_interval(found: dict[str, Any] | None) -> str:

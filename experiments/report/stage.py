@@ -21,7 +21,7 @@ class ReportArgs:
     `given` are those that a user put in the place of some, `given_names` the places.
 
     `trained_on` are rollouts whose problems must not be among those tested. The headline is the arm that `scorer`
-    ranks and `where` locates.
+    ranks, `where` locates and `when` gates.
     """
 
     rerank: str = parent("rerank")  #: an artifact of rerank
@@ -38,6 +38,7 @@ class ReportArgs:
     model: str = ""
     scorer: str = "orm"  #: of the headline: orm or sorm
     where: str = "sorm"  #: of the headline: who locates the error
+    when: str = "always"  #: of the headline: who says when to refine
     seed: int = 0  #: of the bootstrap
 
     def validate(self) -> None:
@@ -82,6 +83,7 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
         apart=args.trained_on is not None,
         scorer=args.scorer,
         where=args.where,
+        when=args.when,
     )
     write_report(work.folder, build_report(inputs))
 

@@ -18,6 +18,12 @@ WHERE_NAMES = {
     "sorm": "told the error by the SORM",
     "oracle": "told the error by the oracle",
 }
+WHEN_NAMES = {
+    "always": "every draft",
+    "orm": "the drafts that the ORM calls wrong",
+    "sorm": "the drafts that the SORM calls wrong",
+    "oracle": "the drafts that the oracle calls wrong",
+}
 FIXED_NAMES = {
     "global": "global",
     "local": "local",
@@ -26,6 +32,7 @@ FIXED_NAMES = {
     "only_global": "global, but not local",
     "only_local": "local, but not global",
     "control": "control (saw no draft)",
+    "shuffled": "shuffled (saw another problem's draft)",
 }
 ERROR_NAMES = {
     "arithmetic": "wrong arithmetic: an equation that does not hold",
@@ -52,7 +59,8 @@ JUDGE_MEASURES = {
 
 def selector_names(report: dict[str, Any]) -> dict[str, str]:
     """What a reader calls each selector, in the order of the table."""
-    scorer, n = report["headline"]["scorer"].upper(), report["samples"] or "n"
+    scorer, n, equal = report["headline"]["scorer"].upper(), report["samples"] or "n", report["samples_equal_tokens"]
+    fewer = n - 1 if report["samples"] else "n − 1"
     return {
         "draft": "draft (greedy)",
         "global": "global refinement",
@@ -60,13 +68,17 @@ def selector_names(report: dict[str, Any]) -> dict[str, str]:
         "draft_global": f"draft + global, {scorer} picks",
         "draft_local": f"draft + local, {scorer} picks",
         "reranked": f"draft + global + local, {scorer} picks",
+        "control": "control refiner (no draft)",
+        "draft_control": f"draft + control, {scorer} picks",
+        "shuffled": "shuffled refiner (another's draft)",
+        "draft_shuffled": f"draft + shuffled, {scorer} picks",
         "best_of_n": f"best of {n} samples, {scorer} picks",
+        "best_of_n_with_draft": f"best of draft + {fewer} samples, {scorer} picks",
+        "best_of_n_equal_tokens": f"best of {equal or 'n'} at equal tokens, {scorer} picks",
         "majority_of_n": f"majority of {n} samples",
         "weighted_of_n": f"vote of {n} samples, {scorer} weighs",
         "random": "random of the three",
         "oracle": "oracle of the three",
-        "control": "control refiner (no draft)",
-        "draft_control": f"draft + control, {scorer} picks",
     }
 
 
@@ -136,29 +148,44 @@ def versus(found: Estimate, other: str) -> str:
 
 
 def opening(report: dict[str, Any]) -> str:
-    """One paragraph: what was run, and the main finding as the numbers allow it."""
-    sentences = [
+    """One paragraph: the main finding as the numbers allow it, what was run, and the findings beside it."""
+    setup = (
         f"On {report['problems']:,} {plain('/'.join(report['splits']))} problems of {plain(report['source'])} "
         f"(seed {report['seed']}) {plain(report['model'] or 'the student')} wrote greedy drafts, "
-        "a global and a local refiner rewrote them, and "
+        f"a global and a local refiner rewrote {WHEN_NAMES[report['headline']['when']]}, and "
         f"{SCORER_NAMES[report['headline']['scorer']]} picked one of the three."
-    ]
-    sentences += [_finding(report), _against_samples(report), _against_control(report)]
-    sentences += [_refiners(report), _judges(report)]
+    )
+    sentences = [first_sentence(report), setup, _against_draft(report), _against_samples(report)]
+    sentences += [_against_controls(report), _refiners(report), _judges(report)]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _finding(report: dict[str, Any]) -> str:
-    draft, reranked = report["accuracy"]["draft"], report["accuracy"]["reranked"]
-    change = report["difference"]["reranked_minus_draft"]
+def first_sentence(report: dict[str, Any]) -> str:
+    """The main finding: reranking against the strongest control, the selector that is best without the refiners."""
+    change, name = report["difference"]["reranked_minus_strongest_control"], report["strongest_control"]
     if change is None:
-        return "**Main finding: none, since draft and reranking were not both run.**"
-    verdict = "refining and reranking helped" if is_above(change) else "refining and reranking did harm"
-    if not is_above(change) and not is_below(change):
-        verdict = f"on these {report['problems']:,} problems refining and reranking made no clear difference"
+        return "**Main finding: none**, since reranking and a control were not both run."
+    verdict = "not shown that refining and reranking help"
+    if is_above(change):
+        verdict = "refining and reranking helped"
+    elif is_below(change):
+        verdict = "refining and reranking did not help"
+    few = f", from only {change['n']} problems" if change["n"] < FEWEST else ""
     return (
-        f"**Main finding: {verdict}.** The drafts are right on {percent(draft)} ({interval(draft)}), the picked "
-        f"solutions on {percent(reranked)} ({interval(reranked)}), which is {versus(change, 'the draft')}."
+        f"**Main finding: {verdict}**: right on {percent(report['accuracy']['reranked'])}, against "
+        f"{percent(report['accuracy'][name])} by the strongest control, {selector_names(report)[name]}; "
+        f"the difference is {100 * change['value']:+.1f} points (95% interval {interval(change, ' to ', '+.1f')}{few})."
+    )
+
+
+def _against_draft(report: dict[str, Any]) -> str:
+    draft, change = report["accuracy"]["draft"], report["difference"]["reranked_minus_draft"]
+    if change is None:
+        return ""
+    return (
+        f"The drafts are right on {percent(draft)} ({interval(draft)}), the picked solutions on "
+        f"{percent(report['accuracy']['reranked'])} ({interval(report['accuracy']['reranked'])}), which is "
+        f"{versus(change, 'the draft')}."
     )
 
 
@@ -174,15 +201,18 @@ def _against_samples(report: dict[str, Any]) -> str:
     )
 
 
-def _against_control(report: dict[str, Any]) -> str:
-    changes = {name: report["difference"][f"{name}_minus_control"] for name in ("global", "reranked")}
-    if None in changes.values():
-        return ""
-    control = report["accuracy"]["control"]
-    return (
-        f"A control refiner, trained in the same way but without a draft, is right on {percent(control)}: global "
-        f"refinement is {versus(changes['global'], 'it')}, reranking {versus(changes['reranked'], 'it')}."
-    )
+def _against_controls(report: dict[str, Any]) -> str:
+    """Global refinement and reranking against the refiners that had the same targets, but not this draft."""
+    sentences = []
+    for name, trained in (("control", "without a draft"), ("shuffled", "on the drafts of other problems")):
+        changes = [report["difference"][f"{arm}_minus_{name}"] for arm in ("global", "reranked")]
+        if None not in changes:
+            sentences.append(
+                f"A control refiner, trained on the same targets {trained}, is right on "
+                f"{percent(report['accuracy'][name])}: global refinement is {versus(changes[0], 'it')}, reranking "
+                f"{versus(changes[1], 'it')}."
+            )
+    return " ".join(sentences)
 
 
 def _refiners(report: dict[str, Any]) -> str:
@@ -220,14 +250,15 @@ def limits(report: dict[str, Any]) -> list[str]:
     """What a reader must not conclude, one sentence or two a line."""
     lines = [
         *report["notes"],
-        "The intervals say how much the accuracies would move with other test problems. They do not hold the luck of "
-        f"training: everything here is one run with seed {report['seed']}.",
+        "The intervals say how much the figures would move with other test problems (accuracies: Wilson; differences "
+        "and judges: bootstrap over problems). They do not hold the luck of training: everything here is one run with "
+        f"seed {report['seed']}.",
+        "The strongest control is the best of several on these same problems, which favours it a little.",
         "The paper's figures come from another student on GSM8K, and some only from secondary summaries: compare "
         "directions, not sizes.",
         "Many differences are shown, and each interval is made for its own one alone: where nothing differs, about one "
         "in twenty leaves out zero all the same.",
-        "Fewer tokens sampled is not less time: the reward models' reading and all training are in the stages' "
-        "seconds and tokens only.",
+        "Fewer tokens are not less time, and training is in the stages' seconds and tokens only.",
     ]
     if report["step_accuracy"]["orm"] or report["step_accuracy"]["sorm"]:
         lines.append(
@@ -236,9 +267,13 @@ def limits(report: dict[str, Any]) -> list[str]:
         )
     if report["label_accuracy"] is not None:
         lines.append("The interval of the label accuracy takes labels as independent, so it is somewhat too narrow.")
-    estimates = [found for found in report["accuracy"].values() if found is not None]
-    if any(found["low"] == found["high"] for found in estimates):
-        lines.append("An interval without width means that all problems went the same way, not that chance is gone.")
+    if "oracle" in (report["headline"]["where"], report["headline"]["when"]):
+        lines.append("The headline is helped by an oracle, which nobody has for a problem whose answer is not known.")
+    if any(found is not None and found["low"] == found["high"] for found in report["difference"].values()):
+        lines.append(
+            "An interval of a difference without width means that all problems went the same way, not that chance is "
+            "gone."
+        )
     if report["problems"] < 100:
         lines.append(f"{report['problems']} problems are few: treat every figure as a check that the pipeline runs.")
     return lines

@@ -8,22 +8,30 @@ pictures are in `experiments/`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from refine.report.example import choose_example
 from refine.report.inputs import ReportInputs
-from refine.report.repairs import WHERES, count_errors, repair_report
-from refine.rerank import SCORED
-from refine.rerank import SELECTORS as OFFERS
+from refine.report.repairs import WHERES, count_errors, repair_report, share
+from refine.rerank import WHEN
+from refine.selectors import EQUAL, SCORED, is_control, offers_refinements
+from refine.selectors import SELECTORS as OFFERS
 from rewards.evaluate import SCORERS, judge_report
 from rewards.intervals import Estimate, Tally, mcnemar, resample, wilson
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, identity
 
-# selector → (needs local refinements, asks a reward model)
+T = TypeVar("T")
+Arm = tuple[str, str, str, str]  # selector, scorer, where, when
+
+# selector → (has an arm for each place, asks a reward model, has an arm for each gate)
 SELECTORS = {
-    name: ("local" in kinds, rule in SCORED and (len(kinds) > 1 or "sample" in kinds))
+    name: (
+        "local" in kinds or name == EQUAL,
+        rule in SCORED and (len(kinds) > 1 or "sample" in kinds),
+        offers_refinements(name) or name == EQUAL,
+    )
     for name, (kinds, rule) in OFFERS.items()
 }
 DIFFERENCES = (
@@ -32,6 +40,10 @@ DIFFERENCES = (
     ("reranked", "majority_of_n"),
     ("reranked", "control"),
     ("reranked", "draft_control"),
+    ("reranked", "shuffled"),
+    ("reranked", "draft_shuffled"),
+    ("reranked", "best_of_n_with_draft"),
+    ("reranked", EQUAL),
     ("reranked", "random"),
     ("reranked", "global"),
     ("reranked", "local"),
@@ -41,11 +53,15 @@ DIFFERENCES = (
     ("global", "draft"),
     ("local", "draft"),
     ("control", "draft"),
+    ("shuffled", "draft"),
     ("global", "control"),
+    ("global", "shuffled"),
     ("local", "control"),
     ("draft_global", "draft_control"),
     ("oracle", "reranked"),
 )
+
+STRONGEST = "reranked_minus_strongest_control"
 
 # GLoRe (arXiv 2402.10963), Llama-2 13B on GSM8K, step accuracy of the 7B; "(2nd)": from secondary summaries
 PAPER = {
@@ -71,7 +87,9 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         inputs.judgements, inputs.thresholds, inputs.step_truth, inputs.where, rows, candidates, counts
     )
     fixed, broken, repair_differences, by_where = repair_report(inputs.where, rows, candidates, counts)
-    headline = {name: _find_arm(arms, name, inputs.scorer, inputs.where) for name in SELECTORS}
+    headline = {name: _find_arm(arms, name, inputs.scorer, inputs.where, inputs.when) for name in SELECTORS}
+    strongest = _strongest_control(headline)
+    ablation = _ablation(arms, candidates)
     report = {
         "title": inputs.title,
         "model": inputs.model,
@@ -79,19 +97,21 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "seed": inputs.seed,
         "problems": len(rows),
         "splits": sorted({problem.split for problem in inputs.problems}),
-        "headline": {"scorer": inputs.scorer, "where": inputs.where},
+        "headline": {"scorer": inputs.scorer, "where": inputs.where, "when": inputs.when},
         "samples": inputs.samples,
-        "accuracy": {name: arm and _correct(arm, rows).estimate(counts) for name, arm in headline.items()},
-        "tokens": {
-            name: arm and float(np.mean([choice.completion_tokens for choice in arm.values()]))
-            for name, arm in headline.items()
-        },
-        "difference": _differences(headline, rows, counts) | repair_differences | judged.pop("difference"),
+        "accuracy": {name: arm and _accuracy(arm) for name, arm in headline.items()},
+        "tokens": {name: arm and _mean(arm, "completion_tokens") for name, arm in headline.items()},
+        "tokens_read": {name: arm and _mean(arm, "read_tokens") for name, arm in headline.items()},
+        "samples_equal_tokens": max((one.offered for one in (headline[EQUAL] or {}).values()), default=None),
+        "strongest_control": strongest,
+        "difference": _differences(headline, strongest, rows, counts) | repair_differences | judged.pop("difference"),
         "fixed": fixed,
         "broken": broken,
         "errors": count_errors(inputs.error_kinds, rows, counts),
         "by_where": by_where,
-        "ablation": _ablation(arms, candidates, rows, counts),
+        "ablation": ablation.get(inputs.when, {}),
+        "ablation_when": ablation,
+        "kept": _kept(arms, rows),
         "label_accuracy": wilson(*inputs.label_truth) if inputs.label_truth else None,
         "label_accuracy_strict": wilson(*inputs.strict_label_truth) if inputs.strict_label_truth else None,
         **judged,
@@ -113,14 +133,14 @@ def _paper(samples: int) -> dict[str, Any]:
     return PAPER | {"accuracy": accuracy}
 
 
-def _arms(choices: Sequence[Choice], rows: dict[str, int]) -> dict[tuple[str, str, str], dict[str, Choice]]:
-    """Group the choices by (selector, scorer, where); each arm must choose once for every problem.
+def _arms(choices: Sequence[Choice], rows: dict[str, int]) -> dict[Arm, dict[str, Choice]]:
+    """Group the choices by arm; each must choose once for every problem.
 
     A choice that asks no reward model may be there again, unchanged, for each of them.
     """
-    arms: dict[tuple[str, str, str], dict[str, Choice]] = {}
+    arms: dict[Arm, dict[str, Choice]] = {}
     for choice in choices:
-        name = (choice.selector, choice.scorer, choice.where)
+        name = (choice.selector, choice.scorer, choice.where, choice.when)
         arm = arms.setdefault(name, {})
         if arm.get(choice.problem_id, choice) != choice:
             raise ValueError(f"{name} chose twice, and differently, for problem {choice.problem_id!r}")
@@ -131,47 +151,84 @@ def _arms(choices: Sequence[Choice], rows: dict[str, int]) -> dict[tuple[str, st
     return arms
 
 
-def _find_arm(
-    arms: dict[tuple[str, str, str], dict[str, Choice]], selector: str, scorer: str, where: str
-) -> dict[str, Choice] | None:
-    needs_local, asks = SELECTORS[selector]
+def _find_arm(arms: dict[Arm, T], selector: str, scorer: str, where: str, when: str) -> T | None:
+    needs_local, asks, gated = SELECTORS[selector]
     # with a single candidate on offer nobody is asked; without local refinements an arm may be filed under none
     scorers = (scorer, "none") if asks else ("none",)
     wheres = (where,) if needs_local else (where, "none")
-    return next((arms[selector, s, w] for s in scorers for w in wheres if (selector, s, w) in arms), None)
+    names = ((selector, s, w, when if gated else "always") for s in scorers for w in wheres)
+    return next((arms[name] for name in names if name in arms), None)
+
+
+def _accuracy(arm: dict[str, Choice]) -> Estimate | None:
+    return wilson(sum(choice.correct for choice in arm.values()), len(arm))
+
+
+def _mean(arm: dict[str, Choice], tokens: str) -> float:
+    return float(np.mean([getattr(choice, tokens) for choice in arm.values()]))
 
 
 def _correct(arm: dict[str, Choice], rows: dict[str, int]) -> Tally:
     return Tally(np.array([arm[problem_id].correct for problem_id in rows], dtype=float), np.ones(len(rows)))
 
 
+def _strongest_control(headline: dict[str, dict[str, Choice] | None]) -> str | None:
+    """The selector that is most often right without the refiners; the first of equals."""
+    right = {
+        name: sum(choice.correct for choice in arm.values())
+        for name, arm in headline.items()
+        if arm is not None and is_control(name)
+    }
+    return max(right, key=lambda name: right[name], default=None)
+
+
 def _differences(
-    arms: dict[str, dict[str, Choice] | None], rows: dict[str, int], counts: np.ndarray
+    arms: dict[str, dict[str, Choice] | None], strongest: str | None, rows: dict[str, int], counts: np.ndarray
 ) -> dict[str, Estimate | None]:
-    """Every pair of `DIFFERENCES` on the same problems, with McNemar's exact p."""
-    found = dict.fromkeys(f"{a}_minus_{b}" for a, b in DIFFERENCES)
-    for a, b in DIFFERENCES:
-        if arms[a] is not None and arms[b] is not None:
-            first, second = _correct(arms[a], rows), _correct(arms[b], rows)
+    """Every pair of `DIFFERENCES`, and reranked minus the strongest control, on the same problems; with McNemar's exact
+    p."""
+    pairs = {f"{a}_minus_{b}": (a, b) for a, b in DIFFERENCES} | {STRONGEST: ("reranked", strongest)}
+    found = dict.fromkeys(pairs)
+    for name, (a, b) in pairs.items():
+        one, other = arms[a], arms.get(b)
+        if one is not None and other is not None:
+            first, second = _correct(one, rows), _correct(other, rows)
             pair = {"mcnemar_p": mcnemar(first.numerators, second.numerators)}
-            found[f"{a}_minus_{b}"] = first.minus(second, counts) | pair
+            found[name] = first.minus(second, counts) | pair
     return found
 
 
 def _ablation(
-    arms: dict[tuple[str, str, str], dict[str, Choice]],
-    candidates: dict[CandidateKey, Candidate],
-    rows: dict[str, int],
-    counts: np.ndarray,
-) -> dict[str, dict[str, dict[str, Estimate]]]:
-    """Accuracy of every selector there is, by what located the error and by who scored."""
+    arms: dict[Arm, dict[str, Choice]], candidates: dict[CandidateKey, Candidate]
+) -> dict[str, dict[str, dict[str, dict[str, Estimate]]]]:
+    """Accuracy of every selector there is, by gate, by what located the error and by who scored."""
     located = {where for _, kind, where, _ in candidates if kind == "local"}
-    table: dict[str, dict[str, dict[str, Estimate]]] = {}
-    for where in [name for name in WHERES if name in located]:
-        for scorer in SCORERS:
-            found = {name: _find_arm(arms, name, scorer, where) for name in SELECTORS}
-            cell = {name: _correct(arm, rows).estimate(counts) for name, arm in found.items() if arm is not None}
-            table.setdefault(where, {})[scorer] = cell
+    estimates = {name: _accuracy(arm) for name, arm in arms.items()}
+    table: dict[str, dict[str, dict[str, dict[str, Estimate]]]] = {}
+    for when in _gates(arms):
+        for where in [name for name in WHERES if name in located]:
+            for scorer in SCORERS:
+                found = {name: _find_arm(estimates, name, scorer, where, when) for name in SELECTORS}
+                cell = {name: one for name, one in found.items() if one is not None}
+                table.setdefault(when, {}).setdefault(where, {})[scorer] = cell
+    return table
+
+
+def _gates(arms: dict[Arm, Any]) -> list[str]:
+    present = {when for *_, when in arms}
+    return [when for when in WHEN if when in present]
+
+
+def _kept(arms: dict[Arm, dict[str, Choice]], rows: dict[str, int]) -> dict[str, dict[str, Estimate | None]]:
+    """What each gate keeps of all, the right and the wrong drafts: those that `global` chose."""
+    drafts, table = _find_arm(arms, "draft", "none", "none", "always"), {}
+    for when in _gates(arms):
+        arm = _find_arm(arms, "global", "none", "none", when)
+        if when == "always" or arm is None or drafts is None:
+            continue
+        right, kept = _correct(drafts, rows).numerators, np.array([arm[name].kind == "draft" for name in rows])
+        groups = {"all": np.ones(len(rows)), "right": right, "wrong": 1 - right}
+        table[when] = {name: share(kept, group) for name, group in groups.items()}
     return table
 
 
@@ -190,6 +247,10 @@ def _notes(inputs: ReportInputs, report: dict[str, Any]) -> list[str]:
     if not inputs.apart:
         notes.append("The test problems were not compared with those trained on, which are not known here.")
     absent = [name for name, found in report["accuracy"].items() if found is None]
+    drawn = max((c.sample + 1 for c in inputs.candidates if c.kind == "sample"), default=0)
+    if EQUAL in absent and "reranked" not in absent and drawn:
+        absent.remove(EQUAL)
+        notes.append(f"The best of all {drawn} samples costs less than reranking: there is none at equal tokens.")
     if absent:
         notes.append(f"Not run, hence empty: {', '.join(absent)}.")
     if inputs.step_truth is None:

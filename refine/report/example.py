@@ -22,7 +22,8 @@ def choose_example(inputs: ReportInputs, candidates: dict[CandidateKey, Candidat
     chosen = {
         choice.problem_id: choice
         for choice in inputs.choices
-        if (choice.selector, choice.scorer, choice.where) == ("reranked", inputs.scorer, inputs.where)
+        if (choice.selector, choice.scorer, choice.where, choice.when)
+        == ("reranked", inputs.scorer, inputs.where, inputs.when)
     }
     scores = {(one.scorer, *identity(one)): one.probabilities for one in inputs.judgements}
     examples = (

@@ -12,7 +12,7 @@ from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What a report is made from. `scorer` and `where` name the arm of the headline.
+    """What a report is made from. `scorer`, `where` and `when` name the arm of the headline.
 
     `step_truth[key][i]` says whether that draft or sample has only right steps up to step i (0-based), and
     `error_kinds[key]` what went wrong first in that draft, which is not right; None where no oracle exists.
@@ -38,6 +38,7 @@ class ReportInputs:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     scorer: str = "orm"
     where: str = "sorm"
+    when: str = "always"
     given: dict[str, str] = field(default_factory=dict)
     apart: bool = True
     samples: int = 3

@@ -1,5 +1,4 @@
-"""What is wrong with drafts, and what the refiners do to them: wrong ones fixed, right ones broken, each share with its
-interval over problems."""
+"""What is wrong with drafts, and what the refiners do to them: wrong ones fixed, right ones broken, with intervals."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rewards.intervals import Estimate, Tally
+from rewards.intervals import Estimate, Tally, wilson
 from rollouts.records import Candidate, CandidateKey
 from rollouts.world.claims import Verdict
 
@@ -35,39 +34,40 @@ def repair_report(
     """What the refiners do to wrong and to right drafts: fixed, broken, differences, and both by `where`.
 
     A problem without a local refinement, or with the draft in its place (no error was located), counts as neither
-    fixed nor broken by it. The control, which saw no draft, is measured on the same drafts: what a refiner fixes beyond
-    it comes from reading them.
+    fixed nor broken by it. The controls, which saw no draft or that of another problem, are measured on the same
+    drafts: what a refiner fixes beyond them comes from reading these.
     """
     draft = _outcomes(candidates, rows, "draft", "none")
     if draft is None or np.isnan(draft).any():
         missing = "all problems" if draft is None else repr(list(rows)[int(np.flatnonzero(np.isnan(draft))[0])])
         raise ValueError(f"no draft for {missing}")
     wrong, right = 1 - draft, draft
-    whole, control = (_outcomes(candidates, rows, kind, "none") for kind in ("global", "control"))
+    whole, control, shuffled = (_outcomes(candidates, rows, kind, "none") for kind in ("global", "control", "shuffled"))
     by_where, local = {}, None
     for name in WHERES:
         found = _outcomes(candidates, rows, "local", name)
         if found is not None:
             local = found if name == where else local
             by_where[name] = {
-                "located": Tally(_located(candidates, rows, name), np.ones(len(rows))).estimate(counts),
-                "fixed": _share(counts, found, 1, wrong),
-                "fixed_either": _share(counts, _either(whole, found), 1, wrong),
-                "broken": _share(counts, found, 0, right),
+                "located": share(_located(candidates, rows, name), np.ones(len(rows))),
+                "fixed": _share(found, 1, wrong),
+                "fixed_either": _share(_either(whole, found), 1, wrong),
+                "broken": _share(found, 0, right),
             }
     either = _either(whole, local)
-    arms = {"global": whole, "local": local, "either": either, "control": control}
-    fixed = {name: _share(counts, found, 1, wrong) for name, found in arms.items()}
-    broken = {name: _share(counts, arms[name], 0, right) for name in ("global", "local", "control")}
+    arms = {"global": whole, "local": local, "either": either, "control": control, "shuffled": shuffled}
+    fixed = {name: _share(found, 1, wrong) for name, found in arms.items()}
+    broken = {name: _share(arms[name], 0, right) for name in ("global", "local", "control", "shuffled")}
     for name, (by_global, by_local) in {"both": (1, 1), "only_global": (1, 0), "only_local": (0, 1)}.items():
         fixed[name] = None
         if either is not None:
             mended = ((whole == 1) == by_global) * ((local == 1) == by_local)
-            fixed[name] = Tally(mended * wrong, wrong).estimate(counts)
+            fixed[name] = share(mended, wrong)
     differences = {
         "fixed_either_minus_global": _more(counts, either, whole, wrong),
         "fixed_either_minus_local": _more(counts, either, local, wrong),
         "fixed_global_minus_control": _more(counts, whole, control, wrong),
+        "fixed_global_minus_shuffled": _more(counts, whole, shuffled, wrong),
     }
     return fixed, broken, differences, by_where
 
@@ -93,9 +93,14 @@ def _located(candidates: dict[CandidateKey, Candidate], rows: dict[str, int], wh
     return np.array([key in candidates and candidates[key].error_step is not None for key in keys], dtype=float)
 
 
-def _share(counts: np.ndarray, outcomes: np.ndarray | None, value: int, group: np.ndarray) -> Estimate | None:
-    """Of a group of drafts (1 in, 0 out), the share whose refinement came out as `value`."""
-    return None if outcomes is None else Tally((outcomes == value) * group, group).estimate(counts)
+def share(hits: np.ndarray, group: np.ndarray) -> Estimate | None:
+    """The share of hits (1 or 0 by problem) in a group of problems (1 in, 0 out), which are independent."""
+    return wilson(int((hits * group).sum()), int(group.sum()))
+
+
+def _share(outcomes: np.ndarray | None, value: int, group: np.ndarray) -> Estimate | None:
+    """Of a group of drafts, the share whose refinement came out as `value`."""
+    return None if outcomes is None else share(outcomes == value, group)
 
 
 def _more(

@@ -29,6 +29,7 @@ from training.loop import TrainArgs
 
 WORLD = ProblemArgs(world=WorldArgs(min_steps=3, max_steps=3, max_distractors=0, operations=["more", "fewer"]))
 TRAIN, TEST = 8, 6
+REFINERS = tuple(f"{kind}_refiner" for kind in ("global", "local", "control", "shuffled"))
 
 
 def spoil(steps: list[str], at: int) -> list[str]:
@@ -230,7 +231,7 @@ def test_reward_models_can_start_from_another_model(policy, made):
 def test_artifacts_of_ones_own_stand_in_for_stages(policy, made):
     root = Path(made["rollouts"]).parent.parent
     args = replace(arguments(policy), given=GivenArgs(sorm=made["sorm"], **{
-        f"{kind}_refiner": made[f"{kind}_refiner"] for kind in ("global", "local", "control")
+        name: made[name] for name in REFINERS
     }))  # fmt: skip
     nodes, given = glore_nodes(args)
     # nobody needs labels or pairs any more
@@ -239,8 +240,7 @@ def test_artifacts_of_ones_own_stand_in_for_stages(policy, made):
     assert again["rerank"] == made["rerank"] and again["report"] != made["report"]
     report = read_json(Path(again["report"]) / "report.json")
     assert report["given"] == {
-        name: f"{Path(made[name]).parent.name}/{Path(made[name]).name}"
-        for name in ("sorm", "global_refiner", "local_refiner", "control_refiner")
+        name: f"{Path(made[name]).parent.name}/{Path(made[name]).name}" for name in ("sorm", *REFINERS)
     }
     text = (Path(again["report"]) / "report.md").read_text()
     assert f"Given, not made in this run: sorm train_reward/{Path(made['sorm']).name}" in text
@@ -262,13 +262,26 @@ def test_a_parent_given_to_one_stage_is_used_by_that_stage_alone(policy, made):
 
 
 def test_with_everything_given_only_the_test_problems_are_sampled(policy, made):
-    names = ("orm", "sorm", "global_refiner", "local_refiner", "control_refiner", "drafts", "samples")
+    names = ("orm", "sorm", *REFINERS, "drafts", "samples")
     args = replace(arguments(policy), student=StudentArgs(), given=GivenArgs(**{name: made[name] for name in names}))
     nodes, given = glore_nodes(args)  # not even a student is needed
     assert [node.name for node in nodes] == ["revise", "rerank", "report"] and set(given) == set(names)
     again = run(nodes, given, Path(made["rollouts"]).parent.parent)
     notes = read_json(Path(again["report"]) / "report.json")["notes"]
     assert any("were not compared with those trained on" in note for note in notes)
+
+
+def test_controls_that_are_not_wanted_are_not_trained(policy, made):
+    args = arguments(policy)
+    args = replace(args, revise=replace(args.revise, shuffled=None, control=None))
+    nodes, _ = glore_nodes(args)
+    assert not {"control_refiner", "shuffled_refiner"} & {node.name for node in nodes}
+    again = run(*nodes_with_script(args, policy), Path(made["rollouts"]).parent.parent)
+    report = read_json(Path(again["report"]) / "report.json")
+    full = read_json(Path(made["report"]) / "report.json")
+    assert report["accuracy"]["shuffled"] is report["accuracy"]["draft_control"] is None
+    assert None not in (full["accuracy"]["shuffled"], full["accuracy"]["draft_shuffled"])
+    assert report["accuracy"]["reranked"] == full["accuracy"]["reranked"]
 
 
 def contents(args: GloreArgs) -> dict[str, str]:
@@ -326,19 +339,22 @@ def changed(args: GloreArgs, dotted: str, value: object) -> GloreArgs:
         ("refiner.examples", ["local"], r"refiner.examples=\['local'\] cannot be set here"),
         ("refiner.problems.limit", 1, "refiner.problems.limit=1 cannot be set here"),
         ("orm.kind", "sorm", "kind=sorm"),
-        ("rerank.samples", 4, "rerank.samples=4 cannot be chosen from samples.n=3"),
+        ("rerank.samples", 7, "rerank.samples=7 cannot be chosen from samples.n=6"),
         ("given.pairs", "p", "given.pairs=p has no effect: no stage that is left uses it"),
         ("student.start", None, "no student is given: set student.start"),
         ("student.fine_tune", True, None),
         ("problems", None, "choose what to run: experiment=demo"),
         ("problems.source", "gsm8k", "student.start=shipped knows the words of the embedded world only, not gsm8k's"),
         ("seed", -1, "seed must be at least 0, not -1"),
+        ("headline_when", "orm", r"headline_when=orm is not among rerank.when=\['always'\]"),
+        ("rerank.when", ["orm"], r"headline_when=always is not among rerank.when=\['orm'\]"),
+        ("rerank.when", ["sometimes"], r"when=\['sometimes'\] must be some of always"),
     ],
 )
 def test_what_the_pipeline_cannot_use_is_refused(setting, value, message):
     args = GloreArgs(problems=ProblemArgs(), student=StudentArgs(start="shipped"))
     if setting == "given.pairs":
-        args = replace(args, given=GivenArgs(global_refiner="g", local_refiner="l", control_refiner="c"))
+        args = replace(args, given=GivenArgs(**dict.fromkeys(REFINERS, "g")))
     args = changed(args, setting, value)
     if setting == "problems.source":
         args = changed(args, "problems.path", "folder")
@@ -425,7 +441,7 @@ def test_every_stage_asks_with_the_one_prompt(policy):
     asked = {node.name: own.prompt for node in nodes if hasattr(own := node.build(paths), "prompt")}
     assert set(asked) == {
         *("sft", "round_1_rollouts", "student", "rollouts", "labels", "orm", "drafts", "samples", "sorm"),
-        *("global_refiner", "local_refiner", "control_refiner", "revise"),
+        *(*REFINERS, "revise"),
     }
     assert all(prompt == chat for prompt in asked.values())
     for other in (

@@ -17,6 +17,7 @@ from experiments.report.words import ERROR_NAMES, code_span, opening, plain, ver
 from refine.report.build import DIFFERENCES, SELECTORS, build_report
 from refine.report.inputs import ReportInputs
 from refine.report.repairs import ERRORS
+from refine.selectors import is_control
 from rollouts.records import Candidate, Choice, Judgement, Problem
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana")
@@ -108,6 +109,7 @@ def _solve(problem: Problem, gold: list[str], rng: random.Random) -> tuple[list[
         add("sample", "none", sample, slip(0.55))
     add("global", "none", 0, slip(0.6) if draft is not None else slip(0.1))
     add("control", "none", 0, slip(0.48))
+    add("shuffled", "none", 0, slip(0.5))
     for where in ("none", "orm", "sorm", "oracle"):
         if draft is not None or where == "none":
             add("local", where, 0, slip(0.6) if draft is not None else slip(0.1), draft)
@@ -139,9 +141,9 @@ def _choose(problem: Problem, offers: dict, rng: random.Random) -> list[Choice]:
             Choice(problem.id, selector, scorer, where, best[0], best[2], chosen.answer, chosen.correct, tokens)
         )
 
-    draft, whole, control = ("draft", "none", 0), ("global", "none", 0), ("control", "none", 0)
+    draft, whole, control, shuffled = ((kind, "none", 0) for kind in ("draft", "global", "control", "shuffled"))
     samples = [("sample", "none", sample) for sample in range(3)]
-    for selector, keys in (("draft", [draft]), ("global", [whole]), ("control", [control])):
+    for selector, keys in (("draft", [draft]), ("global", [whole]), ("control", [control]), ("shuffled", [shuffled])):
         add(selector, "none", "none", keys)
     add("majority_of_n", "none", "none", samples)
     for scorer in ("orm", "sorm"):
@@ -149,6 +151,8 @@ def _choose(problem: Problem, offers: dict, rng: random.Random) -> list[Choice]:
         add("best_of_n", scorer, "none", samples)
         add("weighted_of_n", scorer, "none", samples)
         add("draft_control", scorer, "none", [draft, control])
+        add("draft_shuffled", scorer, "none", [draft, shuffled])
+        add("best_of_n_with_draft", scorer, "none", [draft, *samples[:2]])
     for where in ("none", "orm", "sorm", "oracle"):
         local = ("local", where, 0)
         add("local", "none", where, [local])
@@ -157,6 +161,7 @@ def _choose(problem: Problem, offers: dict, rng: random.Random) -> list[Choice]:
         for scorer in ("orm", "sorm"):
             add("draft_local", scorer, where, [draft, local])
             add("reranked", scorer, where, [draft, whole, local])
+            add("best_of_n_equal_tokens", scorer, where, samples)
     return choices
 
 
@@ -218,6 +223,7 @@ def test_every_stable_key_is_there(report):
         "global",
         "local",
         "control",
+        "shuffled",
     }
     assert report["label_accuracy"]["value"] == 0.941 and report["label_accuracy_strict"]["value"] == 0.972
     assert set(report["errors"]) == set(ERRORS) == set(ERROR_NAMES)
@@ -295,6 +301,23 @@ def test_a_run_of_drafts_alone_is_reported(inputs):
     print_main_table(poor, _console(io.StringIO()))
 
 
+def test_the_gates_have_a_table(report, inputs):
+    assert "right drafts kept" not in render_markdown(report, [])
+    gated = [
+        dataclasses.replace(c, when="sorm", kind="draft" if int(c.problem_id[1:]) % 4 else c.kind)
+        for c in inputs.choices
+        if c.selector in ("global", "reranked", "local", "control", "draft_control")
+    ]
+    found = build_report(dataclasses.replace(inputs, choices=[*inputs.choices, *gated], when="sorm"))
+    assert found["kept"]["sorm"]["all"]["value"] == 0.75
+    text = render_markdown(found, [])
+    assert "rewrote the drafts that the SORM calls wrong, and the ORM picked" in text
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    shown = {row[0]: row[1:] for row in rows if len(row) == 8}
+    kept = [f"{100 * found['kept']['sorm'][name]['value']:.1f}%" for name in ("right", "wrong")]
+    assert shown["the drafts that the SORM calls wrong"][:2] == kept and shown["every draft"][:2] == ["–", "–"]
+
+
 def test_words_and_the_papers_column_follow_n(inputs):
     five = build_report(dataclasses.replace(inputs, samples=5))
     stream = io.StringIO()
@@ -327,13 +350,67 @@ def test_words_follow_the_interval():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "words"),
-    [(0.02, 0.1, "helped"), (-0.1, -0.02, "did harm"), (-0.1, 0.1, "made no clear difference")],
+    ("low", "high", "n", "words"),
+    [
+        (0.02, 0.1, 120, "refining and reranking helped**: right on"),
+        (-0.1, -0.02, 120, "refining and reranking did not help**: right on"),
+        (-0.1, 0.1, 120, "not shown that refining and reranking help**: right on"),
+        (0.0, 0.1, 120, "not shown that refining and reranking help**"),
+        (0.5, 1.0, 4, "not shown that refining and reranking help**"),
+    ],
 )
-def test_the_main_finding_follows_the_interval(report, low, high, words):
-    change = report["difference"]["reranked_minus_draft"] | {"low": low, "high": high}
-    changed = report | {"difference": report["difference"] | {"reranked_minus_draft": change}}
-    assert f"refining and reranking {words}" in opening(changed)
+def test_the_first_sentence_is_about_the_strongest_control(report, low, high, n, words):
+    """The draft is far below, but what has to be beaten is the best that does without refining."""
+    change = report["difference"]["reranked_minus_strongest_control"] | {
+        "value": 0.05,
+        "low": low,
+        "high": high,
+        "n": n,
+    }
+    accuracy = report["accuracy"] | {"shuffled": {"value": 0.612, "low": 0.5, "high": 0.7, "n": n}}
+    changed = report | {
+        "accuracy": accuracy,
+        "strongest_control": "shuffled",
+        "difference": report["difference"] | {"reranked_minus_strongest_control": change},
+    }
+    first = opening(changed).split(" On 120")[0]
+    assert first.startswith(f"**Main finding: {words}")
+    assert "against 61.2% by the strongest control, shuffled refiner (another's draft); the difference is" in first
+    span = f"+5.0 points (95% interval {100 * low:+.1f} to {100 * high:+.1f}"
+    assert first.endswith(f"{span}{', from only 4 problems' if n == 4 else ''}).")
+    stream = io.StringIO()
+    print_main_table(changed, _console(stream))
+    lines = stream.getvalue().splitlines()
+    shown = " ".join(" ".join(lines).split())
+    assert first.replace("**", "") in shown and max(map(len, lines)) <= 80
+
+
+def test_the_strongest_control_is_the_best_that_does_without_the_refiners(report):
+    without = {name for name in SELECTORS if is_control(name)}
+    assert without == {
+        *("draft", "control", "draft_control", "shuffled", "draft_shuffled", "best_of_n", "best_of_n_with_draft"),
+        *("best_of_n_equal_tokens", "majority_of_n", "weighted_of_n"),
+    }
+    name = report["strongest_control"]
+    best = max(report["accuracy"][one]["value"] for one in without)
+    assert name in without and report["accuracy"][name]["value"] == best
+    change = report["difference"]["reranked_minus_strongest_control"]
+    assert change["value"] == pytest.approx(report["accuracy"]["reranked"]["value"] - best, abs=2e-6)
+    assert {"low", "high", "mcnemar_p"} < change.keys()
+
+
+def test_an_oracle_in_the_headline_is_admitted(inputs, report):
+    words = "helped by an oracle, which nobody has"
+    assert words not in render_markdown(report, [])
+    assert words in render_markdown(report | {"headline": report["headline"] | {"when": "oracle"}}, [])
+    assert words in render_markdown(build_report(dataclasses.replace(inputs, where="oracle")), [])
+
+
+def test_both_controls_are_told(report):
+    text = opening(report)
+    for name, trained in (("control", "without a draft"), ("shuffled", "on the drafts of other problems")):
+        right = f"{100 * report['accuracy'][name]['value']:.1f}%"
+        assert f"trained on the same targets {trained}, is right on {right}: global refinement is" in text
 
 
 def _console(stream: io.StringIO):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from refine.pairs import (
     BUILD_PAIRS,
@@ -15,6 +17,7 @@ from refine.pairs import (
     first_step_pairs,
     global_pairs,
     local_pair,
+    shuffled_pairs,
 )
 from refine.prompts import render_refinement
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
@@ -73,6 +76,34 @@ def test_the_control_has_the_targets_without_the_drafts():
     assert [p.target for p in control] == [p.target for p in pairs]
     assert all((p.kind, p.draft, p.error_step) == ("control", (), None) for p in control)
     assert {p.id for p in control}.isdisjoint(p.id for p in pairs) and len({p.id for p in control}) == len(pairs)
+
+
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=8), st.integers(0, 3))
+def test_shuffled_pairs_have_the_targets_and_all_drafts_but_never_ones_own(sizes, seed):
+    pairs = [
+        RefinementPair(f"global/{name}-{i}", str(name), "global", f"q{name}", (f"draft {name}-{i}",), None, (f"t{i}",))
+        for name, size in enumerate(sizes)
+        for i in range(size)
+    ]
+    found = shuffled_pairs(pairs, seed)
+    assert found == shuffled_pairs(pairs, seed)
+    of = {pair.draft: pair.problem_id for pair in pairs}
+    assert all(of[p.draft] != p.problem_id and (p.kind, p.error_step) == ("shuffled", None) for p in found)
+    if 2 * max(sizes) <= len(pairs):  # else there are not enough drafts of others
+        assert len(found) == len(pairs)
+    assert len({p.draft for p in found}) == len({p.id for p in found}) == len(found)
+    wanted = {(p.problem_id, p.question, p.target, p.id.replace("global", "shuffled")) for p in pairs}
+    assert {(p.problem_id, p.question, p.target, p.id) for p in found} <= wanted
+
+
+def test_the_seed_shuffles_and_one_problem_alone_has_no_other():
+    pairs = [
+        dataclasses.replace(p, problem_id=str(i), draft=(f"{i}", *p.draft))
+        for i in range(9)
+        for p in global_pairs(problem(), RIGHT + WRONG, ARGS)
+    ]
+    assert len({tuple(p.draft for p in sorted(shuffled_pairs(pairs, s), key=str)) for s in range(5)}) > 1
+    assert shuffled_pairs(pairs[:3], 0) == shuffled_pairs([], 0) == []
 
 
 def test_a_local_pair_marks_the_first_error_and_goes_on_from_there():
@@ -135,6 +166,7 @@ def test_the_stage(made, tmp_path):
     pairs = artifact.rows(RefinementPair)
     kinds = [pair.kind for pair in pairs]
     assert (kinds.count("global"), kinds.count("control"), kinds.count("local")) == (3, 3, 2)
+    assert "shuffled" not in kinds and artifact.manifest["counts"]["shuffled_pairs"] == 0  # there is one problem only
     assert {pair.problem_id for pair in pairs} == {"p"}  # q has no wrong rollout
     local = [pair for pair in pairs if pair.kind == "local"]
     assert [(pair.error_step, pair.target) for pair in local] == [(1, ("b", "#### 12")), (0, RIGHT[0].steps)]

@@ -20,6 +20,7 @@ def test_each_kind_by_hand():
         render_refinement("local", "Why?", DRAFT, 1) == "Q: Why?\n<<7+5=13>>13\n[BAD]#### 13\n[REFINE]\n<<7+5=13>>13\n"
     )
     assert render_refinement("control", "Why?", DRAFT, None) == "Q: Why?\n[REFINE]\n"
+    assert render_refinement("shuffled", "Why?", DRAFT, None) == render_refinement("global", "Why?", DRAFT, None)
     # a global refiner is not told where the error is, nor is a control
     assert render_refinement("global", "Why?", DRAFT, 1) == render_refinement("global", "Why?", DRAFT, None)
     assert render_refinement("global", "Why?", (), None) == render_refinement("control", "Why?", DRAFT, 0)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from refine.prompts import render_refinement
-from refine.rerank import choose
-from refine.revise import REVISE, ReviseArgs, locate
+from refine.rerank import Arm, Scores, choose
+from refine.revise import REVISE, ReviseArgs, locate, shuffle_drafts
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.prompts import render_prompt
 from rollouts.records import Candidate, Problem, Rollout, identity
@@ -83,6 +83,7 @@ def world(tmp_path_factory) -> dict[str, Any]:
         render_refinement("local", QUESTION, DRAFTS[2], 0): [f"{FIRST}\n{MENDED}"],
     }
     whole = {render_refinement("global", QUESTION, steps, None): [f"#### {i}"] for i, steps in enumerate(DRAFTS)}
+    other = {"*": ["#### 10 of another"]}
     blind = {render_prompt(QUESTION) + "[REFINE]\n": ["#### 10 too long to end"]}
     return {
         "root": root,
@@ -90,6 +91,7 @@ def world(tmp_path_factory) -> dict[str, Any]:
         "samples": make_samples("samples", 1),
         "global_refiner": write_script(root / "global", whole),
         "control": write_script(root / "control", blind),
+        "shuffled": write_script(root / "shuffled", other),
         "local_refiner": write_script(root / "local", reads | {"*": ["#### 11"]}),
         "orm": make_reward("orm", -5.0),  # every step is wrong
         "sorm": make_reward("sorm", 5.0),  # no step is
@@ -110,14 +112,14 @@ def by_kind(artifact: Artifact, kind: str, where: str = "none") -> list[Candidat
 
 @pytest.fixture(scope="module")
 def everything(world) -> Artifact:
-    more = {name: world[name] for name in ("samples", "control", "orm", "sorm")}
+    more = {name: world[name] for name in ("samples", "control", "shuffled", "orm", "sorm")}
     return revise(world, where=["none", "orm", "sorm", "oracle"], **more)
 
 
 def test_every_problem_gets_every_candidate_once(everything):
     rows = everything.rows(Candidate)
     assert everything.rows(Problem, "problems") == PROBLEMS
-    assert len({(c.problem_id, c.kind, c.where, c.sample) for c in rows}) == len(rows) == 4 * (1 + 2 + 1 + 1 + 4)
+    assert len({(c.problem_id, c.kind, c.where, c.sample) for c in rows}) == len(rows) == 4 * (1 + 2 + 1 + 2 + 4)
 
 
 def test_a_draft_that_a_reward_model_cannot_read_stays_as_it_is(world):
@@ -189,6 +191,42 @@ def test_the_global_refiner_reads_the_draft_and_writes_the_whole(everything):
 def test_the_control_reads_no_draft(everything):
     found = by_kind(everything, "control")
     assert {c.text for c in found} == {"#### 10 too long to end"} and {c.completion_tokens for c in found} == {6}
+
+
+def test_the_shuffled_refiner_reads_the_draft_of_another_problem(world, everything, monkeypatch):
+    found = by_kind(everything, "shuffled")
+    assert {c.text for c in found} == {"#### 10 of another"} and [c.problem_id for c in found] == [
+        p.id for p in PROBLEMS
+    ]
+    drafts = [rollout(steps, False, 0, p.id) for p, steps in zip(PROBLEMS, DRAFTS, strict=True)]
+    for seed in range(9):
+        shown = shuffle_drafts(drafts, seed)
+        assert sorted(d.problem_id for d in shown) == [p.id for p in PROBLEMS] and shown == shuffle_drafts(drafts, seed)
+        assert all(a.problem_id != b.problem_id for a, b in zip(drafts, shown, strict=True))
+    assert len({str(shuffle_drafts(drafts, seed)) for seed in range(9)}) > 1
+    asked = {}
+
+    def load(policy, args, stop=()):
+        sampler = load_sampler(policy, args, stop)
+        sample = sampler.sample
+        sampler.sample = lambda requests: sample(asked.setdefault(policy, requests))
+        return sampler
+
+    monkeypatch.setattr("refine.revise.load_sampler", load)
+    revise(world, shuffled=world["shuffled"], seed=3)
+    shown = shuffle_drafts(drafts, 3)
+    assert {r.id: r.prompt for r in asked[world["shuffled"]]} == {
+        p.id: render_refinement("global", QUESTION, draft.steps, None) for p, draft in zip(PROBLEMS, shown, strict=True)
+    }
+    with pytest.raises(ValueError, match="shuffled needs drafts of 2 problems at least, not 1: shuffled=null"):
+        shuffle_drafts(drafts[:1], 0)
+
+
+def test_what_was_read_to_write_a_candidate_is_kept(everything):
+    assert {c.prompt_tokens for c in by_kind(everything, "draft")} == {rollout(["x"], True, 0, "p").prompt_tokens}
+    assert all(c.prompt_tokens > 0 for c in by_kind(everything, "global") + by_kind(everything, "shuffled"))
+    kept = [c for c in by_kind(everything, "local", "oracle") if c.error_step is None]
+    assert {(c.prompt_tokens, c.completion_tokens) for c in kept} == {(0, 0)}
 
 
 def test_the_local_refiner_goes_on_before_the_true_first_error(everything):
@@ -289,5 +327,5 @@ def test_the_draft_is_the_first_that_was_drawn_and_refused_samples_keep_their_pl
     # the best of 3 is asked for and there are 3: the one that was refused is never the best, and votes for nothing
     own = [c for c in offered if c.problem_id == PROBLEMS[0].id]
     finals = {identity(c): 0.5 if c.steps else -math.inf for c in own}
-    chosen = {choice.selector: choice.sample for choice in choose(own, finals, "orm", "none", 3)}
+    chosen = {choice.selector: choice.sample for choice in choose(own, Scores({"orm": finals}), Arm("orm", "none"), 3)}
     assert chosen == {"best_of_n": 0, "majority_of_n": 0, "weighted_of_n": 0}

@@ -103,13 +103,14 @@ COUNTED: list[tuple[Stage, Any, str]] = [
     (
         REVISE,
         ReviseArgs(),
-        f"drafts samples global_refiner local_refiner control orm sorm where seed device\n{HF}\n{PROMPT}",
+        f"drafts samples global_refiner local_refiner control shuffled orm sorm where seed device\n{HF}\n{PROMPT}",
     ),
-    (RERANK, RerankArgs(), "candidates orm sorm samples seed device"),
+    (RERANK, RerankArgs(), "candidates orm sorm samples when seed device"),
     (
         REPORT,
         ReportArgs(),
-        "rerank candidates orm sorm labels trained_on stages names given given_names title model scorer where seed",
+        "rerank candidates orm sorm labels trained_on stages names given given_names title model scorer where when "
+        "seed",
     ),
 ]
 

@@ -72,9 +72,20 @@ def test_accuracy_tokens_and_differences(report):
     assert report["difference"]["reranked_minus_control"] is None
 
 
+def test_none_of_a_few_problems_is_no_certainty():
+    """Every row is another problem, so that an interval has a width however few they are."""
+    choices = [dataclasses.replace(c, correct=False) for c in make_inputs().choices]
+    report = build_report(make_inputs(choices=choices))
+    none = report["accuracy"]["reranked"]
+    assert (none["value"], none["low"], none["n"]) == (0.0, 0.0, 4) and 0.48 < none["high"] < 0.50  # Wilson, 0 of 4
+    assert report["ablation"]["sorm"]["orm"]["reranked"] == none
+    assert report["fixed"]["both"]["high"] > 0.5 and report["broken"]["local"]["low"] < 0.3  # 0 of 3, 1 of 1
+
+
 def test_fixed_and_broken(report):
     assert report["fixed"]["control"] is None and report["difference"]["fixed_global_minus_control"] is None
-    fixed = {name: value(found) for name, found in report["fixed"].items() if name != "control"}
+    fixed = {name: value(found) for name, found in report["fixed"].items() if found is not None}
+    assert report["fixed"].keys() - fixed.keys() == {"control", "shuffled"}
     assert fixed["global"] == fixed["local"] == fixed["only_global"] == fixed["only_local"] == (0.333333, 3)
     assert fixed["either"] == (0.666667, 3) and fixed["both"] == (0.0, 3)
     assert value(report["broken"]["global"]) == (0.0, 1) and value(report["broken"]["local"]) == (1.0, 1)
@@ -109,6 +120,41 @@ def test_wrong_drafts_by_what_went_wrong_first(report):
 def test_labels_are_counted_both_ways():
     report = build_report(make_inputs(strict_label_truth=(4, 4)))
     assert value(report["label_accuracy"]) == (0.75, 4) and value(report["label_accuracy_strict"]) == (1.0, 4)
+
+
+def test_what_is_sampled_and_read_is_a_mean_and_best_of_n_at_equal_tokens_has_its_n():
+    more = []
+    for at, name in enumerate(OUTCOMES):
+        more.append(
+            Choice(name, "best_of_n_equal_tokens", "orm", "sorm", "sample", 0, "1", True, 40 + at, "always", 5, at)
+        )
+        # of another place, another gate
+        more.append(Choice(name, "best_of_n_equal_tokens", "orm", "none", "sample", 0, "1", False, 9, "always", 2))
+        more.append(Choice(name, "best_of_n_equal_tokens", "orm", "sorm", "sample", 0, "1", False, 9, "orm", 3))
+    report = build_report(make_inputs(choices=[*make_inputs().choices, *more]))
+    assert report["samples_equal_tokens"] == 5 and value(report["accuracy"]["best_of_n_equal_tokens"]) == (1.0, 4)
+    assert (report["tokens"]["best_of_n_equal_tokens"], report["tokens_read"]["best_of_n_equal_tokens"]) == (41.5, 1.5)
+    assert report["difference"]["reranked_minus_best_of_n_equal_tokens"]["value"] == -0.25
+    sample = Candidate("p0", "sample", "none", None, 3, "text", STEPS, "1", True, 10)
+    judged = [Judgement("p0", "sample", "none", 3, s, (0.5,) * 3) for s in ("orm", "sorm")]
+    truth = make_inputs().step_truth | {("p0", "sample", "none", 3): [True] * 3}
+    few = build_report(
+        make_inputs(
+            candidates=[*make_inputs().candidates, sample],
+            judgements=[*make_inputs().judgements, *judged],
+            step_truth=truth,
+        )
+    )
+    assert few["samples_equal_tokens"] is None
+    assert any("The best of all 4 samples costs less than reranking" in note for note in few["notes"])
+
+
+def test_the_controls_fix_what_they_fix_without_the_draft():
+    outcomes = {"p0": False, "p1": True, "p2": False, "p3": False}
+    more = [Candidate(p, "shuffled", "none", None, 0, "text", STEPS, "1", right, 10) for p, right in outcomes.items()]
+    report = build_report(make_inputs(candidates=[*make_inputs().candidates, *more]))
+    assert value(report["fixed"]["shuffled"]) == (0.333333, 3) and value(report["broken"]["shuffled"]) == (1.0, 1)
+    assert report["difference"]["fixed_global_minus_shuffled"]["value"] == 0.0
 
 
 def test_steps_against_the_oracle(report):
@@ -197,6 +243,43 @@ def test_scorer_and_where_choose_the_arm():
     assert report["accuracy"]["reranked"] is None  # where = none is another arm, not a substitute
     assert build_report(make_inputs(choices=choices, scorer="sorm"))["accuracy"]["reranked"]["value"] == 0.0
     assert build_report(make_inputs(choices=choices, where="none"))["accuracy"]["reranked"]["value"] == 1.0
+
+
+def gated_inputs(**changes) -> ReportInputs:
+    """The ORM's gate keeps the drafts of p0 (right) and p3 (wrong); the other two are refined."""
+    choices = list(make_inputs().choices)
+    for when, kept in (("always", ""), ("orm", "p0p3"), ("oracle", "p0")):
+        for name, (draft, whole, _) in OUTCOMES.items():
+            kind, right = ("draft", draft) if name in kept else ("global", whole)
+            for selector, scorer, where in (("global", "none", "none"), ("reranked", "orm", "sorm")):
+                if (selector, when) != ("reranked", "always"):
+                    choices.append(Choice(name, selector, scorer, where, kind, 0, "1", right, 10, when))
+    return make_inputs(choices=choices, **changes)
+
+
+def test_when_chooses_the_arm_and_says_what_a_gate_keeps():
+    always, gated = build_report(gated_inputs()), build_report(gated_inputs(when="orm"))
+    assert (always["headline"]["when"], gated["headline"]["when"]) == ("always", "orm")
+    assert value(always["accuracy"]["reranked"]) == (0.75, 4) and value(gated["accuracy"]["reranked"]) == (0.5, 4)
+    assert gated["tokens"]["reranked"] == 10 and gated["accuracy"]["draft"] == always["accuracy"]["draft"]
+    assert gated["difference"]["reranked_minus_draft"]["value"] == 0.25  # the draft has no gate
+    assert list(always["ablation_when"]) == ["always", "orm", "oracle"]
+    for report in (always, gated):
+        when = report["headline"]["when"]
+        assert report["ablation"] == report["ablation_when"][when] and list(report["ablation"]) == ["sorm"]
+        assert report["ablation"]["sorm"]["orm"]["reranked"] == report["accuracy"]["reranked"]
+        assert list(report["kept"]) == ["orm", "oracle"]
+        kept = {name: value(found) for name, found in report["kept"]["orm"].items()}
+        assert kept == {"all": (0.5, 4), "right": (1.0, 1), "wrong": (0.333333, 3)}
+        assert value(report["kept"]["oracle"]["wrong"]) == (0.0, 3)
+    assert build_report(make_inputs())["kept"] == {}
+    assert build_report(gated_inputs(when="sorm"))["accuracy"]["reranked"] is None  # no substitute for another gate
+
+
+def test_the_example_is_of_the_headlines_gate():
+    choices = [c for c in gated_inputs().choices if c.selector == "draft" or c.when == "orm"]
+    report = build_report(make_inputs(choices=choices, when="orm"))
+    assert report["example"] is not None and build_report(make_inputs(choices=choices))["example"] is None
 
 
 def test_a_choice_filed_for_both_scorers_counts_once():

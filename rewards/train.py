@@ -51,7 +51,7 @@ class TrainRewardArgs:
     kind: str = "orm"  #: orm or sorm
     policy: str = parent("train_policy", "train_reward", any_path=True)  #: the causal LM to start from: a folder, hub:…
     rollouts: str | None = parent("sample", default=None)  #: an artifact of sample, for an ORM
-    labels: str | None = parent("label_steps", "import_labels", default=None)  #: step labels, for a SORM
+    labels: str | None = parent("label_steps", "import_labels", "corrupt_solutions", default=None)  #: for a SORM
     positions: str = only_when("all_steps", "kind", "orm")
     balance: str = only_when("problem", "kind", "orm")
     balance_lengths: bool = only_when(True, "kind", "sorm")

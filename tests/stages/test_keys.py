@@ -74,8 +74,8 @@ COUNTED: list[tuple[Stage, Any, str]] = [
     (
         TRAIN_REWARD,
         TrainRewardArgs(kind="orm"),
-        "kind policy rollouts labels positions balance shuffled_labels validation_share max_length allow_empty"
-        + TRAINING,
+        "kind policy rollouts labels more_rollouts positions balance shuffled_labels validation_share max_length "
+        "allow_empty" + TRAINING,
     ),
     (
         TRAIN_REWARD,

@@ -15,11 +15,21 @@ from typing import TYPE_CHECKING
 
 from rewards.encode import LabelledSolution, encode_solutions, warn_of_lost
 from rewards.labels.cleaning import balance_lengths, to_solutions
-from rewards.labels.outcome import BALANCES, POSITIONS, balance_outcomes, label_outcomes
+from rewards.labels.outcome import (
+    BALANCES,
+    POSITIONS,
+    Outcome,
+    balance_outcomes,
+    drop_duplicates,
+    drop_unusable,
+    from_candidate,
+    from_rollout,
+    label_outcomes,
+)
 from rewards.metrics import auroc, best_threshold, brier, expected_calibration_error, first_error, pairwise_accuracy
 from rollouts.problems.splits import draw_held_out
 from rollouts.prompts import PromptArgs
-from rollouts.records import Problem, Rollout, StepLabels
+from rollouts.records import Candidate, Problem, Rollout, StepLabels
 from rollouts.sampling.policies import context_length
 from stages.checks import check_choices, check_least, check_range
 from stages.stage import Stage, only_when, parent
@@ -31,6 +41,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from rewards.scorer import Scorer
+    from stages.artifacts import Artifact
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +54,18 @@ _LEAST = 1e-7  # probabilities stay so far from 0 and 1: a float32 rounds there,
 class TrainRewardArgs:
     """Arguments of the stage `train_reward`.
 
-    `kind` orm reads `rollouts`, sorm reads `labels`. `positions` and `balance` are the ORM's. For the SORM,
-    `balance_lengths` is rule 3 (GLoRe sec. 3.2), and `targets` says whether it learns its labels (hard) or the expected
-    share of right continuations (soft). `shuffled_labels` trains the control, which can learn nothing.
+    `kind` orm reads `rollouts` and `more_rollouts`: each text of a problem once, and none that was cut. With
+    refinements of training problems among them, it has seen what it will rank. `positions` and `balance` are its too.
+    The SORM reads `labels`; `balance_lengths` is rule 3 (GLoRe sec. 3.2), and `targets` says whether it learns its
+    labels (hard) or the expected share of right continuations (soft). `shuffled_labels` trains the control, which can
+    learn nothing.
     """
 
     kind: str = "orm"  #: orm or sorm
     policy: str = parent("train_policy", "train_reward", any_path=True)  #: the causal LM to start from: a folder, hub:…
     rollouts: str | None = parent("sample", default=None)  #: an artifact of sample, for an ORM
-    labels: str | None = parent("label_steps", "import_labels", default=None)  #: step labels, for a SORM
+    labels: str | None = parent("label_steps", "import_labels", "corrupt_solutions", default=None)  #: for a SORM
+    more_rollouts: list[str] = only_when(parent("sample", "revise", default=[]), "kind", "orm")  #: also of revise
     positions: str = only_when("all_steps", "kind", "orm")
     balance: str = only_when("problem", "kind", "orm")
     balance_lengths: bool = only_when(True, "kind", "sorm")
@@ -73,6 +87,8 @@ class TrainRewardArgs:
                 f"an orm is trained on rollouts, a sorm on labels: kind={self.kind} with "
                 f"rollouts={self.rollouts}, labels={self.labels}"
             )
+        if self.kind == "sorm" and self.more_rollouts:
+            raise ValueError(f"more_rollouts={list(self.more_rollouts)} are an orm's, and kind is sorm")
         if self.kind == "orm" and self.targets != "hard":
             raise ValueError(f"targets={self.targets!r} must be hard, or soft for a sorm, and kind is {self.kind}")
         check_range(self, validation_share="(0, 1)")
@@ -86,14 +102,55 @@ def split_problems(ids: Sequence[str], share: float, seed: int) -> set[str]:
     return draw_held_out(ids, share, seed)
 
 
+def read_problems(sources: Sequence[Artifact]) -> dict[str, Problem]:
+    """The problems of all sources by id.
+
+    Raises:
+        ValueError: one is of the test split, or two sources call different problems the same.
+    """
+    problems: dict[str, Problem] = {}
+    for source in sources:
+        for problem in source.rows(Problem, "problems"):
+            if problem.split == "test":
+                raise ValueError(f"{source.path}: problem {problem.id} is of the test split, which trains no model")
+            if problems.setdefault(problem.id, problem).question != problem.question:
+                raise ValueError(f"{source.path}: problem {problem.id} has another question than in {sources[0].path}")
+    return problems
+
+
+def sources_of(args: TrainRewardArgs, work: Workspace) -> list[Artifact]:
+    """The artifacts that the solutions come from."""
+    if args.kind == "sorm":
+        return [work.parents["labels"]]
+    return [work.parents["rollouts"], *(work.parents.get("more_rollouts") or ())]
+
+
+def read_outcomes(sources: Sequence[Artifact]) -> list[Outcome]:
+    """All rollouts and candidates of these artifacts."""
+    found: list[Outcome] = []
+    for source in sources:
+        if source.stage == "revise":
+            most = source.manifest["args"]["sampler"]["max_tokens"]
+            found += [from_candidate(row, most) for row in source.rows(Candidate)]
+        else:
+            found += map(from_rollout, source.rows(Rollout))
+    return found
+
+
 def build_solutions(args: TrainRewardArgs, work: Workspace) -> tuple[list[LabelledSolution], list[LabelledSolution]]:
-    """Labelled solutions for training (balanced) and for validation (as they are)."""
-    name, cls = ("rollouts", Rollout) if args.kind == "orm" else ("labels", StepLabels)
-    rows, seed = work.parents[name].rows(cls), args.train.seed
+    """Labelled solutions for training (balanced, an ORM's without duplicates) and for validation (as they were drawn).
+    The manifest counts what is left out."""
+    seed, sources = args.train.seed, sources_of(args, work)
+    if args.kind == "orm":
+        rows, counts = drop_unusable(read_outcomes(sources))
+    else:
+        rows, counts = sources[0].rows(StepLabels), {}
     held = split_problems([row.problem_id for row in rows], args.validation_share, seed)
     train, validation = ([row for row in rows if (row.problem_id in held) == kept] for kept in (False, True))
     if args.kind == "orm":
-        balanced = balance_outcomes(train, args.balance, seed)
+        different = drop_duplicates(train)
+        balanced = balance_outcomes(different, args.balance, seed)
+        work.count(**counts, duplicates=len(train) - len(different), unbalanced=len(different) - len(balanced))
         return label_outcomes(balanced, args.positions), label_outcomes(validation, "all_steps")
     soft = args.targets == "soft"
     balanced = balance_lengths(train, seed, soft) if args.balance_lengths else to_solutions(train, soft=soft)
@@ -203,8 +260,7 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     from training.adapters import add_adapter, merge_adapter
     from training.loop import fit
 
-    source = work.parents["rollouts" if args.kind == "orm" else "labels"]
-    problems = {problem.id: problem for problem in source.rows(Problem, "problems")}
+    problems = read_problems(sources_of(args, work))
     template = args.prompt.template()
     questions = {name: problem.question for name, problem in problems.items()}
     train, validation = build_solutions(args, work)
@@ -240,4 +296,4 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     work.count(**{f"validation_{name}": value for name, value in final.items()})
 
 
-TRAIN_REWARD = Stage("train_reward", 4, TrainRewardArgs, train_reward)
+TRAIN_REWARD = Stage("train_reward", 5, TrainRewardArgs, train_reward)

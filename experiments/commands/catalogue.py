@@ -14,6 +14,7 @@ COMMANDS = {
     "label_steps": "experiments.label_steps",
     "audit_labels": "experiments.audit_labels",
     "import_labels": "experiments.import_labels",
+    "corrupt_solutions": "experiments.corrupt_solutions",
     "build_pairs": "experiments.build_pairs",
     "revise": "experiments.revise",
     "rerank": "experiments.rerank",

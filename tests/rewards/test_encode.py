@@ -8,7 +8,7 @@ import pytest
 
 from rewards.encode import LabelledSolution, encode_labels, encode_solutions, warn_of_lost
 from rewards.labels.cleaning import to_solutions
-from rewards.labels.outcome import label_outcomes
+from rewards.labels.outcome import from_rollout, label_outcomes
 from rollouts.records import StepLabels
 from tests.tiny import PROMPT_TOKENS, QUESTION, ids, rollout, tokenizer
 
@@ -28,14 +28,14 @@ def encode(solution: LabelledSolution, max_length: int = 512):
 
 @pytest.mark.parametrize("correct", [True, False])
 def test_the_orm_on_all_steps(correct):
-    (solution,) = label_outcomes([rollout(STEPS, correct)], "all_steps")
+    (solution,) = label_outcomes([from_rollout(rollout(STEPS, correct))], "all_steps")
     example = encode(solution)
     assert example.ids == ids(*PROMPT_TOKENS, *TOKENS)
     assert (example.positions, example.targets) == (ENDS, [float(correct)] * 3)
 
 
 def test_the_orm_on_the_last_step():
-    (solution,) = label_outcomes([rollout(STEPS, True)], "last")
+    (solution,) = label_outcomes([from_rollout(rollout(STEPS, True))], "last")
     example = encode(solution)
     assert example.ids == ids(*PROMPT_TOKENS, *TOKENS)
     assert (example.positions, example.targets) == ([41], [1.0])

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from refine.revise import REVISE, ReviseArgs
 from rewards.encode import LabelledSolution
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs, label_right
 from rewards.scorer import load_scorer
@@ -24,7 +25,7 @@ from rewards.train import (
     split_problems,
     validate_scores,
 )
-from rollouts.records import StepLabels
+from rollouts.records import Candidate, StepLabels
 from rollouts.sampling.sample import SampleArgs
 from stages import processes
 from stages.artifacts import ArtifactError, open_artifact
@@ -118,6 +119,76 @@ def test_no_problem_is_in_both_parts_and_training_is_balanced(made, tmp_path, ki
         assert counts[1, 1.0] == counts[1, 0.0] == counts[2, 0.0] == 24 * 3
         free, _ = build_solutions(dataclasses.replace(args, balance_lengths=False), work)
         assert sum(s.labels[0] == 1.0 for s in free) == 24 * 6
+
+
+def write(name: str, cls, rows, problems, root, **args) -> str:
+    """An artifact with these rows."""
+
+    def run(_args, work) -> None:
+        work.write_rows("problems", problems)
+        work.write_rows("rows", rows)
+
+    return str(make(Stage(name, 1, cls, run), cls(**args), root)[0].path)
+
+
+def test_an_orm_learns_from_several_parents_without_duplicates_and_cut_texts(made, tmp_path):
+    """Rollouts of two rounds, and refinements of other training problems."""
+    again = [row for i in range(10) for row in rollouts_of(i, 8)]  # six of eight are those of `made`
+    cut = [dataclasses.replace(row, finish_reason="length", id=f"{row.id}/cut", steps=("cut",)) for row in again]
+    second = write("sample", SampleArgs, [*again, *cut, *again], PROBLEMS, tmp_path, policy=made["policy"])
+    others = [dataclasses.replace(PROBLEMS[0], id=f"other{i}", question=f"Question {i}?") for i in range(10)]
+    refined = [
+        Candidate(one.id, kind, "none", None, 0, "", (f"{kind} of {i}",), "1", kind != "draft", tokens)
+        for i, one in enumerate(others)
+        for kind, tokens in (("draft", 5), ("global", 5), ("control", 512))
+    ]
+    of = {"drafts": second, "global_refiner": made["policy"], "local_refiner": made["policy"], "where": ["none"]}
+    candidates = write("revise", ReviseArgs, refined, others, tmp_path, **of)
+    args = args_of(made, "orm", more_rollouts=[second, candidates], validation_share=0.01)
+    how = dataclasses.replace(FAST, max_steps=1)
+    found, _ = make(TRAIN_REWARD, dataclasses.replace(args, train=how), tmp_path)
+    assert [one["stage"] for one in found.manifest["parents"]["more_rollouts"]] == ["sample", REVISE.name]
+    more = [open_artifact(path) for path in (second, candidates)]
+    work = Workspace(tmp_path, {"rollouts": open_artifact(made["rollouts"]), "more_rollouts": more}, Untracked())
+    train, validation = build_solutions(args, work)
+    assert len({(s.problem_id, s.steps) for s in train}) == len(train)
+    held = {s.problem_id for s in validation}
+    own = [min(8, 8 if i < 10 else 6) for i in range(30) if f"p{i}" not in held]
+    new = [one.id for one in others if one.id not in held]
+    assert len(train) == sum(own) + 2 * len(new) and not any(s.steps == ("cut",) for s in train)
+    assert {s.steps[0] for s in train if s.problem_id == new[0]} == {
+        f"{kind} of {new[0][5:]}" for kind in ("draft", "global")
+    }
+    counts = found.manifest["counts"]
+    assert counts["truncated"] == 80 + 10 and counts["ungraded"] == 0 and counts["unbalanced"] == 0
+    assert counts["duplicates"] == work.counts["duplicates"] == 160 - 20 - 14 * sum(f"p{i}" in held for i in range(10))
+
+
+def test_duplicates_are_dropped_before_balancing(made, tmp_path):
+    """Eight right rollouts with one text and two wrong ones: one of each is left, not two."""
+    rows = [
+        dataclasses.replace(
+            row, id=str(n), steps=row.steps if n % 5 else ("<<9+1=10>>10", f"#### {n}"), correct=n % 5 > 0
+        )
+        for i in range(4)
+        for n, row in enumerate(rollouts_of(i, 1) * 10)
+    ]
+    path = write("sample", SampleArgs, rows, PROBLEMS, tmp_path, policy=made["policy"])
+    work = Workspace(tmp_path, {"rollouts": open_artifact(path)}, Untracked())
+    train, validation = build_solutions(args_of(made, "orm", rollouts=path), work)
+    assert Counter(s.labels[-1] for s in train) == {1.0: 3, 0.0: 3} and len(validation) == 10
+    assert work.counts == {"truncated": 0, "ungraded": 0, "duplicates": 3 * 7, "unbalanced": 3}
+
+
+def test_problems_that_must_not_train_a_judge(made, tmp_path):
+    for change, message in (
+        ({"split": "test"}, "problem p3 is of the test split"),
+        ({"question": "Another?"}, "problem p3 has another question than in"),
+    ):
+        path = write("sample", SampleArgs, rollouts_of(3), [dataclasses.replace(PROBLEMS[3], **change)],
+                     tmp_path / message[:14], policy=made["policy"], seed=len(message))  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            make(TRAIN_REWARD, args_of(made, "orm", more_rollouts=[path]), tmp_path)
 
 
 def test_shuffling_moves_labels_and_keeps_their_number_and_places():
@@ -329,6 +400,10 @@ def test_an_artifact_of_another_stage_is_refused(made, tmp_path):
         ({"validation_share": 0.0}, "not 0.0"),
         ({"validation_share": 1.0}, "not 1.0"),
         ({"max_length": 3}, "not 3"),
+        (
+            {"kind": "sorm", "rollouts": None, "labels": "x", "more_rollouts": ["y"]},
+            "more_rollouts=\\['y'\\] are an orm's",
+        ),
         ({"targets": "fuzzy"}, "targets='fuzzy'"),
         ({"targets": "soft"}, "targets='soft' must be hard, or soft for a sorm"),
     ],

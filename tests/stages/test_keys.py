@@ -17,6 +17,7 @@ from refine.rerank import RERANK, RerankArgs
 from refine.revise import REVISE, ReviseArgs
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
 from rewards.labels.audit import AUDIT_LABELS, AuditArgs
+from rewards.labels.corrupt import CORRUPT_SOLUTIONS, CorruptArgs
 from rewards.labels.imports import IMPORT_LABELS, ImportArgs
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
@@ -68,12 +69,13 @@ COUNTED: list[tuple[Stage, Any, str]] = [
         "input format lines bad_rows split limit\n"
         "choices: neutral after_error threshold unlabelled later number_steps aside contradictory extra",
     ),
+    (CORRUPT_SOLUTIONS, CorruptArgs(), f"kinds per_problem seed\n{WORLD}"),
     (BUILD_PAIRS, PairArgs(), "rollouts labels max_per_problem max_right_per_wrong seed"),
     (
         TRAIN_REWARD,
         TrainRewardArgs(kind="orm"),
-        "kind policy rollouts labels positions balance shuffled_labels validation_share max_length allow_empty"
-        + TRAINING,
+        "kind policy rollouts labels more_rollouts positions balance shuffled_labels validation_share max_length "
+        "allow_empty" + TRAINING,
     ),
     (
         TRAIN_REWARD,

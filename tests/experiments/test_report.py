@@ -16,7 +16,7 @@ from experiments.report.markdown import copy_report, print_main_table, render_ma
 from experiments.report.words import code_span, opening, plain, versus
 from refine.report.build import DIFFERENCES, SELECTORS, build_report
 from refine.report.inputs import ReportInputs
-from refine.selectors import is_control
+from refine.selection import is_control
 from rollouts.records import Candidate, Choice, Judgement, Problem
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana")

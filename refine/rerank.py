@@ -12,7 +12,7 @@ from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 from refine.prompts import KINDS
-from refine.selectors import EQUAL, SCORED, SELECTORS, offers_refinements, select
+from refine.selection import EQUAL, SCORED, SELECTORS, offers_refinements, select
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem, identity
 from rollouts.sampling.policies import own_device_class
 from stages.checks import check_least

@@ -16,8 +16,8 @@ from refine.report.example import choose_example
 from refine.report.inputs import ReportInputs
 from refine.report.repairs import WHERES, count_errors, repair_report, share
 from refine.rerank import WHEN
-from refine.selectors import EQUAL, SCORED, is_control, offers_refinements
-from refine.selectors import SELECTORS as OFFERS
+from refine.selection import EQUAL, SCORED, is_control, offers_refinements
+from refine.selection import SELECTORS as OFFERS
 from rewards.evaluate import SCORERS, judge_report
 from rewards.intervals import Estimate, Tally, mcnemar, resample, wilson
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, identity

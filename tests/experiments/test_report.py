@@ -17,7 +17,7 @@ from experiments.report.words import ERROR_NAMES, code_span, opening, plain, ver
 from refine.report.build import DIFFERENCES, SELECTORS, build_report
 from refine.report.inputs import ReportInputs
 from refine.report.repairs import ERRORS
-from refine.selectors import is_control
+from refine.selection import is_control
 from rollouts.records import Candidate, Choice, Judgement, Problem
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana")

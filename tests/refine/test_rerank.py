@@ -10,7 +10,7 @@ import pytest
 
 from refine.rerank import RERANK, Arm, RerankArgs, Scores, choose, choose_equal, cost, keeps
 from refine.revise import REVISE, ReviseArgs
-from refine.selectors import EQUAL, SELECTORS, select
+from refine.selection import EQUAL, SELECTORS, select
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.records import Candidate, Choice, Judgement, Problem, Rollout, identity
 from rollouts.sampling.sample import SampleArgs

@@ -60,6 +60,7 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
         source = work.parents["labels"]
         labelled = {problem.id: problem for problem in source.rows(Problem, "problems")}
         label_truth = judge_labels(labelled, source.rows(StepLabels))
+    facts = {name: read_facts(work.parents[name].path) for name in ("orm", "sorm")}
     inputs = ReportInputs(
         title=args.title,
         model=args.model,
@@ -69,7 +70,8 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
         candidates=candidates,
         judgements=work.parents["rerank"].rows(Judgement, "judgements"),
         choices=work.parents["rerank"].rows(Choice),
-        thresholds={name: read_facts(work.parents[name].path)["threshold"] for name in ("orm", "sorm")},
+        thresholds={name: own["threshold"] for name, own in facts.items()},
+        final_thresholds={name: own["final_threshold"] for name, own in facts.items()},
         step_truth=judge_candidates({problem.id: problem for problem in problems}, candidates),
         label_truth=label_truth,
         stages=dict(zip(args.names, map(_cost, work.parents["stages"]), strict=True)),
@@ -91,5 +93,5 @@ def _cost(artifact: Artifact) -> dict[str, float]:
     return {name: artifact.manifest.get(name, 0) for name in ("seconds", "tokens")}
 
 
-REPORT = Stage("report", 4, ReportArgs, write_glore_report)
+REPORT = Stage("report", 5, ReportArgs, write_glore_report)
 main = stage_command(REPORT)

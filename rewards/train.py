@@ -74,8 +74,8 @@ class TrainRewardArgs:
     `kind` orm reads `rollouts` and `more_rollouts`: each text of a problem once, and none that was cut. With
     refinements of training problems among them, it has seen what it will rank. `positions` and `balance` are its too.
     The SORM reads `labels`; `balance_lengths` is rule 3 (GLoRe sec. 3.2), and `targets` says whether it learns its
-    labels (hard) or the expected share of right continuations (soft). `shuffled_labels` trains the control, which can
-    learn nothing.
+    labels (hard) or the expected share of right continuations of each prefix, whatever solution that is in (soft).
+    `shuffled_labels` trains the control, which can learn nothing.
     """
 
     kind: str = "orm"  #: orm or sorm
@@ -331,4 +331,4 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     work.count(**{f"validation_{name}": value for name, value in final.items()})
 
 
-TRAIN_REWARD = Stage("train_reward", 6, TrainRewardArgs, train_reward)
+TRAIN_REWARD = Stage("train_reward", 7, TrainRewardArgs, train_reward)

@@ -11,6 +11,7 @@ from experiments.commands.command import Command
 from experiments.commands.config import Job
 from experiments.commands.unused import refuse_set
 from rewards.evaluate_prm import EvaluateArgs, evaluate
+from rewards.metrics import show_threshold
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,7 +25,7 @@ def make_table(result: dict[str, Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    title = f"{result['model']}: threshold {result['threshold']:.4g}, {result['threshold_from']}"
+    title = f"{result['model']}: threshold {show_threshold(result['threshold'])}, {result['threshold_from']}"
     table = Table(title=Text(title), box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("subset", overflow="fold")
     for heading in ("wrong", "right", "acc. wrong", "acc. right", "F1", "95%"):

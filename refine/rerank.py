@@ -20,7 +20,7 @@ from stages.stage import Stage, parent, resolved, runtime
 from stages.workspace import Workspace
 
 if TYPE_CHECKING:
-    from rewards.scorer import Scorer
+    pass
 
 WHEN = ("always", "orm", "sorm", "oracle")  # who says when a draft is refined
 
@@ -63,11 +63,6 @@ class Scores:
     finals: dict[str, dict[CandidateKey, float]] = field(default_factory=dict)
     tokens: dict[str, dict[CandidateKey, int]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
-
-
-def keep_threshold(scorer: Scorer) -> float:
-    """The final score from which on a reward model's gate keeps a draft."""
-    return scorer.threshold
 
 
 def keeps(when: str, draft: Candidate, scores: Scores) -> bool:
@@ -234,7 +229,7 @@ def _score(
         # a text without a single step, or too long to be read, is worth nothing
         scores.finals[name] = {identity(j): j.probabilities[-1] if j.probabilities else -math.inf for j in own}
         scores.tokens[name] = {identity(j): j.tokens for j in own}
-        scores.thresholds[name] = keep_threshold(scorer)
+        scores.thresholds[name] = scorer.final_threshold
     return judgements, scores
 
 

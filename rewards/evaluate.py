@@ -45,12 +45,13 @@ class _Judged:
     correct: list[bool | None]
     probabilities: list[tuple[float, ...]]
     truth: list[list[bool]] | None
-    threshold: float
+    threshold: metrics.Threshold
+    final_threshold: float
 
 
 def judge_report(
     judgements: Sequence[Judgement],
-    thresholds: dict[str, float],
+    thresholds: dict[str, tuple[metrics.Threshold, float]],
     step_truth: dict[CandidateKey, list[bool]] | None,
     where: str,
     rows: dict[str, int],
@@ -60,8 +61,9 @@ def judge_report(
     """Every measure by scorer, and the paired differences SORM minus ORM; None for a scorer that judged nothing.
 
     A solution that a scorer could not read (it has steps and no probabilities) is left out of its measures.
-    `thresholds` are by scorer, `step_truth` as the oracle has it (None: there is none), and `where` names the local
-    refinements on offer. `rows` numbers the problems; `counts` (resamples, problems) says how often each was drawn.
+    `thresholds` (where the first error is, when a solution is right) are by scorer, `step_truth` as the oracle has it
+    (None: there is none), and `where` names the local refinements on offer. `rows` numbers the problems; `counts`
+    (resamples, problems) says how often each was drawn.
 
     Raises:
         ValueError: a scorer judged what is no candidate, left out a draft or sample, or gave it another number of
@@ -97,12 +99,12 @@ def judge_report(
 def _solutions(
     scorer: str,
     given: Probabilities,
-    threshold: float,
+    thresholds: tuple[metrics.Threshold, float],
     step_truth: dict[CandidateKey, list[bool]] | None,
     rows: dict[str, int],
     candidates: dict[CandidateKey, Candidate],
 ) -> _Judged:
-    judged = _Judged([], [], [], None if step_truth is None else [], threshold)
+    judged = _Judged([], [], [], None if step_truth is None else [], *thresholds)
     for key, candidate in candidates.items():
         if candidate.kind not in ("draft", "sample"):
             continue
@@ -129,7 +131,7 @@ def _whole_measures(judged: _Judged, counts: np.ndarray) -> tuple[dict[str, Any]
     owners = np.array([judged.owners[i] for i in ended], dtype=int)
     labels = np.array([judged.correct[i] for i in ended], dtype=bool)
     scores = np.array([judged.probabilities[i][-1] for i in ended], dtype=float)
-    final = Tally.of(owners, (scores >= judged.threshold) == labels, counts.shape[1])
+    final = Tally.of(owners, (scores >= judged.final_threshold) == labels, counts.shape[1])
     pairwise = _pairwise(owners, labels, scores, counts.shape[1])
     found = {
         "final_accuracy": final.estimate(counts),
@@ -160,7 +162,8 @@ def _step_measures(judged: _Judged, counts: np.ndarray) -> tuple[dict[str, Any],
     problems = counts.shape[1]
     labels, values, positions, solutions = metrics.flatten_steps(judged.truth, judged.probabilities)
     owners = np.asarray(judged.owners, dtype=int)[solutions]
-    hits = (values >= judged.threshold) == labels
+    least = np.array([metrics.threshold_at(judged.threshold, position - 1) for position in positions])
+    hits = (values >= least) == labels
     steps, good, bad = (Tally.of(owners, hits, problems, among) for among in (None, labels, ~labels))
     truth = [right.index(False) if False in right else None for right in judged.truth]
     predicted = [metrics.first_error(given, judged.threshold) for given in judged.probabilities]

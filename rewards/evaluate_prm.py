@@ -18,6 +18,7 @@ from rewards.formats.reading import Reading
 from rewards.formats.record import harden, locate_error
 from rewards.formats.step_labels import NAME
 from rewards.intervals import RESAMPLES, estimate
+from rewards.metrics import Threshold
 from rewards.prm import PRMArgs, load_judge
 from rewards.processbench import Judged, ProtocolError, choose_threshold, find_hits, measure_f1
 from stages.checks import check_choices, check_least, check_range
@@ -88,7 +89,7 @@ def read_subset(path: str, args: EvaluateArgs) -> list[tuple[StepRecord, int | N
     return found
 
 
-def judge_subsets(args: EvaluateArgs) -> tuple[dict[str, list[Judged]], float | None, int]:
+def judge_subsets(args: EvaluateArgs) -> tuple[dict[str, list[Judged]], Threshold | None, int]:
     """Every subset's solutions with the model's scores, the threshold that the model has of its own, if any, and how
     many solutions are left out, since they are too long for it.
 
@@ -147,7 +148,7 @@ def evaluate(args: EvaluateArgs) -> dict[str, Any]:
     }
 
 
-def write_predictions(path: str, judged: dict[str, list[Judged]], threshold: float) -> None:
+def write_predictions(path: str, judged: dict[str, list[Judged]], threshold: Threshold) -> None:
     """Write a row a solution: subset, id, the true first wrong step, whether it was found, and all scores."""
     rows = (
         {"subset": name, "id": one.id, "first_error": one.truth, "hit": hit, "scores": list(one.scores)}

@@ -1,6 +1,7 @@
 """How well a reward model judges: pure functions of truths and scores, no intervals.
 
-A step is judged right where its probability is at least the threshold; the first one below it is the first error.
+A step is judged right where its probability is at least the threshold; the first one below it is the first error. A
+threshold is a number, or one for each position, the last of which stands for all that follow.
 A measure that the data cannot give (no pairs, a single class, nothing at all) is None, never a number.
 """
 
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+Threshold = float | Sequence[float]
 
 
 def auroc(labels: Sequence[bool], scores: Sequence[float]) -> float | None:
@@ -77,16 +80,29 @@ def flatten_steps(
     return labels, values, positions, owners
 
 
-def first_error(scores: Sequence[float], threshold: float) -> int | None:
+def threshold_at(threshold: Threshold, place: int) -> float:
+    """The threshold at a position (from 0)."""
+    return threshold[min(place, len(threshold) - 1)] if isinstance(threshold, Sequence) else threshold
+
+
+def show_threshold(threshold: Threshold) -> str:
+    """A threshold in words; one for each position is shown as `0.1 0.2 0.5 by position`."""
+    if isinstance(threshold, Sequence):
+        return " ".join(f"{value:.3g}" for value in threshold) + " by position"
+    return f"{threshold:.3g}"
+
+
+def first_error(scores: Sequence[float], threshold: Threshold) -> int | None:
     """The first step (0-based) whose score is below `threshold`, or None.
 
     Raises:
         ValueError: a score up to there, or the threshold, is NaN, of which no comparison says anything.
     """
     for i, score in enumerate(scores):
-        if math.isnan(score) or math.isnan(threshold):
-            raise ValueError(f"step {i} has the score {score}, the threshold is {threshold}: not both are numbers")
-        if score < threshold:
+        least = threshold_at(threshold, i)
+        if math.isnan(score) or math.isnan(least):
+            raise ValueError(f"step {i} has the score {score}, the threshold is {least}: not both are numbers")
+        if score < least:
             return i
     return None
 
@@ -133,7 +149,7 @@ def expected_calibration_error(labels: Sequence[bool], probabilities: Sequence[f
 
 
 def best_threshold(labels: Sequence[bool], probabilities: Sequence[float]) -> float:
-    """The threshold with the highest balanced accuracy over steps; of equals the one nearest 0.5.
+    """The threshold with the highest accuracy; of equals the one nearest 0.5.
 
     With a single class, or nothing, every threshold is as good: 0.5. Choose it on validation problems, never on
     those that are reported.
@@ -143,10 +159,11 @@ def best_threshold(labels: Sequence[bool], probabilities: Sequence[float]) -> fl
         return 0.5
     levels, place = np.unique(values, return_inverse=True)
     right_at, wrong_at = np.bincount(place, right), np.bincount(place, ~right)
-    thresholds = np.concatenate([[min(0.0, levels[0])], middles(levels)])
-    wrong_below = np.cumsum(wrong_at) - wrong_at
-    right_above = right_at.sum() - (np.cumsum(right_at) - right_at)
-    return pick_threshold(thresholds, wrong_below / wrong_at.sum() + right_above / right_at.sum())
+    # one below all of them, between each two, and above all of them
+    thresholds = np.concatenate([[min(0.0, levels[0])], middles(levels), [np.nextafter(levels[-1], math.inf)]])
+    wrong_below = np.concatenate([[0], np.cumsum(wrong_at)])
+    right_above = right_at.sum() - np.concatenate([[0], np.cumsum(right_at)])
+    return pick_threshold(thresholds, (wrong_below + right_above) / len(right))
 
 
 def middles(levels: np.ndarray) -> np.ndarray:

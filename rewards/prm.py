@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rewards.formats.record import StepRecord
 from rewards.formats.step_labels import LINES, one_line_steps
+from rewards.metrics import Threshold
 from rewards.reward_model import open_judge
 from rewards.scorer import load_scorer
 from rollouts.records import Problem
@@ -90,7 +91,7 @@ class OurJudge:
 
     def __init__(self, args: PRMArgs) -> None:
         self.scorer = load_scorer(args.model, args.dtype, args.device, args.batch_tokens)
-        self.threshold: float | None = self.scorer.threshold
+        self.threshold: Threshold | None = self.scorer.threshold
         self.lines = args.lines
 
     def judge(self, records: Sequence[StepRecord]) -> list[list[float] | None]:
@@ -113,7 +114,7 @@ class OurJudge:
 class ForeignJudge:
     """A model that others trained, read as `args` say. It has no threshold of its own."""
 
-    threshold: float | None = None
+    threshold: Threshold | None = None
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, args: PRMArgs) -> None:
         self.model, self.tokenizer, self.args = model, tokenizer, args

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rewards.intervals import RESAMPLES, Estimate, Tally, join_ratios, resample
-from rewards.metrics import first_error, harmonic_mean, middles, pick_threshold
+from rewards.metrics import Threshold, first_error, harmonic_mean, middles, pick_threshold
 
 
 class ProtocolError(ValueError):
@@ -41,13 +41,13 @@ class Judged:
             raise ProtocolError(f"step {self.truth} of {self.id} is wrong, but there are {len(self.scores)} scores")
 
 
-def find_hits(judged: Sequence[Judged], threshold: float) -> list[bool]:
+def find_hits(judged: Sequence[Judged], threshold: Threshold) -> list[bool]:
     """Whether the first score below the threshold is the first wrong step, of each solution."""
     return [first_error(one.scores, threshold) == one.truth for one in judged]
 
 
 def measure_f1(
-    judged: Sequence[Judged], threshold: float, resamples: int = RESAMPLES, seed: int = 0
+    judged: Sequence[Judged], threshold: Threshold, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[dict[str, Estimate], np.ndarray]:
     """Accuracy on solutions with an error (`error`) and on those without (`correct`), and `f1`, their harmonic mean,
     with 95% intervals; and F1 in each resample, (resamples,). All solutions of a question are drawn together.

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rewards.metrics import Threshold, threshold_at
 from rollouts.prompts import PLAIN, Template, read_template, render_prompt
 from rollouts.sampling.policies import (
     HEADS,
@@ -88,25 +90,31 @@ def save_reward_model(
     tokenizer: PreTrainedTokenizerFast,
     folder: Path,
     kind: str,
-    threshold: float,
+    threshold: Threshold,
     template: Template = PLAIN,
+    final_threshold: float | None = None,
 ) -> None:
     """Save a reward model as a normal Hugging Face folder. Its config says how to use it: its kind (orm or sorm), its
-    threshold, what it reads, and the tokenizer that it was trained with.
+    thresholds (`rewards/thresholds.py`; without a `final_threshold` it is that of the last position), what it reads,
+    and the tokenizer that it was trained with.
 
     Raises:
         ValueError: a weight is not finite, or the tokenizer does not come back from the folder as it was.
     """
     check_finite(model, str(folder))
     tokenizer.save_pretrained(folder)
-    made = {"kind": kind, "threshold": float(threshold), "template": template.facts(), "separator": SEPARATOR}
+    where = list(map(float, threshold)) if isinstance(threshold, Sequence) else float(threshold)
+    when = threshold_at(threshold, -1) if final_threshold is None else final_threshold
+    made = {"kind": kind, "threshold": where, "final_threshold": float(when)}
+    made |= {"template": template.facts(), "separator": SEPARATOR}
     setattr(model.config, FACTS, made | {"tokenizer": fingerprint(tokenizer, template)})
     save_model(model, tokenizer, folder)
     check_facts(getattr(model.config, FACTS), load_tokenizer(str(folder)), str(folder), template)
 
 
 def read_facts(path: str | Path) -> dict[str, Any]:
-    """What a reward model's folder says of it: {kind, threshold, template, separator, tokenizer}.
+    """What a reward model's folder says of it: {kind, threshold, final_threshold, template, separator, tokenizer}. A
+    folder of before there were two has its one threshold as both.
 
     Raises:
         ValueError: the folder is not one of `save_reward_model`.
@@ -117,9 +125,12 @@ def read_facts(path: str | Path) -> dict[str, Any]:
     if facts is None:
         raise ValueError(f"{path} is no reward model: it has no config.json with {FACTS!r} in it")
     known = isinstance(facts, dict) and facts.get("kind") in ("orm", "sorm")
-    if not known or not isinstance(facts.get("threshold"), float) or not 0 <= facts["threshold"] <= 1:
-        raise ValueError(f"{file}: {FACTS!r} must name a kind (orm or sorm) and a threshold in [0, 1], not {facts}")
-    return facts
+    where = facts.get("threshold") if known else None
+    all_ = [*(where if isinstance(where, list) else [where])]
+    all_ += [facts.get("final_threshold", all_[-1] if all_ else None)] if known else []
+    if not known or len(all_) < 2 or not all(isinstance(one, float) and 0 <= one <= 1 for one in all_):
+        raise ValueError(f"{file}: {FACTS!r} must name a kind (orm or sorm) and thresholds in [0, 1], not {facts}")
+    return facts | {"final_threshold": all_[-1]}
 
 
 def check_facts(

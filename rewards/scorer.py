@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rewards.losses import step_logits
+from rewards.metrics import Threshold, threshold_at
 from rewards.reward_model import load_reward_model
 from rollouts.prompts import PLAIN, Template, read_template, render_prompt
 from rollouts.sampling.collect import collect
@@ -41,7 +42,9 @@ class TooLong(ValueError):
 class Scorer:
     """A reward model that reads solutions.
 
-    `kind` is orm or sorm; `threshold` was chosen and `template` used when it was trained. It reads about `batch_tokens`
+    `kind` is orm or sorm. `threshold` says where the first error is (`metrics.first_error`), `final_threshold` when a
+    whole solution is right (None: it is that of the last position); they were chosen, and `template` was used, when the
+    model was trained. It reads about `batch_tokens`
     tokens at a time; the rest of its batch changes a score by rounding only. With `share_prefixes` the beginning that
     several solutions of a problem share is read once.
     """
@@ -51,13 +54,15 @@ class Scorer:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerFast,
         kind: str,
-        threshold: float,
+        threshold: Threshold,
         batch_tokens: int = 16384,
         share_prefixes: bool = True,
         template: Template = PLAIN,
+        final_threshold: float | None = None,
     ) -> None:
         self.model, self.tokenizer, self.share_prefixes = model, tokenizer, share_prefixes
         self.kind, self.threshold, self.batch_tokens = kind, threshold, batch_tokens
+        self.final_threshold = threshold_at(threshold, -1) if final_threshold is None else final_threshold
         self.template, self.tokens = template, 0  # tokens read so far
 
     def score(self, problems: Sequence[Problem], solutions: Sequence[str | Sequence[str]]) -> list[list[float] | None]:
@@ -212,5 +217,5 @@ def load_scorer(
         ValueError: the folder is not a reward model's, or lacks a weight, or its template is not the one given.
     """
     model, tokenizer, facts = load_reward_model(str(path), dtype, device, template)
-    own = read_template(facts["template"])
-    return Scorer(model, tokenizer, facts["kind"], facts["threshold"], batch_tokens, template=own)
+    own, when = read_template(facts["template"]), facts["final_threshold"]
+    return Scorer(model, tokenizer, facts["kind"], facts["threshold"], batch_tokens, template=own, final_threshold=when)

@@ -1,7 +1,7 @@
 """The stage that trains both reward models: an ORM from rollouts, a SORM from step labels.
 
 Same model, loss and trainer; only the labels differ. What is held out for validation is held out by problem, and
-chooses the threshold that is saved with the model.
+chooses the two thresholds that are saved with the model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,26 @@ from rewards.labels.outcome import (
     from_rollout,
     label_outcomes,
 )
-from rewards.metrics import auroc, best_threshold, brier, expected_calibration_error, first_error, pairwise_accuracy
+from rewards.metrics import (
+    Threshold,
+    auroc,
+    brier,
+    expected_calibration_error,
+    first_error,
+    harmonic_mean,
+    pairwise_accuracy,
+    threshold_at,
+)
+from rewards.thresholds import (
+    LEAST,
+    TOGETHER,
+    by_position,
+    final_threshold,
+    first_wrong,
+    is_final,
+    position_priors,
+    where_threshold,
+)
 from rollouts.problems.splits import draw_held_out
 from rollouts.prompts import PromptArgs
 from rollouts.records import Candidate, Problem, Rollout, StepLabels
@@ -46,8 +65,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TARGETS = ("hard", "soft")
-_POSITIONS = 10  # from which on positions are taken together
-_LEAST = 1e-7  # probabilities stay so far from 0 and 1: a float32 rounds there, and the logarithm would be infinite
 
 
 @dataclass
@@ -57,8 +74,8 @@ class TrainRewardArgs:
     `kind` orm reads `rollouts` and `more_rollouts`: each text of a problem once, and none that was cut. With
     refinements of training problems among them, it has seen what it will rank. `positions` and `balance` are its too.
     The SORM reads `labels`; `balance_lengths` is rule 3 (GLoRe sec. 3.2), and `targets` says whether it learns its
-    labels (hard) or the expected share of right continuations (soft). `shuffled_labels` trains the control, which can
-    learn nothing.
+    labels (hard) or the expected share of right continuations of each prefix, whatever solution that is in (soft).
+    `shuffled_labels` trains the control, which can learn nothing.
     """
 
     kind: str = "orm"  #: orm or sorm
@@ -169,65 +186,78 @@ def shuffle_labels(solutions: Sequence[LabelledSolution], seed: int) -> list[Lab
 
 
 def validate_scores(
-    kind: str, solutions: Sequence[LabelledSolution], scores: Sequence[Sequence[float]]
+    kind: str,
+    solutions: Sequence[LabelledSolution],
+    scores: Sequence[Sequence[float]],
+    priors: Sequence[float] = (),
 ) -> dict[str, float]:
     """What a model is worth on the held-out problems, by their labels; a soft label above 0.5 counts as right.
 
     Cross-entropy (of the labels as they are), AUROC, Brier score, expected calibration error, and accuracy over all
-    steps and at each position (`accuracy_at_1` is the first step, `accuracy_at_10` all from the tenth on).
-    `threshold` is the one of best balanced accuracy on intermediate steps (0.5 where they are all of one kind). For a
-    SORM also how often the first wrong step is found; for an ORM AUROC and within-problem pairwise accuracy of the
-    scores of full solutions. What the labels cannot give is left out.
+    steps and at each position (`accuracy_at_1` is the first step, `accuracy_at_10` all from the tenth on). `threshold`
+    is that of `where_threshold`, by which steps are judged with the `priors`, and `final_threshold` the one by which
+    `final_accuracy` says whether whole solutions are right. For a SORM also how often the first wrong step is found;
+    for an ORM AUROC and within-problem pairwise accuracy of the scores of full solutions. What the labels cannot give
+    is left out.
     """
+    threshold, when = where_threshold(kind, solutions, scores, priors), final_threshold(solutions, scores)
+    where = by_position(threshold, priors)
     known = [
-        (label, score, step, len(own) - 1)
+        (label, score, step)
         for solution, own in zip(solutions, scores, strict=True)
         for step, (label, score) in enumerate(zip(solution.labels, own, strict=True))
         if label is not None
     ]
-    right, values = [label > 0.5 for label, *_ in known], [score for _, score, *_ in known]
-    early = [n for n, (*_, step, last) in enumerate(known) if step < last]
-    threshold = best_threshold([right[n] for n in early], [values[n] for n in early])
-    hits = [(value >= threshold) == label for label, value in zip(right, values, strict=True)]
+    right, values = [label > 0.5 for label, *_ in known], [score for _, score, _ in known]
+    hits = [(score >= threshold_at(where, step)) == (label > 0.5) for label, score, step in known]
     found = {
-        "cross_entropy": sum(cross_entropy(label, score) for label, score, *_ in known) / len(known),
+        "cross_entropy": sum(cross_entropy(label, score) for label, score, _ in known) / len(known),
         "auroc": auroc(right, values),
         "brier": brier(right, values),
         "calibration_error": expected_calibration_error(right, values),
         "accuracy": sum(hits) / len(hits),
         "threshold": threshold,
+        "final_threshold": when,
     }
     places: dict[int, list[bool]] = {}
-    for hit, (_, _, step, _) in zip(hits, known, strict=True):
-        places.setdefault(min(step + 1, _POSITIONS), []).append(hit)
+    for hit, (_, _, step) in zip(hits, known, strict=True):
+        places.setdefault(min(step + 1, TOGETHER), []).append(hit)
     found |= {f"accuracy_at_{place}": sum(own) / len(own) for place, own in sorted(places.items())}
+    finals = [
+        (s.problem_id, s.labels[-1] > 0.5, own[-1]) for s, own in zip(solutions, scores, strict=True) if is_final(s)
+    ]
+    if finals:
+        found["final_accuracy"] = sum((score >= when) == label for _, label, score in finals) / len(finals)
     if kind == "orm":
-        finals = [(s.problem_id, s.labels[-1] == 1.0, own[-1]) for s, own in zip(solutions, scores, strict=True)]
         found["pairwise_accuracy"] = pairwise_accuracy(*map(list, zip(*finals, strict=True)))
-        found["final_auroc"] = auroc([right for _, right, _ in finals], [score for *_, score in finals])
+        found["final_auroc"] = auroc([label for _, label, _ in finals], [score for *_, score in finals])
     else:
-        found["first_error_accuracy"] = found_errors(solutions, scores, threshold)
+        found |= found_errors(solutions, scores, where)
     return {name: value for name, value in found.items() if value is not None}
 
 
 def cross_entropy(label: float, probability: float) -> float:
     """Binary cross-entropy of one step in nats; its label is in [0, 1]."""
-    sure = min(max(probability, _LEAST), 1 - _LEAST)
+    sure = min(max(probability, LEAST), 1 - LEAST)
     return -label * math.log(sure) - (1 - label) * math.log(1 - sure)
 
 
 def found_errors(
-    solutions: Sequence[LabelledSolution], scores: Sequence[Sequence[float]], threshold: float
-) -> float | None:
-    """How often the scores name the first wrong step, or say that there is none, among the solutions whose labels up to
-    there are all known; None where there is no such solution."""
-    hits = []
+    solutions: Sequence[LabelledSolution], scores: Sequence[Sequence[float]], threshold: Threshold
+) -> dict[str, float]:
+    """`first_error_accuracy`: how often the scores name the first wrong step, or say that there is none, among the
+    solutions whose labels up to there are all known. `first_error_f1`: the harmonic mean over those with and without
+    an error. Left out where there is no such solution."""
+    hits: dict[bool, list[bool]] = {True: [], False: []}
     for solution, own in zip(solutions, scores, strict=True):
-        right = [None if label is None else label > 0.5 for label in solution.labels]
-        wrong = right.index(False) if False in right else None
-        if None not in right[:wrong]:
-            hits.append(first_error(own, threshold) == wrong)
-    return sum(hits) / len(hits) if hits else None
+        known, wrong = first_wrong(solution.labels)
+        if known:
+            hits[wrong is None].append(first_error(own, threshold) == wrong)
+    every = hits[True] + hits[False]
+    found = {"first_error_accuracy": sum(every) / len(every)} if every else {}
+    if hits[True] and hits[False]:
+        found["first_error_f1"] = harmonic_mean(*(sum(own) / len(own) for own in hits.values()))
+    return found
 
 
 def drop_too_long(
@@ -273,10 +303,13 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     most = min(args.max_length, context_length(model) or args.max_length)
     examples, owners, lost = encode_solutions(tokenizer, questions, train, most, template)
 
+    # what balancing took out of the labels of a SORM, its thresholds put back
+    priors = position_priors(validation) if args.kind == "sorm" and args.balance_lengths else ()
+
     def evaluate(trained: PreTrainedModel) -> dict[str, float]:
         scorer = Scorer(trained, tokenizer, args.kind, 0.5, template=template)
         scores = scorer.score([problems[s.problem_id] for s in validation], [s.steps for s in validation])
-        return validate_scores(args.kind, validation, scores)
+        return validate_scores(args.kind, validation, scores, priors)
 
     final: dict[str, float] = {}
     if examples or not args.allow_empty:
@@ -289,11 +322,13 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
         final = evaluate(model)
     if work.processes.first:  # the library saves nothing on others
         model = merge_adapter(model, work.folder / ADAPTER if args.lora.keep_adapter else None)
-        save_reward_model(model, tokenizer, work.folder, args.kind, final.get("threshold", 0.5), template)
+        where = by_position(final.get("threshold", 0.5), priors)
+        when = final.get("final_threshold", 0.5)
+        save_reward_model(model, tokenizer, work.folder, args.kind, where, template, when)
     left = sum(len(example.targets) for example in examples)
     warn_of_lost(lost, left, most)
     work.count(labels_lost=lost, labels=left)
     work.count(**{f"validation_{name}": value for name, value in final.items()})
 
 
-TRAIN_REWARD = Stage("train_reward", 5, TrainRewardArgs, train_reward)
+TRAIN_REWARD = Stage("train_reward", 7, TrainRewardArgs, train_reward)

@@ -50,7 +50,13 @@ def save_policy(folder: Path, **shape: Any) -> str:
     return str(folder)
 
 
-def save_reward(folder: Path, kind: str, bias: float | None = None, threshold: float = 0.5) -> str:
+def save_reward(
+    folder: Path,
+    kind: str,
+    bias: float | None = None,
+    threshold: float | Sequence[float] = 0.5,
+    final_threshold: float | None = None,
+) -> str:
     """A reward model in `folder`; with a bias its head reads nothing, so that every step gets the same score."""
     import torch
 
@@ -62,7 +68,7 @@ def save_reward(folder: Path, kind: str, bias: float | None = None, threshold: f
             model.score.weight.normal_(generator=torch.Generator().manual_seed(1))
         else:
             model.score.bias.fill_(bias)
-    save_reward_model(model, words, folder, kind, threshold)
+    save_reward_model(model, words, folder, kind, threshold, final_threshold=final_threshold)
     return str(folder)
 
 

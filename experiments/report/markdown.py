@@ -28,6 +28,7 @@ from experiments.report.words import (
     table,
     versus,
 )
+from rewards.metrics import show_threshold
 from stages.files import read_json, write_json
 from stages.text import one_line
 
@@ -208,9 +209,13 @@ def _judge_table(report: dict[str, Any]) -> str:
 
 def _judge_notes(report: dict[str, Any]) -> str:
     lines = []
-    thresholds = [f"{SCORER_NAMES[name]} {value:.3f}" for name, value in report["thresholds"].items()]
-    if thresholds:
-        lines.append(f"Thresholds, chosen when the models were trained: {', '.join(thresholds)}.")
+    if thresholds := report["thresholds"]:
+        words = [
+            f"{SCORER_NAMES[name]} {show_threshold(own['where'])} for the first error, "
+            f"{show_threshold(own['when'])} for a whole solution"
+            for name, own in thresholds.items()
+        ]
+        lines.append(f"Thresholds, chosen on validation problems when the models were trained: {'; '.join(words)}.")
     if report["steps_right"] is not None:
         share = report["steps_right"]
         lines.append(

@@ -63,6 +63,7 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
         labelled = {problem.id: problem for problem in source.rows(Problem, "problems")}
         label_truth = judge_labels(labelled, source.rows(StepLabels))
         strict_label_truth = judge_labels(labelled, source.rows(StepLabels), strict=True)
+    facts = {name: read_facts(work.parents[name].path) for name in ("orm", "sorm")}
     inputs = ReportInputs(
         title=args.title,
         model=args.model,
@@ -72,7 +73,8 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
         candidates=candidates,
         judgements=work.parents["rerank"].rows(Judgement, "judgements"),
         choices=work.parents["rerank"].rows(Choice),
-        thresholds={name: read_facts(work.parents[name].path)["threshold"] for name in ("orm", "sorm")},
+        thresholds={name: own["threshold"] for name, own in facts.items()},
+        final_thresholds={name: own["final_threshold"] for name, own in facts.items()},
         step_truth=judge_candidates(by_id, candidates),
         error_kinds=name_errors(by_id, candidates),
         label_truth=label_truth,

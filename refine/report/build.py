@@ -20,6 +20,7 @@ from refine.selection import EQUAL, SCORED, is_control, offers_refinements
 from refine.selection import SELECTORS as OFFERS
 from rewards.evaluate import SCORERS, judge_report
 from rewards.intervals import Estimate, Tally, mcnemar, resample, wilson
+from rewards.metrics import threshold_at
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, identity
 
 T = TypeVar("T")
@@ -83,9 +84,11 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
     candidates = {identity(candidate): candidate for candidate in inputs.candidates}
     counts = resample(len(rows), inputs.resamples, inputs.seed)
     arms = _arms(inputs.choices, rows)
-    judged = judge_report(
-        inputs.judgements, inputs.thresholds, inputs.step_truth, inputs.where, rows, candidates, counts
-    )
+    thresholds = {
+        name: (where, inputs.final_thresholds.get(name, threshold_at(where, -1)))
+        for name, where in inputs.thresholds.items()
+    }
+    judged = judge_report(inputs.judgements, thresholds, inputs.step_truth, inputs.where, rows, candidates, counts)
     fixed, broken, repair_differences, by_where = repair_report(inputs.where, rows, candidates, counts)
     headline = {name: _find_arm(arms, name, inputs.scorer, inputs.where, inputs.when) for name in SELECTORS}
     strongest = _strongest_control(headline)
@@ -115,7 +118,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "label_accuracy": wilson(*inputs.label_truth) if inputs.label_truth else None,
         "label_accuracy_strict": wilson(*inputs.strict_label_truth) if inputs.strict_label_truth else None,
         **judged,
-        "thresholds": dict(inputs.thresholds),
+        "thresholds": {name: {"where": where, "when": when} for name, (where, when) in thresholds.items()},
         "stages": {name: dict(stage) for name, stage in inputs.stages.items()},
         "given": dict(inputs.given),
         "ungraded": sum(candidate.correct is None for candidate in inputs.candidates),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rewards.intervals import RESAMPLES
+from rewards.metrics import Threshold
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem
 
 
@@ -19,7 +20,8 @@ class ReportInputs:
     `label_truth` counts (right, given) labels, and `strict_label_truth` the same where needless steps are wrong.
     `stages` holds seconds and tokens of each stage, in order.
     `given` names what was put in the place of a stage's own artifact. `apart` says whether the test problems were
-    compared with those trained on. `samples` is the n of best_of_n.
+    compared with those trained on. `samples` is the n of best_of_n. `thresholds` say where a scorer sees the first
+    error, `final_thresholds` when it takes a solution for right (where there is none: that of the last position).
     """
 
     title: str
@@ -30,7 +32,8 @@ class ReportInputs:
     candidates: Sequence[Candidate]
     judgements: Sequence[Judgement]
     choices: Sequence[Choice]
-    thresholds: dict[str, float]
+    thresholds: dict[str, Threshold]
+    final_thresholds: dict[str, float] = field(default_factory=dict)
     step_truth: dict[CandidateKey, list[bool]] | None = None
     error_kinds: dict[CandidateKey, str] | None = None
     label_truth: tuple[int, int] | None = None

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from rewards.encode import LabelledSolution
 from rewards.labels.outcome import balance_sides
+from rewards.labels.prefixes import Prefix
 from rollouts.records import StepLabels
 
 
@@ -48,19 +49,32 @@ def balance_lengths(labels: Sequence[StepLabels], seed: int, soft: bool = False)
     return to_solutions(labels, kept, soft)
 
 
+def prefix_values(labels: Sequence[StepLabels]) -> dict[Prefix, float]:
+    """The expected share of right continuations of each prefix that a row has an estimate for; the mean where several
+    rows do, since an estimate also depends on what else is known of its solution."""
+    known: dict[Prefix, list[float]] = {}
+    for item in labels:
+        for i, value in enumerate(item.values):
+            if value is not None:
+                known.setdefault((item.problem_id, item.steps[: i + 1]), []).append(value)
+    return {prefix: sum(own) / len(own) for prefix, own in known.items()}
+
+
 def to_solutions(
     labels: Sequence[StepLabels], kept: set[tuple[int, int]] | None = None, soft: bool = False
 ) -> list[LabelledSolution]:
     """Step labels as a reward model's training rows; `kept` names the (row, step) places that keep their label.
 
-    With `soft`, a target is not the label but the expected share of right continuations, where that is known.
+    With `soft`, a target is not the label but the expected share of right continuations of its prefix, where any row
+    has one (`prefix_values`): the same prefix has the same target in right and in wrong solutions.
     """
+    values = prefix_values(labels) if soft else {}
     solutions = []
     for row, item in enumerate(labels):
         targets: list[float | None] = []
         for i, label in enumerate(item.labels):
             dropped = label is None or (kept is not None and (row, i) not in kept)
-            expected = item.values[i] if soft and item.values else None
+            expected = values.get((item.problem_id, item.steps[: i + 1])) if soft and not dropped else None
             targets.append(None if dropped else float(label) if expected is None else expected)
         if any(target is not None for target in targets):
             solutions.append(LabelledSolution(item.problem_id, item.steps, tuple(targets)))

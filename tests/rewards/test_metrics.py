@@ -115,8 +115,11 @@ def test_best_threshold_by_hand():
     # right 0.9 0.6, wrong 0.4 0.2: anything in (0.4, 0.6] is perfect
     assert metrics.best_threshold([True, True, False, False], [0.9, 0.6, 0.4, 0.2]) == 0.5
     assert metrics.best_threshold([True, False], [0.3, 0.1]) == pytest.approx(0.2)
-    # scores that know nothing: all thresholds are equal, 0 says that every step is right
-    assert metrics.best_threshold([True, False], [0.7, 0.7]) == 0.0
+    # scores that know nothing: say what most are, all right (0) or all wrong (above 0.7)
+    assert metrics.best_threshold([True, False, True], [0.7, 0.7, 0.7]) == 0.0
+    assert metrics.best_threshold([False, False, True], [0.7, 0.7, 0.7]) > 0.7
+    # most of them right, not most of each kind
+    assert metrics.best_threshold([True, True, True, True, False], [0.9, 0.2, 0.25, 0.8, 0.3]) == 0.0
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=25))
@@ -126,10 +129,17 @@ def test_best_threshold_is_best(items):
     if len(set(labels)) == 1:
         assert found == 0.5
         return
-    assert balanced(items, found) == pytest.approx(max(balanced(items, t) for t in [0.0, *values]))
+    assert accuracy(items, found) == max(accuracy(items, t) for t in [0.0, *values, 1.1])
 
 
-def balanced(items, threshold):
-    """Mean of the accuracies on right and on wrong steps."""
-    hits = {kind: [(value >= threshold) == kind for label, value in items if label == kind] for kind in (True, False)}
-    return (np.mean(hits[True]) + np.mean(hits[False])) / 2
+def accuracy(items, threshold):
+    return sum((value >= threshold) == label for label, value in items) / len(items)
+
+
+def test_a_threshold_of_each_position():
+    """The last one stands for all that follow."""
+    assert metrics.first_error([0.3, 0.3, 0.3, 0.3], (0.2, 0.3, 0.4)) == 2
+    assert metrics.first_error([0.3, 0.3, 0.4, 0.3], [0.2, 0.3, 0.4]) == 3
+    assert metrics.first_error([0.3], (0.2, 0.9)) is None
+    assert metrics.threshold_at((0.2, 0.3), 7) == 0.3 and metrics.threshold_at(0.5, 7) == 0.5
+    assert metrics.show_threshold((0.25, 0.5)) == "0.25 0.5 by position" and metrics.show_threshold(0.12345) == "0.123"

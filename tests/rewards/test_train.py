@@ -17,6 +17,7 @@ from refine.revise import REVISE, ReviseArgs
 from rewards.encode import LabelledSolution
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs, label_right
 from rewards.scorer import load_scorer
+from rewards.thresholds import by_position
 from rewards.train import (
     TRAIN_REWARD,
     TrainRewardArgs,
@@ -211,31 +212,33 @@ def test_figures_by_hand():
         LabelledSolution("q", ("a", "b"), (None, 0.0)),
     ]
     scores = [[0.9, 0.8, 0.72], [0.6, 0.4, 0.75], [0.3, 0.1]]
-    found = validate_scores("orm", solutions, scores)
-    # intermediate steps only: 0.9, 0.8 and 0.6 are right, 0.4 is wrong
-    assert found["threshold"] == pytest.approx(0.5)
+    found = validate_scores("sorm", solutions, scores)
+    # of the third solution it is not known whether its first step is wrong; of the others all is found up to 0.6
+    assert found["threshold"] == pytest.approx(0.5) and "pairwise_accuracy" not in found
+    assert found["first_error_accuracy"] == found["first_error_f1"] == 1.0
+    # 0.72 is right, 0.75 and 0.1 are wrong: two of three in any way, that between 0.1 and 0.72 is nearest 0.5
+    assert found["final_threshold"] == pytest.approx(0.41) and found["final_accuracy"] == pytest.approx(2 / 3)
     assert found["accuracy"] == pytest.approx(6 / 7)  # of all steps with a label
-    assert found["pairwise_accuracy"] == 0.0 and found["final_auroc"] == pytest.approx(1 / 2)
     assert [found[f"accuracy_at_{place}"] for place in (1, 2, 3)] == pytest.approx([1.0, 1.0, 1 / 2])
-    assert "accuracy_at_4" not in found and "first_error_accuracy" not in found
+    assert "accuracy_at_4" not in found
     costs = [0.9, 0.8, 0.72, 0.6, 1 - 0.4, 1 - 0.75, 1 - 0.1]
     assert found["cross_entropy"] == pytest.approx(-sum(map(math.log, costs)) / 7)
     assert found["brier"] == pytest.approx(sum((1 - cost) ** 2 for cost in costs) / 7)
     # a bin for each, but that 0.72 and 0.75 share one: 0.735 where half are right
     assert found["calibration_error"] == pytest.approx((0.1 + 0.2 + 2 * 0.235 + 0.4 + 0.4 + 0.1) / 7)
-    sorm = validate_scores("sorm", solutions, scores)
-    assert "pairwise_accuracy" not in sorm
-    # of the third solution it is not known whether its first step is wrong
-    assert sorm["first_error_accuracy"] == 1.0
-    scores[1][0] = 0.2
-    assert validate_scores("sorm", solutions, scores)["first_error_accuracy"] == 0.5
+    orm = validate_scores("orm", solutions, scores)
+    assert orm["pairwise_accuracy"] == 0.0 and orm["final_auroc"] == pytest.approx(1 / 2)
+    assert "first_error_accuracy" not in orm
+    scores[1][0] = 0.2  # the first error seems to be the first step, unless the threshold is below: then none is found
+    worse = validate_scores("sorm", solutions, scores)
+    assert worse["first_error_accuracy"] == 0.5 and worse["first_error_f1"] == 0.0
 
 
 def test_labels_that_are_shares_of_right_continuations():
     """They count as they are in the cross-entropy, and as right or wrong in all else."""
     solutions = [LabelledSolution("p", ("a", "b"), (0.75, 0.25)), LabelledSolution("p", ("a", "b"), (0.5, None))]
-    found = validate_scores("sorm", solutions, [[0.75, 0.25], [0.5, 0.5]])
-    parts = [0.75 * math.log(0.75) + 0.25 * math.log(0.25)] * 2 + [math.log(0.5)]
+    found = validate_scores("sorm", solutions, [[0.75, 0.25], [0.4, 0.5]])
+    parts = [0.75 * math.log(0.75) + 0.25 * math.log(0.25)] * 2 + [0.5 * math.log(0.4) + 0.5 * math.log(0.6)]
     assert found["cross_entropy"] == pytest.approx(-sum(parts) / 3)
     assert found["auroc"] == 1.0 and found["accuracy"] == 1.0 and found["first_error_accuracy"] == 1.0
     assert validate_scores("sorm", solutions, [[1.0, 0.0], [0.0, 0.5]])["cross_entropy"] < 10  # and not infinite
@@ -246,14 +249,6 @@ def test_positions_from_the_tenth_on_are_one():
     found = validate_scores("sorm", solutions, [[0.9] * 9 + [0.1, 0.9, 0.1]])
     assert found["accuracy_at_9"] == 1.0 and found["accuracy_at_10"] == pytest.approx(2 / 3)
     assert not {"accuracy_at_11", "accuracy_at_12"} & found.keys()
-
-
-def test_the_threshold_does_not_look_at_last_steps():
-    """Also where the last step has no label, and the one before it is an intermediate step."""
-    solutions = [LabelledSolution("p", ("a", "b"), (1.0, None)), LabelledSolution("p", ("a", "b"), (0.0, None))]
-    assert validate_scores("sorm", solutions, [[0.8, 0.1], [0.6, 0.1]])["threshold"] == pytest.approx(0.7)
-    lone = [LabelledSolution("p", ("a",), (1.0,)), LabelledSolution("p", ("a",), (0.0,))]
-    assert validate_scores("sorm", lone, [[0.9], [0.8]])["threshold"] == 0.5
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +263,8 @@ def test_an_orm_learns_what_tells_right_from_wrong(made, orm):
     assert orm.manifest["tokens"] == counts["trained_tokens"] > 0
     scorer = load_scorer(orm.path, device="cpu")
     assert scorer.kind == "orm" and scorer.threshold == counts["validation_threshold"]
+    assert scorer.final_threshold == counts["validation_final_threshold"] != scorer.threshold
+    assert counts["validation_final_accuracy"] > 0.9
     right, wrong = scorer.score([PROBLEMS[3]] * 2, [row.steps for row in rollouts_of(3)[:2]])
     assert right[1] > scorer.threshold > wrong[1]
     assert right[0] == pytest.approx(wrong[0], abs=1e-6)  # the steps so far are the same, and so is the score
@@ -279,6 +276,7 @@ def test_what_evaluations_say_has_fixed_names(orm):
     evaluated = [row for row in rows if "auroc" in row]
     places = {f"accuracy_at_{place}" for place in (1, 2, 3)}
     names = {"cross_entropy", "auroc", "brier", "calibration_error", "accuracy", "threshold"} | places
+    names |= {"final_threshold", "final_accuracy"}
     assert len(evaluated) == 4 and all(names <= row.keys() for row in evaluated)
     last = {f"validation_{name}": evaluated[-1][name] for name in names | {"pairwise_accuracy", "final_auroc"}}
     assert last.items() <= orm.manifest["counts"].items()
@@ -302,7 +300,12 @@ def test_stopping_early_saves_the_best_model(made, tmp_path):
 def test_a_sorm_may_go_on_from_an_orm(made, orm):
     args = args_of(made, "sorm", policy=str(orm.path), train=dataclasses.replace(FAST, epochs=4))
     sorm, _ = make(TRAIN_REWARD, args, made["root"])
-    assert load_scorer(sorm.path, device="cpu").kind == "sorm"
+    scorer, counts = load_scorer(sorm.path, device="cpu"), sorm.manifest["counts"]
+    assert scorer.kind == "sorm" and scorer.final_threshold == counts["validation_final_threshold"]
+    # labels of the held-out problems: 36 of 36 right at the first step, half of them later
+    priors = [37 / 38, 19 / 38, 19 / 38]
+    assert scorer.threshold == pytest.approx(by_position(counts["validation_threshold"], priors))
+    assert counts["validation_first_error_f1"] > 0.9
     assert sorm.manifest["counts"]["validation_auroc"] > 0.9
     assert sorm.manifest["parents"]["policy"]["key"] == orm.key
 

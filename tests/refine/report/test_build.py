@@ -185,6 +185,18 @@ def test_whole_solutions_against_the_answer(report):
     assert value(report["label_accuracy"]) == (0.75, 4)
 
 
+def test_steps_and_whole_solutions_have_thresholds_of_their_own(report):
+    """The first position at 0.5, all that follow at 0.15; a solution is right from 0.85 on."""
+    own = build_report(make_inputs(thresholds={"orm": [0.5, 0.15], "sorm": 0.5}, final_thresholds={"orm": 0.85}))
+    assert own["thresholds"]["orm"] == {"where": [0.5, 0.15], "when": 0.85}
+    assert own["thresholds"]["sorm"] == report["thresholds"]["sorm"] == {"where": 0.5, "when": 0.5}
+    assert value(own["final_accuracy"]["orm"]) == (1.0, 4)  # the 0.8 of a wrong one is below
+    # first steps as before (wrong, ok, ok, wrong); of the second ones 0.6, 0.6, 0.2, 0.4 all are right now
+    assert [row["value"] for row in own["step_accuracy_by_position"]["orm"]] == [0.5, 0.5]
+    assert value(own["first_error_accuracy"]["orm"]) == (0.25, 4) and own["step_accuracy"]["sorm"]["n"] == 8
+    assert own["final_accuracy"]["sorm"] == report["final_accuracy"]["sorm"]
+
+
 def test_no_wrong_drafts_and_no_right_ones():
     for answer in (True, False):
         candidates = [dataclasses.replace(c, correct=answer) for c in make_inputs().candidates]

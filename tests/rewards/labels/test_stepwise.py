@@ -304,6 +304,29 @@ def test_doubtful_labels_are_removed():
     assert changed_labels(row.labels, drop_doubtful(row, 0.8).labels) == 2
 
 
+def test_a_prefix_has_the_same_soft_target_in_every_solution():
+    """In a right one too, which has no estimates of its own; what no row has an estimate for keeps its label."""
+    zeros = (0, 0, 0)
+
+    def row(name: str, steps: str, correct: bool, *values: float | None) -> StepLabels:
+        labels = (True,) * 3 if correct else (True, False, False)
+        return StepLabels(name, "p", tuple(steps), correct, labels, zeros, zeros, None, (), values=values)
+
+    rows = [
+        row("1", "abc", True),
+        row("2", "abd", False, 0.5, 0.25, 0.0),
+        row("3", "aef", False, 0.75, None, 0.0),
+        dataclasses.replace(row("4", "abc", True), problem_id="q"),
+    ]
+    assert [one.labels for one in to_solutions(rows, soft=True)] == [
+        (0.625, 0.25, 1.0),
+        (0.625, 0.25, 0.0),
+        (0.625, 0.0, 0.0),
+        (1.0, 1.0, 1.0),
+    ]
+    assert to_solutions(rows)[0].labels == (1.0, 1.0, 1.0)
+
+
 def test_soft_targets_are_never_rounded():
     row = StepLabels("p#0", "p", ("a", "b", "c"), False, (True, False, None), (1, 0, 0), (1, 1, 0), None, (), "", (0.99, 0.01, 0.5), (1.0, 1.0, 1.0))  # fmt: skip  # noqa: E501
     assert to_solutions([row], soft=True)[0].labels == (0.99, 0.01, None)

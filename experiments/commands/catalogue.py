@@ -18,6 +18,7 @@ COMMANDS = {
     "revise": "experiments.revise",
     "rerank": "experiments.rerank",
     "report": "experiments.report.stage",
+    "claims": "experiments.claims",
     "convert": "experiments.convert",
     "evaluate_prm": "experiments.evaluate_prm",
     "show": "experiments.show.command",

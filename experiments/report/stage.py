@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from experiments.commands.command import stage_command
 from refine.report.build import build_report
 from refine.report.inputs import ReportInputs
+from refine.report.outcomes import Outcome, run_outcomes
 from refine.report.truth import check_apart, judge_candidates, judge_labels
 from rewards.reward_model import read_facts
 from rollouts.records import Candidate, Choice, Judgement, Problem, StepLabels
@@ -48,7 +49,7 @@ class ReportArgs:
 
 
 def write_glore_report(args: ReportArgs, work: Workspace) -> None:
-    """Write report.md, report.json and figures/."""
+    """Write report.md, report.json and figures/, and the outcome of each problem (`outcomes`)."""
     from experiments.report.markdown import write_report
 
     problems = work.parents["candidates"].rows(Problem, "problems")
@@ -80,6 +81,7 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
         where=args.where,
     )
     write_report(work.folder, build_report(inputs))
+    work.write_rows("outcomes", run_outcomes(inputs), Outcome)
 
 
 def _describe(artifact: Artifact) -> str:
@@ -91,5 +93,5 @@ def _cost(artifact: Artifact) -> dict[str, float]:
     return {name: artifact.manifest.get(name, 0) for name in ("seconds", "tokens")}
 
 
-REPORT = Stage("report", 4, ReportArgs, write_glore_report)
+REPORT = Stage("report", 5, ReportArgs, write_glore_report)
 main = stage_command(REPORT)

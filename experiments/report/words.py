@@ -226,8 +226,6 @@ def limits(report: dict[str, Any]) -> list[str]:
             "Step accuracy depends on the threshold and on how many steps are wrong; the balanced figure and the "
             "within-problem comparison depend on them less."
         )
-    if report["label_accuracy"] is not None:
-        lines.append("The interval of the label accuracy takes labels as independent, so it is somewhat too narrow.")
     estimates = [found for found in report["accuracy"].values() if found is not None]
     if any(found["low"] == found["high"] for found in estimates):
         lines.append("An interval without width means that all problems went the same way, not that chance is gone.")

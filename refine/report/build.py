@@ -18,7 +18,7 @@ from refine.report.repairs import WHERES, repair_report
 from refine.rerank import SCORED
 from refine.rerank import SELECTORS as OFFERS
 from rewards.evaluate import SCORERS, judge_report
-from rewards.intervals import Estimate, Tally, mcnemar, resample, wilson
+from rewards.intervals import Estimate, Tally, mcnemar, resample
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, identity
 
 # selector → (needs local refinements, asks a reward model)
@@ -91,7 +91,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "broken": broken,
         "by_where": by_where,
         "ablation": _ablation(arms, candidates, rows, counts),
-        "label_accuracy": wilson(*inputs.label_truth) if inputs.label_truth else None,
+        "label_accuracy": _label_accuracy(inputs),
         **judged,
         "thresholds": dict(inputs.thresholds),
         "stages": {name: dict(stage) for name, stage in inputs.stages.items()},
@@ -139,6 +139,12 @@ def _find_arm(
     return next((arms[selector, s, w] for s in scorers for w in wheres if (selector, s, w) in arms), None)
 
 
+def headline_arms(inputs: ReportInputs) -> dict[str, dict[str, Choice] | None]:
+    """What each selector chose in the headline, by problem; None for a selector that was not run."""
+    arms = _arms(inputs.choices, {problem.id: row for row, problem in enumerate(inputs.problems)})
+    return {name: _find_arm(arms, name, inputs.scorer, inputs.where) for name in SELECTORS}
+
+
 def _correct(arm: dict[str, Choice], rows: dict[str, int]) -> Tally:
     return Tally(np.array([arm[problem_id].correct for problem_id in rows], dtype=float), np.ones(len(rows)))
 
@@ -171,6 +177,15 @@ def _ablation(
             cell = {name: _correct(arm, rows).estimate(counts) for name, arm in found.items() if arm is not None}
             table.setdefault(where, {})[scorer] = cell
     return table
+
+
+def _label_accuracy(inputs: ReportInputs) -> Estimate | None:
+    """Share of the step labels that are right, with its interval over training problems: one problem's labels depend on
+    each other."""
+    if not inputs.label_truth:
+        return None
+    tally = Tally(*np.array(list(inputs.label_truth.values()), dtype=float).T)
+    return tally.estimate(resample(len(inputs.label_truth), inputs.resamples, inputs.seed))
 
 
 def _too_long(judgements: Sequence[Judgement], candidates: dict[CandidateKey, Candidate], scorer: str) -> int:

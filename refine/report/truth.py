@@ -30,18 +30,19 @@ def judge_candidates(
     }
 
 
-def judge_labels(problems: Mapping[str, Problem], labels: Sequence[StepLabels]) -> tuple[int, int] | None:
-    """How many labels of wrong rollouts the oracle agrees with, and how many there are; None where a problem is not
-    the embedded world's."""
+def judge_labels(problems: Mapping[str, Problem], labels: Sequence[StepLabels]) -> dict[str, tuple[int, int]] | None:
+    """How many labels of wrong rollouts the oracle agrees with, and how many there are, by problem; None where a
+    problem is not the embedded world's."""
     if any(problem.source != SOURCE for problem in problems.values()):
         return None
-    right = given = 0
+    found: dict[str, tuple[int, int]] = {}
     for row in labels:
         for i, label in enumerate(row.labels):
             if label is not None and not row.correct:
-                given += 1
-                right += label == can_still_reach(problems[row.problem_id], row.steps[: i + 1])
-    return right, given
+                right, given = found.get(row.problem_id, (0, 0))
+                agrees = label == can_still_reach(problems[row.problem_id], row.steps[: i + 1])
+                found[row.problem_id] = right + agrees, given + 1
+    return found
 
 
 def check_apart(trained_on: Sequence[Problem], tested_on: Sequence[Problem]) -> None:

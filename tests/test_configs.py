@@ -208,7 +208,7 @@ def test_no_setting_of_the_embedded_world_is_left_in_a_real_experiment(option: s
 
 def test_the_neutral_config_is_what_the_dataclass_says() -> None:
     args = converted("glore", ["problems=gsm8k", "problems.path=folder", "student.start=model"]).args
-    student = replace(StudentArgs(), start="model", fine_tune=True, rounds=1)
+    student = replace(StudentArgs(), start="model", fine_tune=True, rounds=4)
     assert args == replace(GloreArgs(), problems=ProblemArgs("gsm8k", path="folder"), student=student)
 
 

@@ -168,7 +168,7 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def wilson(right: int, total: int) -> Estimate | None:
-    """Share right of independent items with Wilson's 95% interval: for counts whose problems are not known."""
+    """Share right of independent items, such as one of each problem, with Wilson's 95% interval."""
     from scipy.stats import binomtest
 
     if not total:

@@ -67,11 +67,8 @@ def _reward(kind: str) -> TrainRewardArgs:
 
 
 def _labels() -> LabelArgs:
-    """The paper's way: 8 continuations of every prefix, of which one right one vouches for it (GLoRe sec. 3.2)."""
-    return LabelArgs(
-        search="exhaustive", rule="any", continuations=8, rollouts=PENDING, policy=PENDING, seed=PIPELINE_SEED,
-        sampler=SamplerArgs(temperature=1.0, max_tokens=512),
-    )  # fmt: skip
+    sampler = SamplerArgs(temperature=1.0, max_tokens=512)
+    return LabelArgs(rollouts=PENDING, policy=PENDING, seed=PIPELINE_SEED, sampler=sampler)
 
 
 def _revise() -> ReviseArgs:

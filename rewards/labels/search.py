@@ -31,9 +31,10 @@ class SearchArgs:
     reference), `forward` (from the first on, up to the first negative), `binary` (for the first negative), `adaptive`
     (where it pays most). `rule` decides a prefix: `any` of `continuations` right (GLoRe's), `at_least` so many,
     `posterior`: by a learnt model of values, or `auto`: `any` of 8 (or `continuations`, if fewer) for the first 200
-    wrong solutions, and for all, unless their recovery rate is above 1%: then `posterior`. To that model a prefix is positive if its value is above `threshold`; it
-    stops at `confidence`, or when no continuation is expected to tell more than `least_gain` (in nats, for one as long
-    as the solution). With `share_traces` continuations and rollouts count for every prefix that they go through.
+    wrong solutions, and for all, unless their recovery rate is above 1%: then `posterior`. To that model a prefix is
+    positive if its value is above `threshold`; it stops at `confidence`, or when no continuation is expected to tell
+    more than `least_gain` (in nats, for one as long as the solution). With `share_traces` continuations and rollouts
+    count for every prefix that they go through.
     """
 
     search: str = "adaptive"  #: how continuations are spent (docs/labelling.md)

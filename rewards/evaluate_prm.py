@@ -72,7 +72,7 @@ def read_subset(path: str, args: EvaluateArgs) -> list[tuple[StepRecord, int | N
     """The solutions of a file, each with an id, and their first wrong steps (None: all steps are right).
 
     Raises:
-        FormatError: a row cannot be read, or the first wrong step of its solution is not known.
+        FormatError: a row cannot be read, or the first wrong step of its solution is not known; there is no row.
     """
     found = []
     for where, record in Reading(path, args.format, args.choices, "error"):
@@ -83,6 +83,8 @@ def read_subset(path: str, args: EvaluateArgs) -> list[tuple[StepRecord, int | N
         found.append((replace(record, id=record.id or where, extra={}), truth))
         if len(found) == args.limit:
             break
+    if not found:
+        raise FormatError(f"{path}: there is no solution in it")
     return found
 
 

@@ -70,7 +70,10 @@ def test_a_sweep_over_lists_of_paths(folder: Path, launcher: str) -> None:
         timeout=300,
     )
     assert done.returncode == 1 and "2 of 2 arms failed" in done.stderr
-    assert "error: a/gsm8k.json: " in done.stderr and "error: b/math.json: there is no such file" in done.stderr
+    assert (
+        "error: a/gsm8k.json: there is no solution in it" in done.stderr
+        and "error: b/math.json: there is no such file" in done.stderr
+    )
     assert sorted(path.parent.name for path in folder.glob("runs/evaluate_prm/*/config.yaml")) == [
         "data=-a-gsm8k.json-,prm.model=policy,threshold=0.5-81ca9ca7",
         "data=-b-math.json-,prm.model=policy,threshold=0.5-b26b88e1",

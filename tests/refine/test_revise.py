@@ -280,4 +280,4 @@ def test_the_draft_is_the_first_that_was_drawn_and_refused_samples_keep_their_pl
     own = [c for c in offered if c.problem_id == PROBLEMS[0].id]
     finals = {identity(c): 0.5 if c.steps else -math.inf for c in own}
     chosen = {choice.selector: choice.sample for choice in choose(own, finals, "orm", "none", 3)}
-    assert chosen == {"best_of_n": 0, "majority_of_n": 0}
+    assert chosen == {"best_of_n": 0, "majority_of_n": 0, "weighted_of_n": 0}

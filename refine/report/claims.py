@@ -16,8 +16,6 @@ import numpy as np
 from refine.report.outcomes import LABELS, Outcome
 from rewards.intervals import RESAMPLES, Tally, over_trainings, replicate, resample
 
-VERDICTS = ("supported", "not shown", "opposite", "not run")
-
 
 @dataclass(frozen=True)
 class Claim:
@@ -93,15 +91,11 @@ def check_claims(
     """
     if len(runs) < 2:
         raise ValueError(f"{', '.join(runs) or 'nothing'}: a claim over the luck of training needs two or more runs")
-    tests, labelled = (
-        _problems(runs),
-        sorted({one.problem for own in runs.values() for one in own if one.measure == LABELS}),
-    )
     known = {one.measure for own in runs.values() for one in own}
-    measured = _measures(runs, {problem: row for row, problem in enumerate(tests)}, resamples, seed, known - {LABELS})
-    if labelled:
-        rows = {problem: row for row, problem in enumerate(labelled)}
-        measured |= _measures(runs, rows, resamples, seed, {LABELS})
+    measured = _measures(runs, _problems(runs), resamples, seed, known - {LABELS})
+    if LABELS in known:
+        labelled = sorted({one.problem for own in runs.values() for one in own if one.measure == LABELS})
+        measured |= _measures(runs, labelled, resamples, seed, {LABELS})
     return [_check(claim, measured, seed) for claim in CLAIMS]
 
 
@@ -121,11 +115,11 @@ Measured = dict[str, tuple[np.ndarray, np.ndarray, int]]  # values (runs,), repl
 
 
 def _measures(
-    runs: Mapping[str, Sequence[Outcome]], rows: dict[str, int], resamples: int, seed: int, wanted: set[str]
+    runs: Mapping[str, Sequence[Outcome]], problems: list[str], resamples: int, seed: int, wanted: set[str]
 ) -> Measured:
-    """The wanted measures that every run has, resampled over the problems `rows`."""
-    counts = resample(len(rows), resamples, seed)
-    tallies = {name: {} for name in wanted}
+    """The wanted measures that every run has, resampled over these problems."""
+    counts, rows = resample(len(problems), resamples, seed), {problem: row for row, problem in enumerate(problems)}
+    tallies: dict[str, dict[str, Tally]] = {name: {} for name in wanted}
     for run, outcomes in runs.items():
         for one in outcomes:
             if one.measure in wanted:
@@ -145,12 +139,11 @@ def _measures(
 def _check(claim: Claim, measured: Measured, seed: int) -> dict[str, Any]:
     found, values = None, []
     if all(name in measured for name in (*claim.first, *claim.second)):
-        sides = [[measured[name] for name in names] for names in (claim.first, claim.second) if names]
-        means = [
-            (np.mean([one[0] for one in side], axis=0), np.mean([one[1] for one in side], axis=0)) for side in sides
-        ]
-        own, replicates = means[0] if len(means) == 1 else (means[0][0] - means[1][0], means[0][1] - means[1][1])
-        found, values = over_trainings(own, replicates, sides[0][0][2], seed), own.tolist()
+        own, replicates = (
+            _mean(measured, claim.first, part) - (_mean(measured, claim.second, part) if claim.second else 0)
+            for part in (0, 1)
+        )
+        found, values = over_trainings(own, replicates, measured[claim.first[0]][2], seed), own.tolist()
     return {
         "source": claim.source,
         "claim": claim.words,
@@ -160,3 +153,7 @@ def _check(claim: Claim, measured: Measured, seed: int) -> dict[str, Any]:
         "runs": values,
         "verdict": claim.verdict(found),
     }
+
+
+def _mean(measured: Measured, names: tuple[str, ...], part: int) -> np.ndarray:
+    return np.mean([measured[name][part] for name in names], axis=0)

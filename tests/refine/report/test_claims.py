@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from refine.report.claims import CLAIMS, VERDICTS, Claim, check_claims
+from refine.report.claims import CLAIMS, Claim, check_claims
 from refine.report.outcomes import Outcome
 
 PROBLEMS = 300
@@ -132,4 +132,4 @@ def test_a_claim_of_no_difference_needs_the_whole_interval(low, value, high, ver
 
 def test_no_difference_at_all_is_not_the_opposite():
     assert CLAIMS[0].verdict({"low": 0.0, "value": 0.0, "high": 0.0, "n": 9}) == "not shown"
-    assert {one.verdict(None) for one in CLAIMS} == {"not run"} and "not run" in VERDICTS
+    assert {one.verdict(None) for one in CLAIMS} == {"not run"}

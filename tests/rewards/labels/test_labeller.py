@@ -302,7 +302,7 @@ def test_without_recovery_any_is_enough_and_cheap():
 @pytest.mark.parametrize(("recovery", "rule"), [(0.0, "any of 8, adaptive"), (0.04, "posterior at 0.92, adaptive")])
 def test_the_rule_follows_from_the_recovery_rate_of_the_run(recovery, rule):
     """Without recovery it is the rule `any` to the letter; with it, nearly as good as if one had known before."""
-    policy = SimulatedPolicy(SimArgs(problems=250, recovery=recovery, seed=6))
+    policy = SimulatedPolicy(SimArgs(problems=150, recovery=recovery, seed=6))
     rollouts = policy.rollouts()
     found = study(policy, SearchArgs(), rollouts)
     assert {row.rule for row in found.rows} == {rule}

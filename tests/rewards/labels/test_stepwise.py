@@ -404,8 +404,8 @@ def test_the_rule_is_chosen_and_said(tmp_path, caplog):
     (tmp_path / "policy" / "script.json").write_text(json.dumps(script))
 
     def write(_args, work) -> None:
-        work.write_rows("problems", [problem(f"p{i}") for i in range(40)])
-        work.write_rows("rows", [rollout(SLIP.split("\n"), False, 0, f"p{i}") for i in range(40)])
+        work.write_rows("problems", [problem(f"p{i}") for i in range(120)])
+        work.write_rows("rows", [rollout(SLIP.split("\n"), False, 0, f"p{i}") for i in range(120)])
 
     policy = str(tmp_path / "policy")
     made, _ = make(Stage("sample", 1, SampleArgs, write), SampleArgs(policy=policy), tmp_path)

@@ -43,13 +43,14 @@ class TrainPolicyArgs:
     examples: list[str] = field(default_factory=lambda: ["solutions"])  #: or rollouts, global, local ...
     policy: str | None = parent("train_policy", any_path=True, default=None)  #: to start from; null: a new small model
     rollouts: str | None = parent("sample", default=None)  #: an artifact of sample
+    more_rollouts: list[str] = only_when(parent("sample", default=[]), "reads_rollouts", True)  #: of earlier rounds
     pairs: str | None = parent("build_pairs", default=None)  #: an artifact of build_pairs
     problems: ProblemArgs = only_when(field(default_factory=ProblemArgs), "reads_problems", True)  #: gold solutions
     prompt: PromptArgs = field(default_factory=PromptArgs)
     model: ModelArgs = only_when(field(default_factory=ModelArgs), "policy", None)
     lora: LoraArgs = field(default_factory=LoraArgs)  #: train an adapter: rank, targets
     train: TrainArgs = field(default_factory=TrainArgs)  #: how to train
-    max_per_problem: int = only_when(4, "reads_rollouts", True)
+    max_per_problem: int | None = only_when(None, "reads_rollouts", True)  #: right rollouts; null: all that differ
     max_length: int = 1024  #: tokens of the longest example
     # of the questions; on their texts the loss is measured, and may stop the training early
     validation_share: float = 0.0  #: of the questions, held out
@@ -73,6 +74,8 @@ class TrainPolicyArgs:
             raise ValueError(f"examples={list(self.examples)} must be some of {', '.join(EXAMPLES)}")
         if ("rollouts" in self.examples) != (self.rollouts is not None):
             raise ValueError(f"examples={list(self.examples)} with rollouts={self.rollouts}: give both or neither")
+        if self.more_rollouts and self.rollouts is None:
+            raise ValueError(f"more_rollouts={list(self.more_rollouts)} without rollouts: give the latest as rollouts")
         if bool(set(KINDS) & set(self.examples)) != (self.pairs is not None):
             raise ValueError(f"examples={list(self.examples)} with pairs={self.pairs}: give both or neither")
         check_range(self, validation_share="[0, 1)")
@@ -89,15 +92,25 @@ def solution_texts(problems: Sequence[Problem], template: Template = PLAIN) -> l
 
 
 def rollout_texts(
-    problems: Sequence[Problem], rollouts: Sequence[Rollout], max_per_problem: int, template: Template = PLAIN
+    problems: Sequence[Problem],
+    rollouts: Sequence[Rollout],
+    max_per_problem: int | None = None,
+    template: Template = PLAIN,
 ) -> list[Text]:
-    """Right rollouts without duplicates, at most so many a problem, in the order in which they were sampled: one
-    round of Expert Iteration (GLoRe sec. 4)."""
-    questions = {problem.id: problem.question for problem in problems}
+    """Right rollouts without duplicates, at most so many a problem, in the order in which they come: what a round of
+    Expert Iteration trains on (GLoRe sec. 4).
+
+    Raises:
+        ValueError: two problems of one id ask different questions.
+    """
+    questions: dict[str, str] = {}
+    for problem in problems:
+        if (known := questions.setdefault(problem.id, problem.question)) != problem.question:
+            raise ValueError(f"rollouts of two problems called {problem.id}: {known[:60]!r}, {problem.question[:60]!r}")
     kept: dict[str, dict[tuple[str, ...], None]] = {}
     for rollout in rollouts:
         own = kept.setdefault(rollout.problem_id, {})
-        if rollout.correct is True and rollout.steps and len(own) < max_per_problem:
+        if rollout.correct is True and rollout.steps and (max_per_problem is None or len(own) < max_per_problem):
             own[rollout.steps] = None
     return [
         Text(render_prompt(questions[problem_id], template), join_steps(steps))
@@ -125,8 +138,9 @@ def collect_texts(args: TrainPolicyArgs, work: Workspace) -> tuple[list[Text], d
             found = solution_texts(load_problems(args.problems, bad), template)
             bad.record(work)
         elif name == "rollouts":
-            source = work.parents["rollouts"]
-            problems, rollouts = source.rows(Problem, "problems"), source.rows(Rollout)
+            sources = [work.parents["rollouts"], *work.parents["more_rollouts"]]  # the latest first, where not all fit
+            problems = [problem for source in sources for problem in source.rows(Problem, "problems")]
+            rollouts = [rollout for source in sources for rollout in source.rows(Rollout)]
             found = rollout_texts(problems, rollouts, args.max_per_problem, template)
         else:
             found = pair_texts(work.parents["pairs"].rows(RefinementPair), [name], template)
@@ -206,4 +220,4 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
     work.count(**trained.figures, **{f"validation_{name}": value for name, value in trained.evaluation.items()})
 
 
-TRAIN_POLICY = Stage("train_policy", 6, TrainPolicyArgs, train_policy)
+TRAIN_POLICY = Stage("train_policy", 7, TrainPolicyArgs, train_policy)

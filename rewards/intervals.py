@@ -1,4 +1,4 @@
-"""95% intervals by resampling problems, and tests of two arms on the same problems.
+"""95% intervals by resampling problems, and trainings where there are several; tests of two arms on the same problems.
 
 Every statistic is a ratio of sums over problems, so that all steps or solutions of a problem are drawn together. All
 of them see the same resamples, so that a difference of two is paired. An estimate is a dict of value, low, high and n,
@@ -85,9 +85,7 @@ class Tally:
 
     def replicates(self, counts: np.ndarray) -> np.ndarray:
         """The ratio in each resample, (resamples,); NaN where a resample has nothing in the denominator."""
-        columns = np.column_stack([self.numerators, self.denominators]).astype(float)
-        sums = np.concatenate([counts[at : at + CHUNK] @ columns for at in range(0, len(counts), CHUNK)])
-        return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] != 0)
+        return replicate([self], counts)[0]
 
     def estimate(self, counts: np.ndarray) -> Estimate | None:
         """The ratio with its interval; n is the sum of the denominators."""
@@ -100,6 +98,52 @@ class Tally:
         if self.value is None or other.value is None:
             return None
         return estimate(self.value - other.value, self.replicates(counts) - other.replicates(counts), counts.shape[1])
+
+
+def replicate(tallies: Sequence[Tally], counts: np.ndarray) -> np.ndarray:
+    """The ratio of each tally in each resample, (tallies, resamples); NaN where its denominator is 0."""
+    columns = np.array([part for one in tallies for part in (one.numerators, one.denominators)], dtype=float).T
+    sums = np.concatenate([counts[at : at + CHUNK] @ columns for at in range(0, len(counts), CHUNK)]).T
+    above, below = sums[::2], sums[1::2]
+    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below != 0)
+
+
+def over_trainings(values: np.ndarray, replicates: np.ndarray, n: int, seed: int = 0) -> Estimate:
+    """The mean of one statistic over several trainings, with a 95% interval over trainings and problems.
+
+    `values` (trainings,) is the statistic of each training; `replicates` (trainings, resamples) is the same in each
+    resample of the problems, which draws the same ones for all trainings. Each resample also draws trainings: trainings
+    and problems are crossed, and both are resampled (the pigeonhole bootstrap: Owen 2007, arXiv 0712.1111).
+
+    That alone is not right for few trainings: it counts up to three times the noise that belongs to one problem in one
+    training, and the mean of few trainings varies more than percentiles show. So the distances from the value to the
+    percentiles are stretched by one factor, which gives them the standard error of the sum of two components (the
+    variance over problems of the mean; the variance between trainings beyond that noise), times Student's quantile over
+    the normal one, with the degrees of freedom of Satterthwaite (1946).
+
+    Raises:
+        ValueError: there is only one training, or a value is NaN.
+    """
+    from scipy.stats import norm, t
+
+    trainings, resamples = replicates.shape
+    if trainings < 2 or np.isnan(values).any():
+        raise ValueError(f"the luck of training needs two or more values, all of them numbers, not {values.tolist()}")
+    value, measured = float(values.mean()), replicates[:, ~np.isnan(replicates).any(axis=0)]
+    if not measured.size:
+        return {"value": value, "low": None, "high": None, "n": int(n)}
+    drawn = np.random.default_rng(seed).integers(0, trainings, (trainings, resamples))[:, : measured.shape[1]]
+    spread = np.take_along_axis(measured, drawn, axis=0).mean(axis=0)
+    of_problems = measured.mean(axis=0).var()
+    noise = (measured.var(axis=1).mean() - of_problems) / (trainings - 1)  # of a problem and a training, in the mean
+    between = values.var(ddof=1) / trainings
+    total = of_problems + max(0.0, between - noise)
+    stretch = 1.0
+    if total > 0 and spread.var() > 0:
+        freedom = (trainings - 1) * (total / between) ** 2 if between > 0 else np.inf
+        stretch = np.sqrt(total / spread.var()) * t.ppf(0.975, max(freedom, trainings - 1)) / norm.ppf(0.975)
+    low, high = value + stretch * (np.percentile(spread, [2.5, 97.5]) - value)
+    return {"value": value, "low": float(low), "high": float(high), "n": int(n)}
 
 
 def join_ratios(
@@ -124,7 +168,7 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def wilson(right: int, total: int) -> Estimate | None:
-    """Share right of independent items with Wilson's 95% interval: for counts whose problems are not known."""
+    """Share right of independent items, such as one of each problem, with Wilson's 95% interval."""
     from scipy.stats import binomtest
 
     if not total:

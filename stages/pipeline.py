@@ -28,12 +28,16 @@ PENDING = "(made by the pipeline)"  # stands in a config for a parent that an ea
 
 @dataclass(frozen=True)
 class Node:
-    """One stage of a pipeline: `build` makes its arguments from the paths of the nodes named in `after`."""
+    """One stage of a pipeline: `build` makes its arguments from the paths of the nodes named in `after`.
+
+    Where `instead` gives a path for these paths, the stage is not run: that one stands in place of its artifact.
+    """
 
     name: str
     stage: Stage
     after: tuple[str, ...]
     build: Callable[[dict[str, str]], Any]
+    instead: Callable[[dict[str, str]], str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,10 @@ def run_pipeline(
     with ThreadPoolExecutor(max_workers=parallel) as pool:
         try:
             while (waiting and failure is None) or running:
+                while failure is None and (needless := find_needless(waiting, paths)):
+                    node, path = needless
+                    waiting.remove(node)
+                    paths[node.name], results[node.name] = path, NodeResult(Path(path), True)
                 ready = [node for node in waiting if failure is None and all(name in paths for name in node.after)]
                 for node in ready[: parallel - len(running)]:
                     waiting.remove(node)
@@ -89,6 +97,15 @@ def run_pipeline(
     if failure is not None:
         raise failure
     return results
+
+
+def find_needless(nodes: list[Node], paths: dict[str, str]) -> tuple[Node, str] | None:
+    """A node that need not be run, and the path that stands in place of its artifact."""
+    for node in nodes:
+        ready = node.instead is not None and all(name in paths for name in node.after)
+        if ready and (path := node.instead(paths)) is not None:
+            return node, path
+    return None
 
 
 class StageRunner:

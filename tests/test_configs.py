@@ -127,11 +127,12 @@ def test_begins_with_the_command_that_runs_it(path: Path) -> None:
     found = commands(path)
     assert any(f"{group}={option}" in one or f"+{group}={option}" in one for _, one in found), found
     for name, overrides in found:
-        converted(name, overrides)
+        if name in PRIMARY:
+            converted(name, overrides)
 
 
 def test_every_command_has_a_config_and_is_listed() -> None:
-    assert set(PRIMARY) == set(COMMANDS) - {"show"}
+    assert set(PRIMARY) == set(COMMANDS) - {"show", "claims"}
     for path in set((ROOT / "experiments").glob("[a-z]*.py")) - {ROOT / "experiments" / "experiments.py"}:
         assert COMMANDS[path.stem] == f"experiments.{path.stem}"
 
@@ -207,7 +208,7 @@ def test_no_setting_of_the_embedded_world_is_left_in_a_real_experiment(option: s
 
 def test_the_neutral_config_is_what_the_dataclass_says() -> None:
     args = converted("glore", ["problems=gsm8k", "problems.path=folder", "student.start=model"]).args
-    student = replace(StudentArgs(), start="model", fine_tune=True, rounds=1)
+    student = replace(StudentArgs(), start="model", fine_tune=True, rounds=4)
     assert args == replace(GloreArgs(), problems=ProblemArgs("gsm8k", path="folder"), student=student)
 
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "revise": "experiments.revise",
     "rerank": "experiments.rerank",
     "report": "experiments.report.stage",
+    "claims": "experiments.claims",
     "convert": "experiments.convert",
     "evaluate_prm": "experiments.evaluate_prm",
     "show": "experiments.show.command",

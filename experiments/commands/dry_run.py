@@ -9,7 +9,7 @@ from experiments.commands.config import Job
 from stages.artifacts import is_artifact, open_artifact
 from stages.make import look_up, made_elsewhere
 from stages.parents import parent_fields
-from stages.pipeline import Node
+from stages.pipeline import Node, find_needless
 from stages.stage import Stage
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ def pipeline_plan(nodes: list[Node], given: dict[str, str], job: Job) -> tuple[l
     paths, lines, pending = dict(given), [], 0
     for node in nodes:
         waits = [name for name in node.after if name not in paths]
+        if needless := find_needless([node], paths):
+            paths[node.name] = needless[1]
+            lines.append(f"  {node.name:<16} is     {needless[1]}")
+            continue
         # the arguments, also where the stages before it have no folder yet
         args = node.build(paths | {name: f"({name})" for name in waits})
         found = None if waits else look_up(node.stage, args, job.run.artifacts)
@@ -51,7 +55,8 @@ def pipeline_plan(nodes: list[Node], given: dict[str, str], job: Job) -> tuple[l
         else:
             pending += 1
             after = f", after {', '.join(waits[:4])}{' and others' * (len(waits) > 4)}" if waits else ""
-            lines.append(f"  {node.name:<16} would be made{_size(args)}{after}")
+            perhaps = ", unless another stands in its place" if node.instead is not None else ""
+            lines.append(f"  {node.name:<16} would be made{_size(args)}{after}{perhaps}")
     lines.append(f"dry run: {pending} of {len(nodes)} stages would be run; nothing was run or written")
     return lines, not pending
 

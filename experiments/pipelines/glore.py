@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from experiments.commands.unused import refuse_typed
 from experiments.pipelines.graph import PIPELINE_SEED, Graph, fill
+from experiments.pipelines.students import add_rounds
 from experiments.report.stage import REPORT, ReportArgs
 from refine.pairs import BUILD_PAIRS, PairArgs
 from refine.prompts import KINDS
@@ -25,7 +26,7 @@ from rollouts.prompts import PromptArgs
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
 from rollouts.world.args import SOURCE as WORLD
-from stages.checks import check_least
+from stages.checks import check_least, check_range
 from stages.hub import HubError, pin
 from stages.pipeline import PENDING, Node
 from stages.stage import parent
@@ -45,6 +46,7 @@ INSTEAD = {
     "prompt": "set prompt, which goes for all stages",
     "kind": "orm is trained on outcomes, sorm on step labels",
     "examples": "student.sft learns from solutions, student.round from rollouts, the refiners from pairs of each kind",
+    "more_rollouts": "set student.rounds; each learns from the rollouts of all before",
     "policy": "set student.start",
     "start": "set student.start, the folder of the causal LM that the student starts from",
     "student": "set student.start, the folder of the causal LM that is the student",
@@ -66,11 +68,8 @@ def _reward(kind: str) -> TrainRewardArgs:
 
 
 def _labels() -> LabelArgs:
-    """The paper's way: 8 continuations of every prefix, of which one right one vouches for it (GLoRe sec. 3.2)."""
-    return LabelArgs(
-        search="exhaustive", rule="any", continuations=8, rollouts=PENDING, policy=PENDING, seed=PIPELINE_SEED,
-        sampler=SamplerArgs(temperature=1.0, max_tokens=512),
-    )  # fmt: skip
+    sampler = SamplerArgs(temperature=1.0, max_tokens=512)
+    return LabelArgs(rollouts=PENDING, policy=PENDING, seed=PIPELINE_SEED, sampler=sampler)
 
 
 def _revise() -> ReviseArgs:
@@ -87,26 +86,30 @@ class StudentArgs:
     checkpoint that comes with the package), or `scratch` (a small model made from nothing, for the embedded world).
 
     It is fine-tuned on the gold solutions of `sft_problems` problems (None: all) where `fine_tune` is true, and then by
-    `rounds` of Expert Iteration, each on its right ones of `round_samples` solutions a problem (96: GLoRe sec. 4).
+    at most `rounds` of Expert Iteration (`experiments/pipelines/students.py`), of `round_samples` solutions a problem
+    (96: GLoRe sec. 4). They end with the first that gains less than `least_gain` of greedy accuracy on
+    `validation_problems` problems (None: all), and the best of them is the student. Where `least_gain` is None, all are
+    run, nothing is measured, and the last one is the student.
     """
 
     start: str | None = None  #: a folder of a causal LM or a hub id; shipped, scratch
     fine_tune: bool = False  #: on gold solutions first
     sft: TrainPolicyArgs = field(default_factory=lambda: TrainPolicyArgs(train=_train(3)))
     sft_problems: int | None = None  #: how many of them
-    rounds: int = 0  #: of expert iteration
+    rounds: int = 0  #: of expert iteration, at most
     round: TrainPolicyArgs = field(
-        default_factory=lambda: TrainPolicyArgs(
-            examples=["rollouts"], rollouts=PENDING, max_per_problem=96, train=_train(1)
-        )
+        default_factory=lambda: TrainPolicyArgs(examples=["rollouts"], rollouts=PENDING, train=_train(1))
     )
     round_samples: int = 96
+    least_gain: float | None = 0.01  #: of accuracy, for another round
+    validation_problems: int | None = 1000
 
     def validate(self) -> None:
         """Raise ValueError where there would be no student."""
         if self.start == SCRATCH and not self.fine_tune:
             raise ValueError("student.start=scratch needs student.fine_tune=true: it knows nothing yet")
-        check_least(self, rounds=0, round_samples=2, sft_problems=1)
+        check_least(self, rounds=0, round_samples=2, sft_problems=1, validation_problems=1)
+        check_range(self, least_gain="[0, 1)")
 
 
 @dataclass
@@ -211,14 +214,18 @@ def add_student(graph: Graph) -> None:
         name = "sft" if student.rounds else "student"
         graph.add(name, TRAIN_POLICY, sft, policy=before)
         before = name
-    for number in range(1, student.rounds + 1):
-        sampled, name = f"round_{number}_rollouts", f"round_{number}" if number < student.rounds else "student"
+    if student.rounds:
         train = _problems(args, "train", args.train_offset, args.train_problems)
         sample = replace(graph.fill("rollouts", problems=train), policy=PENDING, n=student.round_samples)
-        graph.add(sampled, SAMPLE, replace(sample, seed=sample.seed + 1000 * number), policy=before)
-        own = graph.fill("student.round", examples=["rollouts"], problems=args.problems, policy=PENDING)
-        graph.add(name, TRAIN_POLICY, own, policy=before, rollouts=sampled)
-        before = name
+        own = graph.fill(
+            "student.round", examples=["rollouts"], problems=args.problems, policy=PENDING, more_rollouts=[]
+        )
+        greedy = None
+        if student.least_gain is not None:
+            validation = _problems(args, "validation", 0, student.validation_problems)
+            greedy = replace(graph.fill("drafts", problems=validation), policy=PENDING, n=1, seed=0)
+            greedy = replace(greedy, sampler=replace(greedy.sampler, temperature=0.0))
+        add_rounds(graph, before, student.rounds, sample, own, greedy, student.least_gain)
 
 
 def glore_nodes(args: GloreArgs, find: Callable[[str], str] = find_start) -> tuple[list[Node], dict[str, str]]:
@@ -270,13 +277,18 @@ def _report_node(graph: Graph) -> Node:
     listed = [name for name in given if name not in ("start", "student") or args.given.student is not None]
 
     def build(paths: dict[str, str]) -> ReportArgs:
+        # a round that was not needed has the path of the one before it
+        run = {}
+        for name in made:
+            if paths[name] not in given.values():
+                run.setdefault(paths[name], name)
         return ReportArgs(
             rerank=paths["rerank"],
             **{name: paths[source] for name, source in reranked.items()},
             labels=labels and paths[labels],
             trained_on=rollouts and paths[rollouts],
-            stages=[paths[name] for name in made],
-            names=made,
+            stages=list(run),
+            names=list(run.values()),
             given=[paths[name] for name in listed],
             given_names=listed,
             title=args.title,
@@ -296,7 +308,10 @@ def _unused(args: GloreArgs, made: set[str]) -> dict[str, str]:
     if not args.student.fine_tune:
         reasons["student.sft"] = reasons["student.sft_problems"] = "student.fine_tune is false"
     if not args.student.rounds:
-        reasons["student.round"] = reasons["student.round_samples"] = "student.rounds is 0"
+        for name in ("round", "round_samples", "least_gain", "validation_problems"):
+            reasons[f"student.{name}"] = "student.rounds is 0"
+    elif args.student.least_gain is None:
+        reasons["student.validation_problems"] = "student.least_gain is null"
     if args.given.student is not None:
         reasons["student"] = f"given.student={args.given.student} is used in its place"
     sections = {
@@ -305,7 +320,8 @@ def _unused(args: GloreArgs, made: set[str]) -> dict[str, str]:
         "train_problems": {"rollouts", "round_1_rollouts"},
         "train_offset": {"rollouts", "round_1_rollouts"},
         "test_problems": {"drafts", "samples"},
-    } | {name: {name} for name in ("drafts", "samples", "orm", "labels", "sorm", "pairs", "revise")}
+        "drafts": {"drafts", "round_0_drafts"},
+    } | {name: {name} for name in ("samples", "orm", "labels", "sorm", "pairs", "revise")}
     return reasons | {
         name: "what is given stands in place of the stages that would use it"
         for name, users in sections.items()

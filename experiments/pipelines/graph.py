@@ -71,24 +71,36 @@ class Graph:
         self.filled |= {f"{section}.{name}": self.instead[name] for name in values}
         return seeded(fill(section, args, default, self.instead, **values), self.args.seed)
 
-    def add(self, name: str, stage: Stage, args: Any, **parents: str) -> None:
-        """Add a stage, unless its artifact is given. `parents` says which stage's artifact fills in which field."""
+    def add(self, name: str, stage: Stage, args: Any, **parents: str | list[str]) -> None:
+        """Add a stage, unless its artifact is given. `parents` says which stage's artifact fills in which field; of
+        several, a list is filled in."""
         if name in self.given:
             return
-        links = {}
+        links: dict[str, Any] = {}
         for one, source in parents.items():
             path = getattr(args, one)
-            if path == PENDING:
+            if isinstance(source, list) or path == PENDING:
                 links[one] = source
             elif path is not None:  # None: this stage does without
                 links[one] = f"{name}.{one}"
                 self.given[links[one]] = self.find(path)
 
         def build(paths: dict[str, str]) -> Any:
-            return replace(args, **{one: paths[source] for one, source in links.items()})
+            filled = {
+                one: [paths[name] for name in source] if isinstance(source, list) else paths[source]
+                for one, source in links.items()
+            }
+            return replace(args, **filled)
 
         self.links[name] = links
-        self.nodes[name] = Node(name, stage, tuple(dict.fromkeys(links.values())), build)
+        after = (name for source in links.values() for name in (source if isinstance(source, list) else [source]))
+        self.nodes[name] = Node(name, stage, tuple(dict.fromkeys(after)), build)
+
+    def unless(self, name: str, instead: Callable[[dict[str, str]], str | None], *after: str) -> None:
+        """See that a stage is not run where `instead` gives the path that stands in place of its artifact, once those
+        of the stages `after` are there too."""
+        node = self.nodes[name]
+        self.nodes[name] = replace(node, after=tuple(dict.fromkeys((*node.after, *after))), instead=instead)
 
     def keep(self, wanted: list[str]) -> None:
         """Leave out the stages that none of the wanted ones needs, directly or by others.

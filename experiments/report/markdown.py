@@ -35,6 +35,7 @@ from stages.text import one_line
 if TYPE_CHECKING:
     from rich.console import Console
 
+OUTCOMES = "outcomes.parquet"  # beside report.json, from which claims over several runs are made
 CAPTIONS = {
     "accuracy": "Accuracy by selector with 95% intervals; diamonds are the paper's figures.",
     "step_accuracy": "Accuracy on intermediate steps by their position, ORM and SORM, with 95% intervals.",
@@ -51,12 +52,13 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
 
 
 def copy_report(source: Path, folder: Path, reused: dict[str, bool]) -> None:
-    """Put the report of an artifact into the folder of a run, with which of its stages that run found already made."""
+    """Put the report of an artifact and its outcomes into the folder of a run, and which stages it found."""
     report = read_json(source / "report.json")
     for name, stage in report["stages"].items():
         stage["reused"] = reused.get(name, True)  # what this run did not make was given
     shutil.rmtree(folder / "figures", ignore_errors=True)  # of a run that was overwritten
     shutil.copytree(source / "figures", folder / "figures")
+    shutil.copy(source / OUTCOMES, folder)
     _write(folder, report, [path.stem for path in (source / "figures").glob("*.png")])
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from experiments.commands.command import stage_command
 from refine.report.build import build_report
 from refine.report.inputs import ReportInputs
+from refine.report.outcomes import Outcome, run_outcomes
 from refine.report.truth import check_apart, judge_candidates, judge_labels, name_errors
 from rewards.reward_model import read_facts
 from rollouts.records import Candidate, Choice, Judgement, Problem, StepLabels
@@ -49,7 +50,7 @@ class ReportArgs:
 
 
 def write_glore_report(args: ReportArgs, work: Workspace) -> None:
-    """Write report.md, report.json and figures/."""
+    """Write report.md, report.json and figures/, and the outcome of each problem (`outcomes`)."""
     from experiments.report.markdown import write_report
 
     problems = work.parents["candidates"].rows(Problem, "problems")
@@ -88,6 +89,7 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
         when=args.when,
     )
     write_report(work.folder, build_report(inputs))
+    work.write_rows("outcomes", run_outcomes(inputs), Outcome)
 
 
 def _describe(artifact: Artifact) -> str:

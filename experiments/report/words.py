@@ -265,8 +265,6 @@ def limits(report: dict[str, Any]) -> list[str]:
             "Step accuracy depends on the threshold and on how many steps are wrong; the balanced figure and the "
             "within-problem comparison depend on them less."
         )
-    if report["label_accuracy"] is not None:
-        lines.append("The interval of the label accuracy takes labels as independent, so it is somewhat too narrow.")
     if "oracle" in (report["headline"]["where"], report["headline"]["when"]):
         lines.append("The headline is helped by an oracle, which nobody has for a problem whose answer is not known.")
     if any(found is not None and found["low"] == found["high"] for found in report["difference"].values()):

@@ -57,10 +57,13 @@ def _flat(value: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _count(name: str, counts: dict[str, Any]) -> Any:
-    """A value of a manifest; a share in per cent with its 95% interval, as if each trial stood alone."""
+    """A value of a manifest; a share in per cent, with its 95% interval where there is one trial a problem: several of
+    one problem depend on each other, and a manifest does not say which they are."""
     value, total = counts[name], counts.get(SHARES.get(name))
     if not isinstance(value, float) or not isinstance(total, int) or total < 1 or not 0 <= value <= 1:
         return value
+    if total != counts.get("graded_problems"):
+        return f"{100 * value:.1f}%"
     found = wilson(round(value * total), total)
     return f"{100 * value:.1f}% (Wilson, 95%: {100 * found['low']:.1f}–{100 * found['high']:.1f})"
 

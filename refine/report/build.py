@@ -115,8 +115,8 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "ablation": ablation.get(inputs.when, {}),
         "ablation_when": ablation,
         "kept": _kept(arms, rows),
-        "label_accuracy": wilson(*inputs.label_truth) if inputs.label_truth else None,
-        "label_accuracy_strict": wilson(*inputs.strict_label_truth) if inputs.strict_label_truth else None,
+        "label_accuracy": _label_accuracy(inputs.label_truth, inputs),
+        "label_accuracy_strict": _label_accuracy(inputs.strict_label_truth, inputs),
         **judged,
         "thresholds": {name: {"where": where, "when": when} for name, (where, when) in thresholds.items()},
         "stages": {name: dict(stage) for name, stage in inputs.stages.items()},
@@ -169,6 +169,12 @@ def _accuracy(arm: dict[str, Choice]) -> Estimate | None:
 
 def _mean(arm: dict[str, Choice], tokens: str) -> float:
     return float(np.mean([getattr(choice, tokens) for choice in arm.values()]))
+
+
+def headline_arms(inputs: ReportInputs) -> dict[str, dict[str, Choice] | None]:
+    """What each selector chose in the headline, by problem; None for a selector that was not run."""
+    arms = _arms(inputs.choices, {problem.id: row for row, problem in enumerate(inputs.problems)})
+    return {name: _find_arm(arms, name, inputs.scorer, inputs.where, inputs.when) for name in SELECTORS}
 
 
 def _correct(arm: dict[str, Choice], rows: dict[str, int]) -> Tally:
@@ -233,6 +239,15 @@ def _kept(arms: dict[Arm, dict[str, Choice]], rows: dict[str, int]) -> dict[str,
         groups = {"all": np.ones(len(rows)), "right": right, "wrong": 1 - right}
         table[when] = {name: share(kept, group) for name, group in groups.items()}
     return table
+
+
+def _label_accuracy(truth: dict[str, tuple[int, int]] | None, inputs: ReportInputs) -> Estimate | None:
+    """Share of the step labels that are right, with its interval over training problems: one problem's labels depend on
+    each other."""
+    if not truth:
+        return None
+    tally = Tally(*np.array(list(truth.values()), dtype=float).T)
+    return tally.estimate(resample(len(truth), inputs.resamples, inputs.seed))
 
 
 def _too_long(judgements: Sequence[Judgement], candidates: dict[CandidateKey, Candidate], scorer: str) -> int:

@@ -17,8 +17,8 @@ class ReportInputs:
 
     `step_truth[key][i]` says whether that draft or sample has only right steps up to step i (0-based), and
     `error_kinds[key]` what went wrong first in that draft, which is not right; None where no oracle exists.
-    `label_truth` counts (right, given) labels, and `strict_label_truth` the same where needless steps are wrong.
-    `stages` holds seconds and tokens of each stage, in order.
+    `label_truth` counts (right, given) labels by training problem, and
+    `strict_label_truth` the same where needless steps are wrong. `stages` holds seconds and tokens of each stage, in order.
     `given` names what was put in the place of a stage's own artifact. `apart` says whether the test problems were
     compared with those trained on. `samples` is the n of best_of_n. `thresholds` say where a scorer sees the first
     error, `final_thresholds` when it takes a solution for right (where there is none: that of the last position).
@@ -36,8 +36,8 @@ class ReportInputs:
     final_thresholds: dict[str, float] = field(default_factory=dict)
     step_truth: dict[CandidateKey, list[bool]] | None = None
     error_kinds: dict[CandidateKey, str] | None = None
-    label_truth: tuple[int, int] | None = None
-    strict_label_truth: tuple[int, int] | None = None
+    label_truth: dict[str, tuple[int, int]] | None = None
+    strict_label_truth: dict[str, tuple[int, int]] | None = None
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     scorer: str = "orm"
     where: str = "sorm"

@@ -48,24 +48,25 @@ def name_errors(problems: Mapping[str, Problem], candidates: Sequence[Candidate]
 
 def judge_labels(
     problems: Mapping[str, Problem], labels: Sequence[StepLabels], *, strict: bool = False
-) -> tuple[int, int] | None:
-    """How many labels of wrong rollouts the oracle agrees with, and how many there are; None where a problem is not
-    the embedded world's.
+) -> dict[str, tuple[int, int]] | None:
+    """How many labels of wrong rollouts the oracle agrees with, and how many there are, by problem; None where one is
+    not the embedded world's.
 
     The truth is whether the right answer can still be reached, from needless steps too (`can_still_reach`); `strict`
     takes whether all steps so far are right, and none is needless (`judge_prefixes`).
     """
     if any(problem.source != SOURCE for problem in problems.values()):
         return None
-    right = given = 0
+    found: dict[str, tuple[int, int]] = {}
     for row in labels:
         problem = problems[row.problem_id]
         truth = judge_prefixes(problem, row.steps) if strict and not row.correct else None
         for i, label in enumerate(row.labels):
             if label is not None and not row.correct:
-                given += 1
-                right += label == (can_still_reach(problem, row.steps[: i + 1]) if truth is None else truth[i])
-    return right, given
+                right, given = found.get(row.problem_id, (0, 0))
+                agrees = label == (can_still_reach(problem, row.steps[: i + 1]) if truth is None else truth[i])
+                found[row.problem_id] = right + agrees, given + 1
+    return found
 
 
 def check_apart(trained_on: Sequence[Problem], tested_on: Sequence[Problem]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,13 @@ class _Solution:
 _Place = tuple[_Solution, int, int]  # of a solution, the open prefix to sample next, and how often
 
 
+def first_args(args: SearchArgs) -> SearchArgs:
+    """The search that a labeller begins with: rule `auto` as `any` of 8."""
+    if args.rule != search.AUTO:
+        return args
+    return replace(args, rule="any", continuations=min(search.PAPER_K, args.continuations))
+
+
 class Labeller:
     """Labels wrong rollouts, all at once.
 
@@ -61,7 +68,9 @@ class Labeller:
         drawn_alike: Sequence[Rollout] = (),
         propagate: bool = True,
     ) -> None:
-        self.args, self.propagate = args, propagate
+        self.propagate, self.wanted_args = propagate, args
+        self.args = first_args(args)
+        self.choosing, self.recovery = args.rule == search.AUTO, 0.0  # the rate by which the rule was chosen
         self.known = Knowledge(consistency, args.sharing)
         self.known.watch(wrong)
         drawn_alike = drawn_alike if args.sharing else ()
@@ -80,14 +89,31 @@ class Labeller:
 
         What two solutions share is asked for once.
         """
-        active = [solution for solution in self.solutions if solution.asked and solution.open]
-        if self.model is not None and 4 * len(active) < len(self.solutions):
-            # what a model that knew less has decided may be open again; it goes with the last ones, since a wave takes
-            # as long as its longest continuation
-            active = [solution for solution in self.solutions if solution.open]
-        wanted = self._wanted(active)
+        wanted = self._next_wave()
+        if not wanted and self.choosing:
+            self._choose_rule()
+            wanted = self._next_wave()
         self.waves += bool(wanted)
         return wanted
+
+    def _next_wave(self) -> dict[Prefix, int]:
+        solutions = self.solutions[: search.PILOT] if self.choosing else self.solutions
+        active = [solution for solution in solutions if solution.asked and solution.open]
+        if self.model is not None and 4 * len(active) < len(solutions):
+            # what a model that knew less has decided may be open again; it goes with the last ones, since a wave takes
+            # as long as its longest continuation
+            active = [solution for solution in solutions if solution.open]
+        return self._wanted(active)
+
+    def _choose_rule(self) -> None:
+        """What rule `auto` becomes, by the recovery rate of the solutions that have been labelled."""
+        self.choosing = False
+        if any(solution.open for solution in self.solutions):
+            self.recovery = self._learn().recovery
+        if self.recovery > search.RECOVERY:
+            self.args = replace(self.wanted_args, rule="posterior")
+        for solution in self.solutions:
+            solution.asked = True
 
     def _wanted(self, active: Sequence[_Solution]) -> dict[Prefix, int]:
         if self.args.search == "exhaustive":

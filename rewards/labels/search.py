@@ -15,7 +15,11 @@ from rewards.labels.values import Belief, Counts
 from stages.checks import check_choices, check_least, check_range
 
 SEARCHES = ("exhaustive", "forward", "binary", "adaptive")
-RULES = ("any", "at_least", "posterior")
+AUTO = "auto"
+RULES = (AUTO, "any", "at_least", "posterior")
+PAPER_K = 8  # continuations of every prefix that GLoRe samples
+PILOT = 200  # wrong solutions whose recovery rate chooses the rule
+RECOVERY = 0.01  # up to so many right continuations of wrong prefixes one right one is proof (docs/labelling.md)
 FIRST_WAVE = 2  # continuations that are sampled of a prefix at first; then as many as there are, so 2, 2, 4, 8
 
 
@@ -25,14 +29,16 @@ class SearchArgs:
 
     `search` says which prefixes are sampled: `exhaustive` (every one, `continuations` times: GLoRe's way, the
     reference), `forward` (from the first on, up to the first negative), `binary` (for the first negative), `adaptive`
-    (where it pays most). `rule` decides a prefix: `any` of `continuations` right (GLoRe's), `at_least` so many, or
-    `posterior`: by a learnt model of values. To that model a prefix is positive if its value is above `threshold`; it
-    stops at `confidence`, or when no continuation is expected to tell more than `least_gain` (in nats, for one as long
-    as the solution). With `share_traces` continuations and rollouts count for every prefix that they go through.
+    (where it pays most). `rule` decides a prefix: `any` of `continuations` right (GLoRe's), `at_least` so many,
+    `posterior`: by a learnt model of values, or `auto`: `any` of 8 (or `continuations`, if fewer) for the first 200
+    wrong solutions, and for all, unless their recovery rate is above 1%: then `posterior`. To that model a prefix is
+    positive if its value is above `threshold`; it stops at `confidence`, or when no continuation is expected to tell
+    more than `least_gain` (in nats, for one as long as the solution). With `share_traces` continuations and rollouts
+    count for every prefix that they go through.
     """
 
     search: str = "adaptive"  #: how continuations are spent (docs/labelling.md)
-    rule: str = "posterior"  #: what makes a prefix positive
+    rule: str = AUTO  #: what makes a prefix positive
     continuations: int = 24  #: at most so many of a prefix
     at_least: int = 2
     confidence: float = 0.92

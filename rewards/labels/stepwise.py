@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +17,7 @@ from typing import Any
 from rewards.labels.cleaning import changed_labels, drop_doubtful
 from rewards.labels.labeller import Labeller
 from rewards.labels.prefixes import Prefix, open_prefixes
-from rewards.labels.search import SearchArgs, continuation_steps
+from rewards.labels.search import AUTO, PAPER_K, RECOVERY, SearchArgs, continuation_steps
 from rewards.labels.traces import Trace, grade_trace
 from rollouts.prompts import PLAIN, PromptArgs, Template, render_prompt
 from rollouts.records import Problem, Rollout, StepLabels
@@ -29,7 +30,7 @@ from stages.checks import check_least, check_range
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
 
-PAPER_K = 8  # continuations of every prefix that GLoRe samples: what costs are compared with
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -190,9 +191,19 @@ def label_steps(args: LabelArgs, work: Workspace) -> None:
         found[row.rollout_id] = kept
         doubtful += changed_labels(row.labels, kept.labels)
     rows = [found.get(rollout.id) or label_right(rollout) for rollout in chosen]
+    if args.rule == AUTO:
+        told = f"rule=auto: {labeller.args.describe()}, {describe_recovery(labeller)}"
+        work.note("rule", told)
+        logger.info("%s", told)
     work.write_rows("problems", list(problems.values()))
     work.write_rows("rows", rows, StepLabels)
     work.count(**count_labels(rows), removed_as_doubtful=doubtful, **count_cost(chosen, labeller, step_tokens))
+
+
+def describe_recovery(labeller: Labeller) -> str:
+    """Why the rule is what it is."""
+    side = "above" if labeller.args.rule == "posterior" else "not above"
+    return f"as {labeller.recovery:.1%} of the continuations of wrong prefixes were right, {side} {RECOVERY:.0%}"
 
 
 def count_cost(chosen: Sequence[Rollout], labeller: Labeller, step_tokens: float) -> dict[str, float]:

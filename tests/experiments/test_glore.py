@@ -315,7 +315,8 @@ def test_every_stage_gets_the_seed_of_the_pipeline_or_its_own(policy):
     args = GloreArgs(problems=WORLD, seed=3, student=StudentArgs(start=str(policy), fine_tune=True, rounds=2))
     built = {name: json.loads(text)[1] for name, text in contents(args).items()}
     seeds = {name: one["train"]["seed"] if "train" in one else one.get("seed") for name, one in built.items()}
-    assert seeds.pop("drafts") == seeds.pop("revise") == 0  # greedy
+    greedy = ("drafts", "revise", *(f"round_{number}_drafts" for number in range(3)))
+    assert {seeds.pop(name) for name in greedy} == {0}
     assert (seeds.pop("round_1_rollouts"), seeds.pop("round_2_rollouts")) == (1003, 2003)
     assert set(seeds.values()) == {3} and str(PIPELINE_SEED) not in map(str, seeds.values())
     own = replace(args, rollouts=replace(args.rollouts, seed=5), orm=replace(args.orm, train=TrainArgs(seed=0)))
@@ -440,6 +441,7 @@ def test_every_stage_asks_with_the_one_prompt(policy):
     paths = {node.name: f"artifact of {node.name}" for node in nodes} | given
     asked = {node.name: own.prompt for node in nodes if hasattr(own := node.build(paths), "prompt")}
     assert set(asked) == {
+        *("round_0_drafts", "round_1", "round_1_drafts"),
         *("sft", "round_1_rollouts", "student", "rollouts", "labels", "orm", "drafts", "samples", "sorm"),
         *(*REFINERS, "revise"),
     }

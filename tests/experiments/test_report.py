@@ -55,8 +55,8 @@ def synthetic_inputs(problems: int = 120, seed: int = 1, resamples: int = 500, o
         thresholds={"orm": 0.5, "sorm": 0.55},
         step_truth=truth if oracle else None,
         error_kinds=kinds if oracle else None,
-        label_truth=(941, 1000) if oracle else None,
-        strict_label_truth=(972, 1000) if oracle else None,
+        label_truth={f"t{i}": (10 - (i < 59), 10) for i in range(100)} if oracle else None,
+        strict_label_truth={f"t{i}": (10 - (i < 28), 10) for i in range(100)} if oracle else None,
         stages={
             "train_policy": {"seconds": 181.2, "tokens": 8_123_456},
             "sample": {"seconds": 60.0, "tokens": 456_789},
@@ -181,6 +181,7 @@ def test_a_run_says_which_stages_it_found(report, tmp_path):
     made.mkdir()
     run.mkdir()
     write_report(made, report)
+    (made / "outcomes.parquet").write_bytes(b"of each problem")
     assert "reused" not in (made / "report.json").read_text() + (made / "report.md").read_text()
     copy_report(made, run, {"train_policy": False, "sample": True})
     found = json.loads((run / "report.json").read_text())["stages"]
@@ -188,6 +189,7 @@ def test_a_run_says_which_stages_it_found(report, tmp_path):
     lines = [line.split("|") for line in (run / "report.md").read_text().splitlines()]
     told = {row[1].strip(): row[4].strip() for row in lines if len(row) == 6}
     assert (told["train_policy"], told["sample"]) == ("made", "reused")
+    assert (run / "outcomes.parquet").read_bytes() == b"of each problem"
     assert {path.name for path in (run / "figures").iterdir()} == {path.name for path in (made / "figures").iterdir()}
 
 
@@ -277,6 +279,7 @@ def test_an_older_picture_does_not_stay_in_a_run_that_is_overwritten(tmp_path, i
     for name, numbers in ("rich", report), ("poor", build_report(only_drafts(inputs))):
         (tmp_path / name).mkdir()
         write_report(tmp_path / name, numbers)
+        (tmp_path / name / "outcomes.parquet").touch()
         copy_report(tmp_path / name, tmp_path, {})
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["accuracy.png"]
 

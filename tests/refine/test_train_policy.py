@@ -67,7 +67,39 @@ def test_right_rollouts_once_each_and_so_many_a_problem():
     problems = [problem("p", "One?"), problem("q", "Two?")]
     found = rollout_texts(problems, rows, 2)
     assert found == [Text("Q: One?\n", "b\n"), Text("Q: One?\n", "c\n"), Text("Q: Two?\n", "b\n")]
-    assert len(rollout_texts(problems, rows, 9)) == 4
+    assert len(rollout_texts(problems, rows, 9)) == len(rollout_texts(problems, rows)) == 4
+
+
+def rounds_of_rollouts(root):
+    """Two artifacts of rollouts of the same problems, which have a right solution in common."""
+    shared = ["<<1+1=2>>2", "#### 2"]
+    rounds = ([(shared, True), (["#### 3"], False)], [(shared, True), (["<<2+0=2>>2", "#### 2"], True)])
+    paths = []
+    for number, own in enumerate(rounds):
+
+        def write(args, work, own=own):
+            work.write_rows("problems", [problem("p", "Ada has 2 eggs.")])
+            work.write_rows("rows", [rollout(steps, right, i) for i, (steps, right) in enumerate(own)])
+
+        found, _ = make(Stage("sample", 1, SampleArgs, write), SampleArgs(str(root / "elsewhere"), seed=number), root)
+        paths.append(str(found.path))
+    return paths
+
+
+def test_rollouts_of_several_rounds_count_once_each(tmp_path):
+    policy = save_policy(tmp_path / "elsewhere")
+    earlier, latest = rounds_of_rollouts(tmp_path)
+    args = args_of(policy=policy, examples=["rollouts"], rollouts=latest, more_rollouts=[earlier])
+    both, _ = make(TRAIN_POLICY, args, tmp_path)
+    one, _ = make(TRAIN_POLICY, dataclasses.replace(args, rollouts=earlier, more_rollouts=[]), tmp_path)
+    assert (both.manifest["counts"]["rollouts_texts"], one.manifest["counts"]["rollouts_texts"]) == (2, 1)
+    assert [parent["key"] for parent in both.manifest["parents"]["more_rollouts"]] == [earlier.rpartition("/")[2]]
+
+
+def test_rollouts_of_other_problems_with_the_same_ids_are_refused():
+    problems = [problem("p", "One?"), problem("p", "Two?")]
+    with pytest.raises(ValueError, match=r"two problems called p: 'One\?', 'Two\?'"):
+        rollout_texts(problems, [rollout(["a"], True, 0)])
 
 
 def test_pairs_of_the_kinds_asked_for():

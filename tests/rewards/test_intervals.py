@@ -78,6 +78,53 @@ def test_a_rare_group_drops_the_resamples_that_miss_it():
     assert found == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 1}
 
 
+@pytest.mark.parametrize(
+    ("training", "problem", "both"),
+    [(0.1, 0.05, 0.05), (0.02, 0.3, 0.4), (0.0, 0.4, 0.0), (0.0, 0.0, 0.4)],
+    ids=["luck of training", "a bit of each", "problems alone", "noise alone"],
+)
+def test_the_interval_over_trainings_covers_the_truth(training, problem, both):
+    """Five trainings of which each has its luck, 100 problems of which each is harder or easier for all, and noise."""
+    rng, covered, percentiles, runs = np.random.default_rng(3), 0, 0, 300
+    for seed in range(runs):
+        luck, hard = training * rng.standard_normal((5, 1)), problem * rng.standard_normal((1, 100))
+        results = 0.1 + luck + hard + both * rng.standard_normal((5, 100))
+        counts = intervals.resample(100, 300, seed)
+        replicates = intervals.replicate([intervals.Tally(row, np.ones(100)) for row in results], counts)
+        found = intervals.over_trainings(results.mean(axis=1), replicates, 100, seed)
+        assert found["value"] == pytest.approx(results.mean()) and found["n"] == 100
+        covered += found["low"] <= 0.1 <= found["high"]
+        drawn = np.random.default_rng(seed).integers(0, 5, (5, 300))
+        low, high = np.percentile(np.take_along_axis(replicates, drawn, axis=0).mean(axis=0), [2.5, 97.5])
+        percentiles += low <= 0.1 <= high
+    assert 0.915 <= covered / runs <= 0.99
+    if training > both:  # what the stretch is for
+        assert percentiles / runs < 0.88
+
+
+def test_problems_that_all_trainings_find_hard_count_once():
+    """Five equal trainings say no more of the problems than one does."""
+    results = np.tile(np.random.default_rng(0).random(200) < 0.5, (5, 1)).astype(float)
+    counts = intervals.resample(200, 2000)
+    tallies = [intervals.Tally(row, np.ones(200)) for row in results]
+    found = intervals.over_trainings(results.mean(axis=1), intervals.replicate(tallies, counts), 200)
+    assert {**found, "n": 200} == pytest.approx(tallies[0].estimate(counts), abs=1e-9)
+
+
+def test_the_luck_of_training_is_not_seen_in_one():
+    with pytest.raises(ValueError, match="two or more values"):
+        intervals.over_trainings(np.array([0.5]), np.ones((1, 10)), 3)
+    with pytest.raises(ValueError, match="all of them numbers"):
+        intervals.over_trainings(np.array([0.5, np.nan]), np.ones((2, 10)), 3)
+
+
+def test_resamples_that_miss_a_rare_group_in_one_training_are_dropped():
+    found = intervals.over_trainings(np.array([0.5, 0.7]), np.array([[0.5, np.nan, 0.5], [0.7, 0.7, 0.7]]), 3)
+    assert found["value"] == pytest.approx(0.6) and found["low"] <= 0.6 <= found["high"]
+    nowhere = intervals.over_trainings(np.array([0.5, 0.7]), np.full((2, 3), np.nan), 3)
+    assert nowhere == {"value": pytest.approx(0.6), "low": None, "high": None, "n": 3}
+
+
 def test_nothing_measured_in_any_resample_has_no_interval():
     assert intervals.estimate(0.5, np.array([np.nan]), 1) == {"value": 0.5, "low": None, "high": None, "n": 1}
 

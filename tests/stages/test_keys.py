@@ -95,7 +95,8 @@ COUNTED: list[tuple[Stage, Any, str]] = [
     (
         TRAIN_POLICY,
         TrainPolicyArgs(policy="p", examples=["rollouts"]),
-        "examples policy rollouts pairs max_per_problem max_length validation_share allow_empty" + TRAINING,
+        "examples policy rollouts more_rollouts pairs max_per_problem max_length validation_share allow_empty"
+        + TRAINING,
     ),
     (
         TRAIN_POLICY,

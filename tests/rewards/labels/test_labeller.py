@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tests.rewards.labels.simulator import SimArgs, SimulatedPolicy, first_wrong
 from tests.tiny import rollout
 
 RIGHT, WRONG = Trace(("go on", "#### 1"), True), Trace(("go on", "#### 0"), False)
+POSTERIOR = SearchArgs("adaptive", "posterior", 24)
 WAYS = [(s, r) for s in search.SEARCHES for r in search.RULES]
 
 
@@ -270,7 +272,7 @@ def test_gsm8k_like_labels_at_a_fifth_of_the_tokens(simulated):
     """4.6 steps, half of the solutions wrong, 4% recovery: the target of the project."""
     policy, rollouts = simulated
     paper = study(policy, SearchArgs("exhaustive", "any", 8), rollouts)
-    best = study(policy, SearchArgs(), rollouts)
+    best = study(policy, POSTERIOR, rollouts)
     assert best.cost <= 0.20 and best.accuracy >= 0.95
     assert paper.accuracy < 0.75 < best.accuracy and 0.45 < paper.cost < 0.5
     # what it says of itself is about true, so that doubtful labels can be removed
@@ -285,7 +287,7 @@ def test_gsm8k_like_labels_at_a_fifth_of_the_tokens(simulated):
 def test_long_chains_at_a_seventh_of_the_tokens():
     """12 steps: the project's second target."""
     policy = SimulatedPolicy(SimArgs(problems=150, steps=12, seed=3))
-    best = study(policy, SearchArgs(), policy.rollouts())
+    best = study(policy, POSTERIOR, policy.rollouts())
     assert best.cost <= 0.15 and best.accuracy >= 0.92
 
 
@@ -297,10 +299,30 @@ def test_without_recovery_any_is_enough_and_cheap():
     assert quick.cost < 0.35 * paper.cost and quick.accuracy >= paper.accuracy - 0.02
 
 
+@pytest.mark.parametrize(("recovery", "rule"), [(0.0, "any of 8, adaptive"), (0.04, "posterior at 0.92, adaptive")])
+def test_the_rule_follows_from_the_recovery_rate_of_the_run(recovery, rule):
+    """Without recovery it is the rule `any` to the letter; with it, nearly as good as if one had known before."""
+    policy = SimulatedPolicy(SimArgs(problems=150, recovery=recovery, seed=6))
+    rollouts = policy.rollouts()
+    found = study(policy, SearchArgs(), rollouts)
+    assert {row.rule for row in found.rows} == {rule}
+    if recovery:
+        quick = study(policy, SearchArgs("adaptive", "any", 8), rollouts)
+        assert found.accuracy >= 0.93 and quick.accuracy < 0.8 and found.cost < 0.25
+    else:
+        assert found.accuracy >= 0.96 and found.cost < 0.2
+
+
+def test_a_rule_that_is_given_is_kept():
+    policy = SimulatedPolicy(SimArgs(problems=60, recovery=0.1, seed=6))
+    found = study(policy, SearchArgs("adaptive", "any", 8), policy.rollouts())
+    assert {row.rule for row in found.rows} == {"any of 8, adaptive"}
+
+
 def test_sharing_saves_tokens_and_no_accuracy(simulated):
     policy, rollouts = simulated
-    apart = study(policy, SearchArgs(share_traces=False), rollouts)
-    shared = study(policy, SearchArgs(), rollouts)
+    apart = study(policy, replace(POSTERIOR, share_traces=False), rollouts)
+    shared = study(policy, POSTERIOR, rollouts)
     assert shared.cost < apart.cost and shared.accuracy > apart.accuracy - 0.03
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import re
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -415,6 +416,30 @@ def test_the_stage_on_a_script(tmp_path):
     assert (counts["positive_labels"], counts["negative_labels"]) == (5, 4)
     assert counts["positive_labels"] == count_labels(rows)["positive_labels"]
     assert [p.id for p in artifact.rows(Problem, "problems")] == ["p", "q"]
+
+
+def test_the_rule_is_chosen_and_said(tmp_path, caplog):
+    """Every wrong rollout slips at once; from there the policy never recovers."""
+    caplog.set_level("INFO")
+    prompt = render_prompt(problem().question)
+    (tmp_path / "policy").mkdir()
+    script = {prompt + "<<7+5=13>>13\n": ["#### 9"]}
+    (tmp_path / "policy" / "script.json").write_text(json.dumps(script))
+
+    def write(_args, work) -> None:
+        work.write_rows("problems", [problem(f"p{i}") for i in range(120)])
+        work.write_rows("rows", [rollout(SLIP.split("\n"), False, 0, f"p{i}") for i in range(120)])
+
+    policy = str(tmp_path / "policy")
+    made, _ = make(Stage("sample", 1, SampleArgs, write), SampleArgs(policy=policy), tmp_path)
+    sampler = SamplerArgs(backend="scripted", max_tokens=9)
+    artifact, _ = make(LABEL_STEPS, LabelArgs(rollouts=str(made.path), policy=policy, sampler=sampler), tmp_path)
+    note = artifact.manifest["notes"]["rule"]
+    assert re.fullmatch(
+        r"rule=auto: any of 8, adaptive, as 0\.\d% of the continuations of wrong prefixes were right, not above 1%",
+        note,
+    )
+    assert note in caplog.text and {row.rule for row in artifact.rows(StepLabels)} == {"any of 8, adaptive"}
 
 
 def test_a_policy_that_does_not_stop_is_labelled_within_the_limits(tmp_path):

@@ -1,0 +1,174 @@
+"""`python -m experiments.claims RUN RUN …`: the claims of GLoRe and of this project, over runs of several seeds.
+
+RUN is the folder of a run of `glore`, or of a sweep: then all runs in it. Writes claims.md and claims.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from experiments.commands.yaml_files import leaves, read_yaml
+from experiments.report.markdown import OUTCOMES
+from experiments.report.words import table
+from refine.report.claims import check_claims
+from refine.report.outcomes import Outcome
+from stages.files import read_json, write_json
+from stages.rows import read_rows
+from stages.text import one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HEADER = ["claim", "value", "95% interval", "verdict", "each run"]
+OWN = ("seed", "run", "tracking", "launch", "objective", "dry_run")  # settings in which the runs may differ
+HOW = (
+    "Values are means over runs: differences in points, on the same problems, or shares in per cent. The 95% intervals "
+    "are over problems and trainings: both are resampled, the same problems for all runs, and the interval is wider "
+    "where the runs are few (`rewards.intervals.over_trainings`). Supported: the whole interval agrees with the claim. "
+    "Opposite: all of it contradicts the claim. Each claim stands alone: of twenty without substance about one is "
+    "supported or contradicted by chance."
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {one_line(message)} (--help lists what can be asked)\n")
+
+
+def main() -> None:
+    """The command."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: Sequence[str]) -> int:
+    """What the command does; returns its exit code: 0, or 2 after the user's error, in one line on stderr."""
+    parser = _Parser("python -m experiments.claims", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run, or of a sweep")
+    parser.add_argument("--out", type=Path, help="the folder of claims.md and claims.json")
+    options = parser.parse_args(argv)
+    try:
+        folders = [folder for given in options.runs for folder in find_runs(given)]
+        found = read_claims(folders)
+        out = options.out or Path(os.path.commonpath([folder.absolute().parent for folder in folders]))
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "claims.json", found)
+        (out / "claims.md").write_text(render_claims(found), encoding="utf-8", newline="\n")
+    except (ValueError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    print_claims(found)
+    print(f"{out / 'claims.md'} and claims.json are written")
+    return 0
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """A run's folder, or those of the runs of a sweep.
+
+    Raises:
+        ValueError: it holds no run that has finished.
+    """
+    found = [folder] if (folder / OUTCOMES).is_file() else sorted(path.parent for path in folder.glob(f"*/{OUTCOMES}"))
+    if not found:
+        raise ValueError(f"{folder}: neither a finished run of glore ({OUTCOMES}) nor a folder of such runs")
+    return found
+
+
+def read_claims(folders: Sequence[Path]) -> dict[str, Any]:
+    """The claims over these runs, with the runs' seeds and what they share.
+
+    Raises:
+        ValueError: two runs have one seed, other settings or other problems, or there is only one run.
+    """
+    reports = {str(folder): read_json(folder / "report.json") for folder in folders}
+    seeds: dict[int, str] = {}
+    for name, report in reports.items():
+        if (other := seeds.setdefault(report["seed"], name)) != name:
+            raise ValueError(f"{other} and {name} are both of seed {report['seed']}: one run counted twice")
+    _check_alike(folders, reports)
+    claims = check_claims({str(folder): read_rows(folder / OUTCOMES, Outcome) for folder in folders})
+    first = next(iter(reports.values()))
+    return {
+        "title": first["title"],
+        "problems": first["problems"],
+        "runs": {name: report["seed"] for name, report in reports.items()},
+        "shared": _shared(folders),
+        "claims": claims,
+    }
+
+
+def _check_alike(folders: Sequence[Path], reports: dict[str, dict[str, Any]]) -> None:
+    """Raise ValueError where two runs differ in more than their seeds."""
+    settings = {}
+    for name, report in reports.items():
+        settings[name] = {key: report[key] for key in ("source", "model", "headline", "samples")}
+        if (file := Path(name) / "config.yaml").is_file():
+            settings[name] |= {key: one for key, one in leaves(read_yaml(file)) if key.split(".")[0] not in OWN}
+    (name, own), *others = settings.items()
+    for other, theirs in others:
+        for key in own.keys() & theirs.keys():
+            if own[key] != theirs[key]:
+                raise ValueError(f"{other} has {key}={theirs[key]!r} and {name} {own[key]!r}: only seeds may differ")
+
+
+def _shared(folders: Sequence[Path]) -> list[str]:
+    """The stages whose artifact all runs share, so that its luck is in no interval."""
+    results = [read_json(path) for folder in folders if (path := folder / "result.json").is_file()]
+    items = [set(result.get("artifacts", {}).items()) for result in results]
+    return sorted(name for name, _ in set.intersection(*items)) if items else []
+
+
+def _cells(claim: dict[str, Any]) -> list[str]:
+    """Value, interval, verdict, and the value of each run; a difference has a sign, a share a per cent."""
+    found, form, unit = claim["estimate"], "+.1f" if claim["second"] else ".1f", "" if claim["second"] else "%"
+    if found is None:
+        return ["–", "–", claim["verdict"], "–"]
+    span = "–" if found["low"] is None else f"{100 * found['low']:{form}} to {100 * found['high']:{form}}"
+    runs = " ".join(f"{100 * one:{form}}" for one in claim["runs"])
+    return [f"{100 * found['value']:{form}}{unit}", span, claim["verdict"], runs]
+
+
+def _notes(found: dict[str, Any]) -> list[str]:
+    shared = (
+        f"All runs share {', '.join(found['shared'])}: the luck of those is in no interval." if found["shared"] else ""
+    )
+    seeds = ", ".join(str(seed) for seed in found["runs"].values())
+    return [f"{found['problems']:,} test problems, {len(found['runs'])} runs of seeds {seeds}.", shared, HOW]
+
+
+def render_claims(found: dict[str, Any]) -> str:
+    """The claims as Markdown, those of the paper first."""
+    blocks = [f"# Claims: {one_line(found['title'])}"]
+    for source, words in (("GLoRe", "Claims of GLoRe (arXiv 2402.10963)"), ("ours", "Claims of this project")):
+        rows = [[claim["claim"], *_cells(claim)] for claim in found["claims"] if claim["source"] == source]
+        blocks += [f"## {words}", table(HEADER, rows)]
+    return "\n\n".join([*blocks, *filter(None, _notes(found))]) + "\n"
+
+
+def print_claims(found: dict[str, Any], console: Console | None = None) -> None:
+    """Print the claims, readable at 80 columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console = console or Console(highlight=False, markup=False)
+    grid = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    grid.add_column("claim", overflow="fold")
+    for header in HEADER[1:4]:
+        grid.add_column(header, justify="left" if header == "verdict" else "right", no_wrap=True)
+    for claim in found["claims"]:
+        last = [one for one in found["claims"] if one["source"] == claim["source"]][-1]
+        row = [f"{claim['source']}: {claim['claim']}", *_cells(claim)[:3]]
+        grid.add_row(*row, end_section=claim is last)
+    console.print(grid)
+    console.print("\n".join(filter(None, _notes(found)[:2])))
+
+
+if __name__ == "__main__":
+    main()

@@ -18,8 +18,8 @@ class ReportInputs:
     `step_truth[key][i]` says whether that draft or sample has only right steps up to step i (0-based), and
     `error_kinds[key]` what went wrong first in that draft, which is not right; None where no oracle exists.
     `label_truth` counts (right, given) labels by training problem, and
-    `strict_label_truth` the same where needless steps are wrong. `stages` holds seconds and tokens of each stage, in order.
-    `given` names what was put in the place of a stage's own artifact. `apart` says whether the test problems were
+    `strict_label_truth` the same where needless steps are wrong. `stages` holds seconds and tokens of each stage, in
+    order. `given` names what was put in the place of a stage's own artifact. `apart` says whether the test problems were
     compared with those trained on. `samples` is the n of best_of_n. `thresholds` say where a scorer sees the first
     error, `final_thresholds` when it takes a solution for right (where there is none: that of the last position).
     """

@@ -19,8 +19,8 @@ class ReportInputs:
     `error_kinds[key]` what went wrong first in that draft, which is not right; None where no oracle exists.
     `label_truth` counts (right, given) labels by training problem, and
     `strict_label_truth` the same where needless steps are wrong. `stages` holds seconds and tokens of each stage, in
-    order. `given` names what was put in the place of a stage's own artifact. `apart` says whether the test problems were
-    compared with those trained on. `samples` is the n of best_of_n. `thresholds` say where a scorer sees the first
+    order. `given` names what was put in the place of a stage's own artifact. `apart` says whether the test problems
+    were compared with those trained on. `samples` is the n of best_of_n. `thresholds` say where a scorer sees the first
     error, `final_thresholds` when it takes a solution for right (where there is none: that of the last position).
     """
 

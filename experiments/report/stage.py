@@ -101,5 +101,5 @@ def _cost(artifact: Artifact) -> dict[str, float]:
     return {name: artifact.manifest.get(name, 0) for name in ("seconds", "tokens")}
 
 
-REPORT = Stage("report", 5, ReportArgs, write_glore_report)
+REPORT = Stage("report", 6, ReportArgs, write_glore_report)
 main = stage_command(REPORT)

@@ -13,7 +13,7 @@ from refine.report.build import headline_arms
 from refine.report.inputs import ReportInputs
 from refine.report.repairs import WHERES
 from rewards.evaluate import SCORERS
-from rewards.metrics import first_error, pairwise_by_problem
+from rewards.metrics import first_error, pairwise_by_problem, threshold_at
 from rollouts.problems.splits import question_key
 from rollouts.records import Candidate, CandidateKey, identity
 
@@ -35,7 +35,7 @@ def run_outcomes(inputs: ReportInputs) -> list[Outcome]:
     """The outcomes of a run, those with `of` 0 left out.
 
     - `right SELECTOR`, of all problems.
-    - `fixed NAME` and `broken NAME`, of the wrong and of the right drafts. NAME is global, control, local WHERE, local
+    - `fixed NAME` and `broken NAME`, of the wrong and of the right drafts. NAME is global, control, shuffled, local WHERE, local
       (the headline's), or either (of global and that one).
     - `steps SCORER`, `right steps SCORER`, `wrong steps SCORER`: judged rightly, of all intermediate steps, of the
       right and of the wrong ones. `first error SCORER`: named exactly, or that there is none. `finals SCORER`: whole
@@ -68,7 +68,7 @@ Found = Iterator[tuple[str, str, float, float]]  # measure, problem id, hits, of
 
 
 def _repairs(inputs: ReportInputs, candidates: dict[CandidateKey, Candidate]) -> Found:
-    arms = {"global": ("global", "none"), "control": ("control", "none"), "local": ("local", inputs.where)}
+    arms = {name: (name, "none") for name in ("global", "control", "shuffled")} | {"local": ("local", inputs.where)}
     arms |= {f"local {where}": ("local", where) for where in WHERES}
     kinds = {(kind, where) for _, kind, where, _ in candidates}
     for problem in inputs.problems:
@@ -90,6 +90,7 @@ def _judged(inputs: ReportInputs, candidates: dict[CandidateKey, Candidate], sco
     """What one reward model says of drafts and samples, and among what is offered; what it could not read, or nobody
     could grade, is left out, as in `rewards/evaluate.py`."""
     threshold = inputs.thresholds.get(scorer, 0.5)
+    final = inputs.final_thresholds.get(scorer, threshold_at(threshold, -1))
     offers = {("draft", "none"), ("global", "none"), ("local", inputs.where)}
     pairs: dict[str, list[tuple[str, bool, float]]] = {"pairs": [], "offered": []}
     for one in inputs.judgements:
@@ -101,10 +102,13 @@ def _judged(inputs: ReportInputs, candidates: dict[CandidateKey, Candidate], sco
             for name, wanted in (("pairs", own), ("offered", key[1:3] in offers)):
                 pairs[name] += [(one.problem_id, correct, scores[-1])] if wanted else []
             if own:
-                yield f"finals {scorer}", one.problem_id, (scores[-1] >= threshold) == correct, 1
+                yield f"finals {scorer}", one.problem_id, (scores[-1] >= final) == correct, 1
         if own and inputs.step_truth is not None:
             truth = inputs.step_truth[key]
-            hits = [(score >= threshold) == right for score, right in zip(scores, truth, strict=True)][:-1]
+            hits = [
+                (score >= threshold_at(threshold, place)) == right
+                for place, (score, right) in enumerate(zip(scores, truth, strict=True))
+            ][:-1]
             yield f"steps {scorer}", one.problem_id, sum(hits), len(hits)
             for name, kind in (("right", True), ("wrong", False)):
                 among = [hit for hit, right in zip(hits, truth[:-1], strict=True) if right is kind]

@@ -35,8 +35,8 @@ def run_outcomes(inputs: ReportInputs) -> list[Outcome]:
     """The outcomes of a run, those with `of` 0 left out.
 
     - `right SELECTOR`, of all problems.
-    - `fixed NAME` and `broken NAME`, of the wrong and of the right drafts. NAME is global, control, shuffled, local WHERE, local
-      (the headline's), or either (of global and that one).
+    - `fixed NAME` and `broken NAME`, of the wrong and of the right drafts. NAME is global, control, shuffled,
+      local WHERE, local (the headline's), or either (of global and that one).
     - `steps SCORER`, `right steps SCORER`, `wrong steps SCORER`: judged rightly, of all intermediate steps, of the
       right and of the wrong ones. `first error SCORER`: named exactly, or that there is none. `finals SCORER`: whole
       solutions judged rightly. `pairs SCORER`: right above wrong, among drafts and samples of one problem; `offered

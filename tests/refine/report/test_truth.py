@@ -62,10 +62,10 @@ def test_labels_are_right_by_what_can_be_reached_or_strictly():
     """A policy that never comes back from Eva labels her step as one that cannot reach the answer."""
     rows = [labels([BOB, EVA, "#### 5"], [True, False, False]), labels([EVA, "#### 5"], [True, None])]
     rows.append(labels([BOB, END], [False, False], correct=True))  # not counted: a right rollout
-    assert judge_labels({"p": PROBLEM}, rows) == (3, 4)
-    assert judge_labels({"p": PROBLEM}, rows, strict=True) == (3, 4)
-    assert judge_labels({"p": PROBLEM}, rows[:1]) == (2, 3)
-    assert judge_labels({"p": PROBLEM}, rows[:1], strict=True) == (3, 3)
+    assert judge_labels({"p": PROBLEM}, rows) == {"p": (3, 4)}
+    assert judge_labels({"p": PROBLEM}, rows, strict=True) == {"p": (3, 4)}
+    assert judge_labels({"p": PROBLEM}, rows[:1]) == {"p": (2, 3)}
+    assert judge_labels({"p": PROBLEM}, rows[:1], strict=True) == {"p": (3, 3)}
 
 
 def test_other_sources_have_no_oracle():

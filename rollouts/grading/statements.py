@@ -316,6 +316,7 @@ def _tagged(text: str) -> _Place | None:
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|([0-9]+)(?![0-9A-Za-z]|[.,/:][0-9]))")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_LONGEST_BOX = 10_000  # characters within which a box must close: bounds the time
 _BETWEEN = re.compile(
     r"[\s$.;]*(?:\\[()\[\]])?\s*(?:,|,?\s*(?:and|or)|,?\s*\\text\{\s*(?:and|or)\s*\})[\s$]*(?:\\[()\[\]])?[\s$]*"
     r"(?:[A-Za-z]\s*=\s*)?"
@@ -346,14 +347,15 @@ def _last_box(text: str) -> _Place | None:
 
 
 def _box_at(text: str, at: int) -> _Place | None:
-    """The box that begins here: its content is None where it is not closed; no box where it is only mentioned."""
+    """The box that begins here: its content is None where it does not close soon; no box where it is only
+    mentioned."""
     box = _BOX.match(text, at)
     if box is None:
         return (at, len(text), None, "boxed") if text[at:].strip() in ("\\boxed", "\\fbox") else None
     if box[1]:
         return at, box.end(), box[1], "boxed"
     depth = 1
-    for brace in _BRACE.finditer(text, box.end()):
+    for brace in _BRACE.finditer(text, box.end(), box.end() + _LONGEST_BOX):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0:
             return at, brace.end(), text[box.end() : brace.start()].strip(), "boxed"

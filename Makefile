@@ -20,7 +20,7 @@ help:  ## list what can be made
 test: lint  ## lint, then every test but the slow ones
 	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadfile -q
 
-faults: $(VENV)/.installed-dev  ## the long tests: a hundred kills and more, about ten minutes
+faults: $(VENV)/.installed-dev  ## the long tests: a hundred kills and more, 100,000 texts
 	$(OFFLINE) $(BIN)/python -m pytest -q -m slow tests/faults
 
 test-vllm: $(VLLM)/.installed  ## the backend vllm and reward models on a real engine, in an environment of its own

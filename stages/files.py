@@ -128,13 +128,12 @@ def hash_contents(path: str | Path) -> str:
     total, model = hashlib.sha256(), any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
     for file in sorted(path.rglob("*")):
         name = file.relative_to(path)
-        if file.is_fifo():
-            raise StoreError(f"{file}: is a pipe, not a file")
-        if not file.is_file():
-            continue
         if any(part.startswith(".") for part in name.parts) or (model and any(map(name.match, NOT_OF_A_MODEL))):
             continue
-        total.update(f"{name.as_posix()}\0{hash_file(file)}\n".encode(errors="surrogateescape"))
+        if file.is_fifo():
+            raise StoreError(f"{file}: is a pipe, not a file")
+        if file.is_file():
+            total.update(f"{name.as_posix()}\0{hash_file(file)}\n".encode(errors="surrogateescape"))
     return total.hexdigest()
 
 

@@ -87,7 +87,15 @@ class _Run:
     """One run: what it consists of (the arguments of `fit`), and how far it is."""
 
     def __init__(
-        self, model, tokenizer, examples, loss: Loss, args: TrainArgs, work: Workspace, evaluate, names
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        examples: Sequence[Example],
+        loss: Loss,
+        args: TrainArgs,
+        work: Workspace,
+        evaluate: Evaluate | None,
+        names: Sequence[str] | None,
     ) -> None:
         self.examples, self.names, self.tokenizer = examples, names, tokenizer
         self.loss, self.args, self.work, self.evaluate = loss, args, work, evaluate

@@ -23,7 +23,12 @@ def plan_packs(
 
     Best-fit decreasing: the longest example left goes where it leaves least room; n log n time. Examples of one family
     (`families` has a number for each example) stay together; a family of more than a pack is cut.
+
+    Raises:
+        ValueError: a length or `pack_tokens` is under 1.
     """
+    if pack_tokens < 1 or min(lengths, default=1) < 1:
+        raise ValueError(f"packs of {pack_tokens} tokens for lengths from {min(lengths, default=1)}: both at least 1")
     rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
     rng.shuffle(order)
@@ -70,10 +75,17 @@ def _best_fit(chosen: Sequence[int], lengths: Sequence[int], pack_tokens: int) -
 
 
 def pack_batch(packs: Sequence[Sequence[Example]], pad_id: int) -> Batch:
-    """Each pack as one row; rows are padded on the right to the longest pack."""
+    """Each pack as one row; rows are padded on the right to the longest pack.
+
+    Raises:
+        ValueError: there is no pack, or one without a token.
+    """
     import torch
 
-    width = max(sum(len(example.ids) for example in pack) for pack in packs)
+    sizes = [sum(len(example.ids) for example in pack) for pack in packs]
+    if not sizes or not all(sizes):
+        raise ValueError(f"{len(sizes)} packs, of {sizes} tokens: there is nothing to read")
+    width = max(sizes)
     ids = torch.full((len(packs), width), pad_id)
     # padding has position 0 everywhere: each such token is a sequence of its own
     positions = torch.zeros(len(packs), width, dtype=torch.long)

@@ -138,6 +138,9 @@ def share_batch(examples: Sequence[Example], pad_id: int, targets_only: bool = F
     """Examples as one row in which prefixes are shared; targets are in the order of the examples.
 
     Where nothing is shared it is a plain pack. With `targets_only` the last layer computes tokens with a target only.
+
+    Raises:
+        ValueError: there is no token to read.
     """
     import torch
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from rollouts.grading.boxes import last_box, tagged
 from rollouts.grading.numerals import normalise
 from rollouts.grading.wording import clean, right_side, shorten
 
@@ -159,7 +160,7 @@ def _hash(lines: Sequence[str], index: int, last_mark: int) -> _Statement | None
     again = line.find("####", mark.end())
     content = line[mark.end() : again if again >= 0 else None]
     if "\\boxed" in line or "\\fbox" in line:
-        box = _last_box(line)
+        box = last_box(line)
         if box is not None and (box[2] or (box[2] is None and index == len(lines) - 1)):
             return _Statement(box[2], "boxed", index, index + 1, line[box[1] :])
     last, place = index == len(lines) - 1, (index, index + 1)
@@ -250,8 +251,8 @@ def _in_prose(lines: Sequence[str], start: int) -> _Statement | None:
     start, text = start + text.count("\n", 0, cut), text[cut:]
     if not any(word in text for word in ("\\", "nswer", "Ans", "ANS", "correct")):
         return None
-    box = _last_box(text)
-    stated = [one for one in (box, _tagged(text)) if one is not None]
+    box = last_box(text)
+    stated = [one for one in (box, tagged(text)) if one is not None]
     stated = [(begin, _place(text, start, begin, end, content, where)) for begin, end, content, where in stated]
     for mark in list(_ANSWER_IS.finditer(text))[-8:]:
         within = box is not None and box[0] < mark.start() < box[1]
@@ -293,71 +294,6 @@ def _place(text: str, start: int, begin: int, end: int, content: str | None, whe
     elif content and "=" in content and len(content) <= MAX_ANSWER:
         content = right_side(content) or content
     return _Statement(content, where, begins, ends + 1, after)
-
-
-_Place = tuple[int, int, str | None, str]  # begin and end in the text, the content, the rule
-
-
-_TAG = re.compile(r"<(/?)(?:final[_ ]?)?answer>", re.IGNORECASE)
-
-
-def _tagged(text: str) -> _Place | None:
-    """`<answer>18</answer>`; a stop string may have taken the last tag."""
-    tags = list(_TAG.finditer(text)) if "<" in text else []
-    begin = next((n for n in range(len(tags) - 1, -1, -1) if not tags[n][1]), None)
-    if begin is None:
-        return None
-    end = tags[begin + 1] if begin + 1 < len(tags) else None
-    content = text[tags[begin].end() : end.start() if end else None].strip()
-    if end is None and "\n" in content:
-        return None
-    return tags[begin].start(), end.end() if end else len(text), content.replace("\n", " "), "answer"
-
-
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|([0-9]+)(?![0-9A-Za-z]|[.,/:][0-9]))")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_BETWEEN = re.compile(
-    r"[\s$.;]*(?:\\[()\[\]])?\s*(?:,|,?\s*(?:and|or)|,?\s*\\text\{\s*(?:and|or)\s*\})[\s$]*(?:\\[()\[\]])?[\s$]*"
-    r"(?:[A-Za-z]\s*=\s*)?"
-)
-
-
-def _last_box(text: str) -> _Place | None:
-    """The last box that holds something, with those that it is listed with (`\\boxed{3} and \\boxed{5}`)."""
-    boxes: list[_Place] = []
-    at = len(text)
-    for _ in range(MAX_MARKS):
-        at = max(text.rfind("\\boxed", 0, at), text.rfind("\\fbox", 0, at))
-        if at < 0:
-            break
-        box = _box_at(text, at)
-        if box is None or (boxes and boxes[0][2] and not box[2]):
-            continue
-        if boxes and boxes[0][2] and _BETWEEN.fullmatch(text, box[1], boxes[0][0]) is None:
-            break
-        boxes = [box, *(boxes if boxes and boxes[0][2] else [])]
-        if box[2] is None:
-            break
-    if not boxes:
-        return None
-    contents = list(dict.fromkeys(box[2] for box in boxes))
-    content = None if None in contents else ", ".join(map(str, contents))
-    return boxes[0][0], boxes[-1][1], content, "boxed"
-
-
-def _box_at(text: str, at: int) -> _Place | None:
-    """The box that begins here: its content is None where it is not closed; no box where it is only mentioned."""
-    box = _BOX.match(text, at)
-    if box is None:
-        return (at, len(text), None, "boxed") if text[at:].strip() in ("\\boxed", "\\fbox") else None
-    if box[1]:
-        return at, box.end(), box[1], "boxed"
-    depth = 1
-    for brace in _BRACE.finditer(text, box.end()):
-        depth += {"{": 1, "}": -1}.get(brace[0], 0)
-        if depth == 0:
-            return at, brace.end(), text[box.end() : brace.start()].strip(), "boxed"
-    return at, len(text), None, "boxed"
 
 
 def _last_number(lines: Sequence[str]) -> _Statement | None:

@@ -55,6 +55,20 @@ def test_nothing_makes_no_pack():
     assert plan_packs([], 5, 0, 0) == []
 
 
+def test_what_is_no_length_is_refused():
+    with pytest.raises(ValueError, match="packs of 0 tokens"):
+        plan_packs([3], 0, 0, 0)
+    with pytest.raises(ValueError, match="from 0"):
+        plan_packs([3, 0], 5, 0, 0)
+    assert plan_packs([], 5, 0, 0) == []
+
+
+@pytest.mark.parametrize("packs", [[], [[]], [[Example([1], [], [])], []]])
+def test_packs_without_a_token_are_refused(packs):
+    with pytest.raises(ValueError, match="nothing to read"):
+        pack_batch(packs, 0)
+
+
 def test_a_batch_by_hand():
     first, second = Example([5, 6, 7], [1, 2], [1.0, 0.25]), Example([8], [0], [9.0])
     third = Example([9, 10], [1], [3.0])

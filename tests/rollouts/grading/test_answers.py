@@ -37,6 +37,8 @@ CASES = [
     ("\\boxed{\\frac{3}{4}}", "0.75", True, "boxed:number"),
     ("$\\boxed{\\{1, 2\\}}$", "\\{1,2\\}", True, "boxed:text"),
     ("\\boxed{5", "5", False, "boxed:unclosed"),
+    ("\\boxed{5" + 9_990 * " " + "}", "5", True, "boxed:number"),
+    ("\\boxed{5" + 10_000 * " " + "}", "5", False, "boxed:unclosed"),
     ("#### 5 \\boxed{", "5", False, "boxed:unclosed"),
     ("\\boxed{}", "", False, "boxed:empty"),
     ("#### ", "5", False, "hash:empty"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from experiments.report.words import SCORER_NAMES, code_span, longest_run
+from experiments.report.words import SCORER_NAMES, WHEN_NAMES, code_span, longest_run
 from stages.text import one_line, visible
 
 LONGEST, MOST_STEPS = 2000, 50  # characters of a text that are shown, steps of a solution
@@ -29,10 +30,10 @@ def example_lines(example: dict[str, Any] | None) -> list[str]:
     return blocks
 
 
-def example_summary(example: dict[str, Any]) -> str:
-    """One or two sentences: what was wrong, where it was located, what was chosen."""
+def example_summary(example: dict[str, Any], named: Callable[[str], str] = code_span) -> str:
+    """A few sentences: what was wrong, where it was located, what was chosen; `named` writes the problem's id."""
     draft = example["solutions"]["draft"]
-    parts = [f"Problem {code_span(example['problem_id'])}: the draft is {'right' if draft['correct'] else 'wrong'}."]
+    parts = [f"Problem {named(example['problem_id'])}: the draft is {'right' if draft['correct'] else 'wrong'}."]
     located, true = example["located_error"], example["true_error"]
     if located is None:
         parts.append("No error was located in it.")
@@ -42,10 +43,12 @@ def example_summary(example: dict[str, Any]) -> str:
         where = "no step is wrong" if true is None else f"it is step {true + 1}"
         agrees = "the oracle agrees" if true == located else f"by the oracle {where}"
         parts.append(f"The first error was located at step {located + 1}; {agrees}.")
-    chosen = KIND_NAMES.get(example["chosen"], example["chosen"])
-    verdict = "right" if example["correct"] else "wrong"
-    scorer = SCORER_NAMES[example["scorer"]]
-    parts.append(f"{scorer[0].upper()}{scorer[1:]} picked {chosen}, which is {verdict}.")
+    if example["kept_by"] is not None:
+        parts.append(f"The gate refines {WHEN_NAMES[example['kept_by']]}, and kept it.")
+    elif example["chosen"] is not None:
+        chosen, verdict = KIND_NAMES[example["chosen"]], "right" if example["correct"] else "wrong"
+        scorer = SCORER_NAMES[example["scorer"]]
+        parts.append(f"{scorer[0].upper()}{scorer[1:]} picked {chosen}, which is {verdict}.")
     return " ".join(parts)
 
 

@@ -105,10 +105,10 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def plain(text: object) -> str:
-    """A text from outside within a sentence of a Markdown page: on one line, and nothing of it is markup."""
+def plain(text: str) -> str:
+    """A text on one line as Markdown, so that nothing of it is markup."""
     # an underscore within a word is none
-    return re.sub(r"[\\`*\[\]<>&$~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", one_line(text, VALUE))
+    return re.sub(r"[\\`*\[\]<>&$~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
 
 
 def code_span(text: object) -> str:
@@ -147,21 +147,25 @@ def versus(found: Estimate, other: str) -> str:
     return f"not clearly different from {other} ({100 * found['value']:+.1f} points, {span}, {reason})"
 
 
-def opening(report: dict[str, Any]) -> str:
-    """One paragraph: the main finding as the numbers allow it, what was run, and the findings beside it."""
+def opening(report: dict[str, Any]) -> list[str]:
+    """What was run, and the findings beside the main one, as the numbers allow them: plain sentences."""
+    source, model = one_line(report["source"], VALUE), one_line(report["model"] or "the student", VALUE)
     setup = (
-        f"On {report['problems']:,} {plain('/'.join(report['splits']))} problems of {plain(report['source'])} "
-        f"(seed {report['seed']}) {plain(report['model'] or 'the student')} wrote greedy drafts, "
+        f"On {report['problems']:,} {one_line('/'.join(report['splits']), VALUE)} problems of {source} "
+        f"(seed {report['seed']}) {model} wrote greedy drafts, "
         f"a global and a local refiner rewrote {WHEN_NAMES[report['headline']['when']]}, and "
         f"{SCORER_NAMES[report['headline']['scorer']]} picked one of the three."
     )
-    sentences = [first_sentence(report), setup, _against_draft(report), _against_samples(report)]
+    sentences = [setup, _against_draft(report), _against_samples(report)]
     sentences += [_against_controls(report), _refiners(report), _judges(report)]
-    return " ".join(sentence for sentence in sentences if sentence)
+    return [sentence for sentence in sentences if sentence]
 
 
 def first_sentence(report: dict[str, Any]) -> str:
-    """The main finding: reranking against the strongest control, the selector that is best without the refiners."""
+    """The main finding: reranking against the strongest control, the selector that is best without the refiners.
+
+    The verdict, with which it begins, stands between two pairs of asterisks.
+    """
     change, name = report["difference"]["reranked_minus_strongest_control"], report["strongest_control"]
     if change is None:
         return "**Main finding: none**, since reranking and a control were not both run."

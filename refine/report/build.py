@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from refine.report.example import choose_example
+from refine.report.example import choose_example, describe_examples
 from refine.report.inputs import ReportInputs
 from refine.report.repairs import WHERES, count_errors, repair_report, share
 from refine.rerank import WHEN
@@ -124,7 +124,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "ungraded": sum(candidate.correct is None for candidate in inputs.candidates),
         "too_long": {name: _too_long(inputs.judgements, candidates, name) for name in SCORERS},
         "paper": _paper(inputs.samples),
-        "example": choose_example(inputs, candidates),
+        "example": choose_example(describe_examples(inputs)),
     }
     report["notes"] = _notes(inputs, report)
     return _rounded(report)

@@ -1,37 +1,38 @@
-"""One solved problem to show step by step: draft, located error, both refinements, scores and the final choice.
+"""Problems to show step by step: draft, located error, both refinements, scores and the final choice.
 
-Left out: drawing it (`experiments/report/markdown.py`, `experiments/report/figures.py`).
+Left out: drawing them (`experiments/report/`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from refine.report.inputs import ReportInputs
+from rewards.evaluate import SCORERS
 from rewards.metrics import first_error
 from rollouts.records import Candidate, CandidateKey, Choice, Problem, identity
 
 KINDS = ("draft", "global", "local")
 
 
-def choose_example(inputs: ReportInputs, candidates: dict[CandidateKey, Candidate]) -> dict[str, Any] | None:
+def choose_example(examples: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The problem that shows most: a wrong draft whose error was located and mended, and the mended solution chosen.
 
     Among equals one of a length that fits a page, then the first. None where nothing was reranked.
     """
-    chosen = {
-        choice.problem_id: choice
-        for choice in inputs.choices
-        if (choice.selector, choice.scorer, choice.where, choice.when)
-        == ("reranked", inputs.scorer, inputs.where, inputs.when)
-    }
+    return max((one for one in examples if one["chosen"] is not None), key=_rank, default=None)
+
+
+def describe_examples(inputs: ReportInputs) -> list[dict[str, Any]]:
+    """Every problem with its draft, both refinements, their scores and the choice of the headline, in order."""
+    headline = ("reranked", inputs.scorer, inputs.where, inputs.when)
+    chosen = {c.problem_id: c for c in inputs.choices if (c.selector, c.scorer, c.where, c.when) == headline}
     scores = {(one.scorer, *identity(one)): one.probabilities for one in inputs.judgements}
-    examples = (
-        _describe(inputs, problem, candidates, scores, chosen[problem.id])
-        for problem in inputs.problems
-        if problem.id in chosen
-    )
-    return max(examples, key=_rank, default=None)
+    candidates = {identity(candidate): candidate for candidate in inputs.candidates}
+    return [
+        _describe(inputs, problem, candidates, scores, chosen.get(problem.id)) for problem in inputs.problems
+    ]
 
 
 def _describe(
@@ -39,19 +40,20 @@ def _describe(
     problem: Problem,
     candidates: dict[CandidateKey, Candidate],
     scores: dict[Any, tuple[float, ...]],
-    choice: Choice,
+    choice: Choice | None,
 ) -> dict[str, Any]:
     draft, *_, local = keys = [(problem.id, kind, inputs.where if kind == "local" else "none", 0) for kind in KINDS]
     solutions: dict[str, Any] = dict.fromkeys(KINDS)
     for key in keys:
         if candidate := candidates.get(key):
-            sorm, scorer = scores.get(("sorm", *key)), scores.get((inputs.scorer, *key))
+            given = {scorer: list(scores.get((scorer, *key), ())) or None for scorer in SCORERS}
+            final = given[inputs.scorer]
             solutions[candidate.kind] = {
                 "steps": list(candidate.steps),
                 "answer": candidate.answer,
                 "correct": candidate.correct is True,
-                "sorm": list(sorm) if sorm else None,
-                "score": scorer[-1] if scorer else None,
+                **given,
+                "score": final[-1] if final else None,
             }
     if local in candidates:
         located = candidates[local].error_step  # what the refiner was told
@@ -69,8 +71,10 @@ def _describe(
         "located_error": located,
         "true_error": truth.index(False) if False in truth else None,
         "oracle": inputs.step_truth is not None,
-        "chosen": choice.kind,
-        "correct": choice.correct,
+        # the gate that kept the draft, so that there was nothing to choose
+        "kept_by": inputs.when if choice and inputs.when != "always" and choice.offered == 1 else None,
+        "chosen": choice and choice.kind,
+        "correct": choice and choice.correct,
     }
 
 

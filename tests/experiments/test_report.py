@@ -13,7 +13,7 @@ import pytest
 
 from experiments.report.figures import draw_figures
 from experiments.report.markdown import copy_report, print_main_table, render_markdown, write_report
-from experiments.report.words import ERROR_NAMES, code_span, opening, plain, versus
+from experiments.report.words import ERROR_NAMES, code_span, first_sentence, opening, plain, versus
 from refine.report.build import DIFFERENCES, SELECTORS, build_report
 from refine.report.inputs import ReportInputs
 from refine.report.repairs import ERRORS
@@ -376,7 +376,8 @@ def test_the_first_sentence_is_about_the_strongest_control(report, low, high, n,
         "strongest_control": "shuffled",
         "difference": report["difference"] | {"reranked_minus_strongest_control": change},
     }
-    first = opening(changed).split(" On 120")[0]
+    first = first_sentence(changed)
+    assert render_markdown(changed, []).split("\n\n")[1].startswith(f"{first} On 120")
     assert first.startswith(f"**Main finding: {words}")
     assert "against 61.2% by the strongest control, shuffled refiner (another's draft); the difference is" in first
     span = f"+5.0 points (95% interval {100 * low:+.1f} to {100 * high:+.1f}"
@@ -410,7 +411,7 @@ def test_an_oracle_in_the_headline_is_admitted(inputs, report):
 
 
 def test_both_controls_are_told(report):
-    text = opening(report)
+    text = " ".join(opening(report))
     for name, trained in (("control", "without a draft"), ("shuffled", "on the drafts of other problems")):
         right = f"{100 * report['accuracy'][name]['value']:.1f}%"
         assert f"trained on the same targets {trained}, is right on {right}: global refinement is" in text

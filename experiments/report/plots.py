@@ -1,0 +1,234 @@
+"""The plots of the page as numbers: where each mark, line and text of an SVG stands, 340 units wide. `templates/plots.svg`
+draws them; colours and fonts are the style sheet's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments.report.sections import SCORERS, named_differences
+from experiments.report.words import percent, selector_names
+
+WIDTH, ROW, EDGE = 340, 36, 8
+LEFT, RIGHT, TOP, BOTTOM = 42, 10, 12, 46  # margins of a plot with two axes
+FAMILIES = {"reranked": "main", "oracle": "oracle", "random": "plain", "control": "control", "shuffled": "control"}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point with its 95% interval; `diamond` is the paper's figure."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    style: str
+    words: str  # on one line: name, value, interval
+    number: str = ""
+    diamond: float | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One mark in each row, under its name; `ticks` are (x, label), and the lines end at `bottom`."""
+
+    title: str
+    height: float
+    names: list[tuple[str, str]]  # name and value of each row
+    marks: list[Mark]
+    ticks: list[tuple[float, str]]
+    bottom: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line through points, drawn in the style of a series."""
+
+    name: str
+    style: str
+    points: list[tuple[float, float, float]]  # x, y, radius
+    spreads: list[tuple[float, float, float]] = field(default_factory=list)  # x, y of the low end, y of the high end
+
+
+@dataclass(frozen=True)
+class Axes:
+    """A plot with two axes, its ticks, and curves or marks in it."""
+
+    title: str
+    height: float
+    x_name: str
+    y_name: str
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    curves: list[Curve] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    diagonal: bool = False
+
+
+def page_plots(report: dict[str, Any]) -> dict[str, list[Rows | Axes]]:
+    """The plots under each name of a figure (`sections.py`); none where nothing was measured."""
+    return {
+        "accuracy": accuracy_plot(report),
+        "differences": difference_plot(report),
+        "tokens": token_plot(report),
+        "step_accuracy": position_plot(report),
+        "reliability": reliability_plots(report),
+    }
+
+
+def accuracy_plot(report: dict[str, Any]) -> list[Rows]:
+    """Accuracy by selector, the paper's figures as diamonds."""
+    papers, rows = report["paper"]["accuracy"], []
+    for name, words in selector_names(report).items():
+        if found := report["accuracy"][name]:
+            rows.append((words, found, FAMILIES.get(name, "other"), papers.get(name)))
+    return _rows("Accuracy by selector, % of the problems", rows, 0, 1) if rows else []
+
+
+def difference_plot(report: dict[str, Any]) -> list[Rows]:
+    """Differences between selectors, in points."""
+    rows = [(f"{a} − {b}", found, "other", None) for a, b, found in named_differences(report)]
+    if not rows:
+        return []
+    ends = [abs(found[end]) for _, found, *_ in rows for end in ("low", "high")]
+    reach = max(0.05, math.ceil(20 * max(ends)) / 20)
+    return _rows("Differences between selectors, points", rows, -reach, reach)
+
+
+def _rows(title: str, rows: list[tuple[str, dict[str, Any], str, Any]], least: float, most: float) -> list[Rows]:
+    def place(value: float) -> float:
+        return _round(EDGE + (value - least) / (most - least) * (WIDTH - 2 * EDGE))
+
+    names, marks = [], []
+    for at, (words, found, style, paper) in enumerate(rows):
+        value = percent(found) if least == 0 else f"{100 * found['value']:+.1f}"
+        x, low, high = (place(found[end]) for end in ("value", "low", "high"))
+        names.append((words, value))
+        diamond = place(paper[0]) if paper else None
+        marks.append(Mark(x, at * ROW + 25, low, high, style, _told(words, found, least < 0), diamond=diamond))
+    steps = (0, 0.25, 0.5, 0.75, 1)
+    shown = [least + step * (most - least) for step in steps]
+    ticks = [(place(value), f"{100 * value:g}" if least == 0 else f"{round(100 * value, 1):+g}") for value in shown]
+    bottom = len(rows) * ROW
+    return [Rows(title, bottom + 20, names, marks, ticks, bottom)]
+
+
+def _told(words: str, found: dict[str, Any], signed: bool = False) -> str:
+    form = "+.1f" if signed else ".1f"
+    low, value, high = (format(100 * found[name], form) for name in ("low", "value", "high"))
+    return f"{words}: {value}, 95% interval {low} to {high}"
+
+
+def token_plot(report: dict[str, Any]) -> list[Axes]:
+    """Accuracy against all tokens of a problem, sampled and read; the marks are numbered, so that a list can name
+    them."""
+    names = {
+        name: words
+        for name, words in selector_names(report).items()
+        if report["accuracy"][name] and report["tokens"][name] is not None
+    }
+    spent = {name: report["tokens"][name] + (report["tokens_read"][name] or 0) for name in names}
+    if not spent or not max(spent.values()):
+        return []
+    x_most, x_step = _nice(max(spent.values()))
+    lows, highs = ([report["accuracy"][name][end] for name in names] for end in ("low", "high"))
+    y_least, y_most = math.floor(10 * min(lows)) / 10, math.ceil(10 * max(highs)) / 10
+    height, marks, taken = 300, [], []
+    for name, words in names.items():
+        found, x = report["accuracy"][name], _across(spent[name] / x_most)
+        y, low, high = (_up((found[end] - y_least) / (y_most - y_least), height) for end in ("value", "low", "high"))
+        told = f"{_told(words, found)}; {spent[name]:,.0f} tokens"
+        marks.append(Mark(x, y, low, high, FAMILIES.get(name, "other"), told, str(len(marks) + 1)))
+    taken = [(mark.x, mark.y) for mark in marks]
+    placed = []
+    for mark in marks:
+        placed.append(_label_place(mark, taken, height))
+        taken.append(placed[-1])
+    x_ticks = [(_across(at * x_step / x_most), f"{at * x_step:,}") for at in range(round(x_most / x_step) + 1)]
+    tenths = range(round(10 * y_least), round(10 * y_most) + 1)
+    y_ticks = [(_up((at / 10 - y_least) / (y_most - y_least), height), str(10 * at)) for at in tenths]
+    names_of_axes = ("tokens a problem, sampled and read", "right, %")
+    labelled = [(mark, *place) for mark, place in zip(marks, placed, strict=True)]
+    return [Axes("Accuracy against tokens", height, *names_of_axes, x_ticks, y_ticks, marks=labelled)]
+
+
+def _label_place(mark: Mark, taken: list[tuple[float, float]], height: float) -> tuple[float, float]:
+    """The middle of a mark's number: beside the mark, where no other mark or number is."""
+
+    def crowded(place: tuple[float, float]) -> float:
+        inside = LEFT < place[0] < WIDTH - RIGHT and TOP < place[1] < height - BOTTOM
+        return sum(max(0, 12 - math.dist(place, one)) for one in taken) + (0 if inside else 100)
+
+    turns = [math.pi * turn / 4 for turn in range(8)]
+    places = [(mark.x + r * math.cos(turn), mark.y + r * math.sin(turn)) for r in (11, 16, 22) for turn in turns]
+    return tuple(map(_round, min(places, key=crowded)))
+
+
+def position_plot(report: dict[str, Any]) -> list[Axes]:
+    """Accuracy on intermediate steps by position, with intervals and how many steps there are."""
+    found = {name: rows for name, rows in report["step_accuracy_by_position"].items() if rows}
+    if not found:
+        return []
+    sizes = {row["position"]: row["n"] for rows in found.values() for row in rows}
+    last, height = max(sizes), 220
+    curves = []
+    for shift, (name, rows) in zip((-2, 2), found.items(), strict=False):
+        points, spreads = [], []
+        for row in rows:
+            x = _round(_across((row["position"] - 0.5) / last) + shift)
+            points.append((x, _up(row["value"], height), 3.5))
+            spreads.append((x, _up(row["low"], height), _up(row["high"], height)))
+        curves.append(Curve(name.upper(), name, points, spreads))
+    every = 1 + len(sizes) // 9
+    x_ticks = [(_across((place - 0.5) / last), f"{place}") for place in sorted(sizes)[::every]]
+    return [Axes("Step accuracy by position", height, "position of the step", "judged rightly, %", x_ticks, _shares(height), curves)]
+
+
+def reliability_plots(report: dict[str, Any]) -> list[Axes]:
+    """How many are right of those with a probability: whole solutions, and intermediate steps where an oracle is."""
+    panels = {
+        "Calibration, whole solutions": report["reliability"],
+        "Calibration, intermediate steps": report["reliability_steps"],
+    }
+    plots, height = [], 300
+    for title, found in panels.items():
+        curves = []
+        for name in SCORERS:
+            if bins := found[name]:
+                total = sum(row["n"] for row in bins)
+                points = [
+                    (_across(row["predicted"]), _up(row["observed"], height), _round(2 + 9 * math.sqrt(row["n"] / total)))
+                    for row in bins
+                ]
+                curves.append(Curve(name.upper(), name, points))
+        if curves:
+            x_ticks = [(_across(at / 4), f"{25 * at}") for at in range(5)]
+            axes = ("probability given, % (area: how many)", "right, %")
+            plots.append(Axes(title, height, *axes, x_ticks, _shares(height), curves, diagonal=True))
+    return plots
+
+
+def _shares(height: float) -> list[tuple[float, str]]:
+    return [(_up(at / 4, height), str(25 * at)) for at in range(5)]
+
+
+def _nice(most: float) -> tuple[int, int]:
+    """A round number that is no less, and the step to it in at most five."""
+    for step in (s * 10**power for power in range(12) for s in (1, 2, 5)):
+        if most <= 5 * step:
+            return math.ceil(most / step) * step, step
+    raise ValueError(f"{most} is too many")
+
+
+def _across(share: float) -> float:
+    return _round(LEFT + share * (WIDTH - LEFT - RIGHT))
+
+
+def _up(share: float, height: float) -> float:
+    return _round(height - BOTTOM - share * (height - TOP - BOTTOM))
+
+
+def _round(value: float) -> float:
+    return round(value, 1)

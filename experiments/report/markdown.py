@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.report.example import example_lines
+from experiments.report.page import render_again, render_page
 from experiments.report.sections import Bullets, Figure, Part, Table, accuracy_rows, report_sections
 from experiments.report.words import first_sentence, opening, plain, selector_names, table, versus
 from stages.files import read_json, write_json
@@ -21,11 +23,11 @@ if TYPE_CHECKING:
 OUTCOMES = "outcomes.parquet"  # beside report.json, from which claims over several runs are made
 
 
-def write_report(folder: Path, report: dict[str, Any]) -> None:
-    """Write report.md, report.json and figures/*.png into `folder`."""
+def write_report(folder: Path, report: dict[str, Any], examples: Sequence[dict[str, Any]]) -> None:
+    """Write report.md, report.json, figures/*.png and report.html, in which all `examples` can be looked through."""
     from experiments.report.figures import draw_figures
 
-    _write(folder, report, draw_figures(folder / "figures", report))
+    _write(folder, report, draw_figures(folder / "figures", report), render_page(report, examples))
 
 
 def copy_report(source: Path, folder: Path, reused: dict[str, bool]) -> None:
@@ -36,12 +38,14 @@ def copy_report(source: Path, folder: Path, reused: dict[str, bool]) -> None:
     shutil.rmtree(folder / "figures", ignore_errors=True)  # of a run that was overwritten
     shutil.copytree(source / "figures", folder / "figures")
     shutil.copy(source / OUTCOMES, folder)
-    _write(folder, report, [path.stem for path in (source / "figures").glob("*.png")])
+    page = render_again((source / "report.html").read_text(encoding="utf-8"), report)
+    _write(folder, report, [path.stem for path in (source / "figures").glob("*.png")], page)
 
 
-def _write(folder: Path, report: dict[str, Any], drawn: list[str]) -> None:
+def _write(folder: Path, report: dict[str, Any], drawn: list[str], page: str) -> None:
     write_json(folder / "report.json", report)
-    (folder / "report.md").write_text(render_markdown(report, drawn), encoding="utf-8", newline="\n")
+    for name, text in (("report.md", render_markdown(report, drawn)), ("report.html", page)):
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
 
 def render_markdown(report: dict[str, Any], figures: list[str]) -> str:

@@ -5,7 +5,7 @@ draws them; colours and fonts are the style sheet's.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.report.sections import SCORERS, named_differences
@@ -18,7 +18,7 @@ FAMILIES = {"reranked": "main", "oracle": "oracle", "random": "plain", "control"
 
 @dataclass(frozen=True)
 class Mark:
-    """A point with its 95% interval; `diamond` is the paper's figure."""
+    """A point with its 95% interval, `low` and `high` along the axis that it measures; `diamond` is the paper's figure."""
 
     x: float
     y: float
@@ -26,8 +26,9 @@ class Mark:
     high: float
     style: str
     words: str  # on one line: name, value, interval
-    number: str = ""
     diamond: float | None = None
+    number: str = ""
+    label: tuple[float, float] = (0, 0)  # the middle of the number
 
 
 @dataclass(frozen=True)
@@ -135,23 +136,21 @@ def token_plot(report: dict[str, Any]) -> list[Axes]:
     x_most, x_step = _nice(max(spent.values()))
     lows, highs = ([report["accuracy"][name][end] for name in names] for end in ("low", "high"))
     y_least, y_most = math.floor(10 * min(lows)) / 10, math.ceil(10 * max(highs)) / 10
-    height, marks, taken = 300, [], []
+    height, marks = 300, []
     for name, words in names.items():
         found, x = report["accuracy"][name], _across(spent[name] / x_most)
         y, low, high = (_up((found[end] - y_least) / (y_most - y_least), height) for end in ("value", "low", "high"))
         told = f"{_told(words, found)}; {spent[name]:,.0f} tokens"
-        marks.append(Mark(x, y, low, high, FAMILIES.get(name, "other"), told, str(len(marks) + 1)))
+        marks.append(Mark(x, y, low, high, FAMILIES.get(name, "other"), told, number=str(len(marks) + 1)))
     taken = [(mark.x, mark.y) for mark in marks]
-    placed = []
-    for mark in marks:
-        placed.append(_label_place(mark, taken, height))
-        taken.append(placed[-1])
+    for at, mark in enumerate(marks):
+        marks[at] = replace(mark, label=_label_place(mark, taken, height))
+        taken.append(marks[at].label)
     x_ticks = [(_across(at * x_step / x_most), f"{at * x_step:,}") for at in range(round(x_most / x_step) + 1)]
     tenths = range(round(10 * y_least), round(10 * y_most) + 1)
     y_ticks = [(_up((at / 10 - y_least) / (y_most - y_least), height), str(10 * at)) for at in tenths]
     names_of_axes = ("tokens a problem, sampled and read", "right, %")
-    labelled = [(mark, *place) for mark, place in zip(marks, placed, strict=True)]
-    return [Axes("Accuracy against tokens", height, *names_of_axes, x_ticks, y_ticks, marks=labelled)]
+    return [Axes("Accuracy against tokens", height, *names_of_axes, x_ticks, y_ticks, marks=marks)]
 
 
 def _label_place(mark: Mark, taken: list[tuple[float, float]], height: float) -> tuple[float, float]:
@@ -183,7 +182,17 @@ def position_plot(report: dict[str, Any]) -> list[Axes]:
         curves.append(Curve(name.upper(), name, points, spreads))
     every = 1 + len(sizes) // 9
     x_ticks = [(_across((place - 0.5) / last), f"{place}") for place in sorted(sizes)[::every]]
-    return [Axes("Step accuracy by position", height, "position of the step", "judged rightly, %", x_ticks, _shares(height), curves)]
+    return [
+        Axes(
+            "Step accuracy by position",
+            height,
+            "position of the step",
+            "judged rightly, %",
+            x_ticks,
+            _shares(height),
+            curves,
+        )
+    ]
 
 
 def reliability_plots(report: dict[str, Any]) -> list[Axes]:
@@ -199,7 +208,11 @@ def reliability_plots(report: dict[str, Any]) -> list[Axes]:
             if bins := found[name]:
                 total = sum(row["n"] for row in bins)
                 points = [
-                    (_across(row["predicted"]), _up(row["observed"], height), _round(2 + 9 * math.sqrt(row["n"] / total)))
+                    (
+                        _across(row["predicted"]),
+                        _up(row["observed"], height),
+                        _round(2 + 9 * math.sqrt(row["n"] / total)),
+                    )
                     for row in bins
                 ]
                 curves.append(Curve(name.upper(), name, points))

@@ -198,7 +198,9 @@ def _judges(report: dict[str, Any]) -> list[Part]:
     for name, words in (("brier", "Brier score (lower is better)"), ("ece", "calibration error (lower is better)")):
         found = [(report["calibration"][scorer] or {}).get(name) for scorer in SCORERS]
         rows.append([words, *("–" if value is None else f"{value:.3f}" for value in found), "–"])
-    table = Table("How well the reward models judge", ["on drafts and samples", "ORM", "SORM", "paper, 7B, ORM → SORM"], rows)
+    table = Table(
+        "How well the reward models judge", ["on drafts and samples", "ORM", "SORM", "paper, 7B, ORM → SORM"], rows
+    )
     notes = " ".join(_judge_notes(report))
     pictures = [_figure("step_accuracy"), *_positions(report), _figure("reliability")]
     return [part for part in [table, notes, *pictures] if part]
@@ -276,4 +278,6 @@ def label_cost(report: dict[str, Any]) -> str:
     text = f"The step labels cost {stage['tokens']:,} tokens of continuations and {stage['seconds']:,.1f} seconds"
     if label is None:
         return f"{text}."
-    return f"{text}: {stage['tokens'] / label['n']:,.1f} tokens for each of the {label['n']:,} labels of wrong solutions."
+    return (
+        f"{text}: {stage['tokens'] / label['n']:,.1f} tokens for each of the {label['n']:,} labels of wrong solutions."
+    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from experiments.commands.command import stage_command
 from refine.report.build import build_report
+from refine.report.example import describe_examples
 from refine.report.inputs import ReportInputs
 from refine.report.outcomes import Outcome, run_outcomes
 from refine.report.truth import check_apart, judge_candidates, judge_labels, name_errors
@@ -50,7 +51,7 @@ class ReportArgs:
 
 
 def write_glore_report(args: ReportArgs, work: Workspace) -> None:
-    """Write report.md, report.json and figures/, and the outcome of each problem (`outcomes`)."""
+    """Write report.md, report.html, report.json and figures/, and the outcome of each problem (`outcomes`)."""
     from experiments.report.markdown import write_report
 
     problems = work.parents["candidates"].rows(Problem, "problems")
@@ -88,7 +89,7 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
         where=args.where,
         when=args.when,
     )
-    write_report(work.folder, build_report(inputs))
+    write_report(work.folder, build_report(inputs), describe_examples(inputs))
     work.write_rows("outcomes", run_outcomes(inputs), Outcome)
 
 
@@ -101,5 +102,5 @@ def _cost(artifact: Artifact) -> dict[str, float]:
     return {name: artifact.manifest.get(name, 0) for name in ("seconds", "tokens")}
 
 
-REPORT = Stage("report", 6, ReportArgs, write_glore_report)
+REPORT = Stage("report", 7, ReportArgs, write_glore_report)
 main = stage_command(REPORT)

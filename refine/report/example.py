@@ -30,9 +30,7 @@ def describe_examples(inputs: ReportInputs) -> list[dict[str, Any]]:
     chosen = {c.problem_id: c for c in inputs.choices if (c.selector, c.scorer, c.where, c.when) == headline}
     scores = {(one.scorer, *identity(one)): one.probabilities for one in inputs.judgements}
     candidates = {identity(candidate): candidate for candidate in inputs.candidates}
-    return [
-        _describe(inputs, problem, candidates, scores, chosen.get(problem.id)) for problem in inputs.problems
-    ]
+    return [_describe(inputs, problem, candidates, scores, chosen.get(problem.id)) for problem in inputs.problems]
 
 
 def _describe(

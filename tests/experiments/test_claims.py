@@ -108,6 +108,6 @@ def test_a_report_is_made_with_its_outcomes(tmp_path, inputs):
     for one in inputs[:2]:
         folder = tmp_path / str(one.seed)
         folder.mkdir()
-        write_report(folder, build_report(one))
+        write_report(folder, build_report(one), [])
         write_rows(folder / "outcomes.parquet", run_outcomes(one), Outcome)
     assert read_claims([tmp_path / "0", tmp_path / "1"])["shared"] == []

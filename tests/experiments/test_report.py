@@ -15,6 +15,7 @@ from experiments.report.figures import draw_figures
 from experiments.report.markdown import copy_report, print_main_table, render_markdown, write_report
 from experiments.report.words import ERROR_NAMES, code_span, first_sentence, opening, plain, versus
 from refine.report.build import DIFFERENCES, SELECTORS, build_report
+from refine.report.example import describe_examples
 from refine.report.inputs import ReportInputs
 from refine.report.repairs import ERRORS
 from refine.selection import is_control
@@ -180,7 +181,7 @@ def test_a_run_says_which_stages_it_found(report, tmp_path):
     made, run = tmp_path / "artifact", tmp_path / "run"
     made.mkdir()
     run.mkdir()
-    write_report(made, report)
+    write_report(made, report, [])
     (made / "outcomes.parquet").write_bytes(b"of each problem")
     assert "reused" not in (made / "report.json").read_text() + (made / "report.md").read_text()
     copy_report(made, run, {"train_policy": False, "sample": True})
@@ -239,13 +240,14 @@ def test_every_stable_key_is_there(report):
 def test_the_same_inputs_give_the_same_bytes(tmp_path, inputs):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        write_report(tmp_path / name, build_report(inputs))
+        write_report(tmp_path / name, build_report(inputs), describe_examples(inputs))
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))
     assert [str(path) for path in files] == [
         "figures/accuracy.png",
         "figures/example.png",
         "figures/reliability.png",
         "figures/step_accuracy.png",
+        "report.html",
         "report.json",
         "report.md",
     ]
@@ -254,7 +256,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path, inputs):
 
 
 def test_the_files_say_what_the_numbers_say(tmp_path, report):
-    write_report(tmp_path, report)
+    write_report(tmp_path, report, [])
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == json.loads(json.dumps(report))
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert f"| draft (greedy) | {100 * report['accuracy']['draft']['value']:.1f}% |" in text
@@ -269,7 +271,7 @@ def test_the_files_say_what_the_numbers_say(tmp_path, report):
 
 
 def test_pictures_are_wide_enough(tmp_path, report):
-    write_report(tmp_path, report)
+    write_report(tmp_path, report, [])
     for path in (tmp_path / "figures").iterdir():
         header = path.read_bytes()[:24]
         assert header.startswith(b"\x89PNG") and int.from_bytes(header[16:20], "big") == 1200, path
@@ -278,7 +280,7 @@ def test_pictures_are_wide_enough(tmp_path, report):
 def test_an_older_picture_does_not_stay_in_a_run_that_is_overwritten(tmp_path, inputs, report):
     for name, numbers in ("rich", report), ("poor", build_report(only_drafts(inputs))):
         (tmp_path / name).mkdir()
-        write_report(tmp_path / name, numbers)
+        write_report(tmp_path / name, numbers, [])
         (tmp_path / name / "outcomes.parquet").touch()
         copy_report(tmp_path / name, tmp_path, {})
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["accuracy.png"]

@@ -1,5 +1,5 @@
-"""The plots of the page as numbers: where each mark, line and text of an SVG stands, 340 units wide. `templates/plots.svg`
-draws them; colours and fonts are the style sheet's.
+"""The plots of the page as numbers: where each mark, line and text of an SVG stands, 340 units wide.
+`templates/plots.svg` draws them; colours and fonts are the style sheet's.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 from experiments.report.sections import SCORERS, named_differences
 from experiments.report.words import percent, selector_names
 
-WIDTH, ROW, EDGE = 340, 36, 8
+WIDTH, LINE, EDGE = 340, 14, 14
 LEFT, RIGHT, TOP, BOTTOM = 42, 10, 12, 46  # margins of a plot with two axes
 FAMILIES = {"reranked": "main", "oracle": "oracle", "random": "plain", "control": "control", "shuffled": "control"}
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A point with its 95% interval, `low` and `high` along the axis that it measures; `diamond` is the paper's figure."""
+    """A point with its 95% interval, whose ends are on the axis that it measures; `diamond` is the paper's figure."""
 
     x: float
     y: float
@@ -33,11 +33,11 @@ class Mark:
 
 @dataclass(frozen=True)
 class Rows:
-    """One mark in each row, under its name; `ticks` are (x, label), and the lines end at `bottom`."""
+    """One mark in each row, under its name on one line or two; `ticks` are (x, label), the lines end at `bottom`."""
 
     title: str
     height: float
-    names: list[tuple[str, str]]  # name and value of each row
+    names: list[tuple[list[str], str]]  # lines of its name, and value, of each row
     marks: list[Mark]
     ticks: list[tuple[float, str]]
     bottom: float
@@ -90,7 +90,7 @@ def accuracy_plot(report: dict[str, Any]) -> list[Rows]:
 
 def difference_plot(report: dict[str, Any]) -> list[Rows]:
     """Differences between selectors, in points."""
-    rows = [(f"{a} − {b}", found, "other", None) for a, b, found in named_differences(report)]
+    rows = [(f"{a}\n− {b}", found, "other", None) for a, b, found in named_differences(report)]
     if not rows:
         return []
     ends = [abs(found[end]) for _, found, *_ in rows for end in ("low", "high")]
@@ -102,17 +102,18 @@ def _rows(title: str, rows: list[tuple[str, dict[str, Any], str, Any]], least: f
     def place(value: float) -> float:
         return _round(EDGE + (value - least) / (most - least) * (WIDTH - 2 * EDGE))
 
-    names, marks = [], []
+    names, marks, height = [], [], 22 + LINE * (1 + rows[0][0].count("\n"))
     for at, (words, found, style, paper) in enumerate(rows):
         value = percent(found) if least == 0 else f"{100 * found['value']:+.1f}"
         x, low, high = (place(found[end]) for end in ("value", "low", "high"))
-        names.append((words, value))
+        names.append((words.split("\n"), value))
         diamond = place(paper[0]) if paper else None
-        marks.append(Mark(x, at * ROW + 25, low, high, style, _told(words, found, least < 0), diamond=diamond))
+        told = _told(words.replace("\n", " "), found, least < 0)
+        marks.append(Mark(x, (at + 1) * height - 11, low, high, style, told, diamond=diamond))
     steps = (0, 0.25, 0.5, 0.75, 1)
     shown = [least + step * (most - least) for step in steps]
     ticks = [(place(value), f"{100 * value:g}" if least == 0 else f"{round(100 * value, 1):+g}") for value in shown]
-    bottom = len(rows) * ROW
+    bottom = len(rows) * height
     return [Rows(title, bottom + 20, names, marks, ticks, bottom)]
 
 

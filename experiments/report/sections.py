@@ -28,11 +28,12 @@ SCORERS = ("orm", "sorm")
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as texts, which may be from outside; the first column stands to the left, the others to the right."""
+    """Cells as texts, which may be from outside; the first `texts` columns are words, the others numbers."""
 
     caption: str
     header: list[str]
     rows: list[list[str]]
+    texts: int = 1
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _accuracy(report: dict[str, Any]) -> list[Part]:
         "secondary summaries of the paper, approximate."
     )
     rows = accuracy_rows(report, read=True)
-    return [Table("Accuracy by selector", header, rows), notes, _figure("accuracy"), _figure("tokens")]
+    return [Table("Accuracy by selector", header, rows), _figure("accuracy"), notes, _figure("tokens")]
 
 
 def named_differences(report: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -131,7 +132,7 @@ def _differences(report: dict[str, Any]) -> list[Part]:
         chance = "< 0.001" if found["mcnemar_p"] < 0.001 else f"{found['mcnemar_p']:.3f}"
         rows.append([a, b, f"{100 * found['value']:+.1f}", interval(found, " to ", "+.1f"), chance])
     header = ["first", "second", "first − second, points", "95% interval", "McNemar p"]
-    return [Table("Differences on the same problems", header, rows), _figure("differences")]
+    return [Table("Differences on the same problems", header, rows, texts=2), _figure("differences")]
 
 
 def _errors(report: dict[str, Any]) -> list[Part]:
@@ -202,7 +203,7 @@ def _judges(report: dict[str, Any]) -> list[Part]:
         "How well the reward models judge", ["on drafts and samples", "ORM", "SORM", "paper, 7B, ORM → SORM"], rows
     )
     notes = " ".join(_judge_notes(report))
-    pictures = [_figure("step_accuracy"), *_positions(report), _figure("reliability")]
+    pictures = [*_positions(report), _figure("step_accuracy"), _figure("reliability")]
     return [part for part in [table, notes, *pictures] if part]
 
 

@@ -41,9 +41,10 @@
     shown = [...examples.keys()].filter((place) => matches(examples[place]));
     list.replaceChildren(...shown.map((place) => {
       const example = examples[place];
-      const outcome = `${word(example.solutions.draft.correct)} → ${word(example.correct)}`;
-      const anchor = make("a", { href: link(example), tabindex: -1 },
-        make("span", {}, example.id), make("span", {}, outcome));
+      const outcome = [example.solutions.draft.correct, example.correct];
+      const anchor = make("a", { href: link(example), tabindex: -1 }, make("span", {}, example.id),
+        make("span", { "aria-hidden": true }, outcome.map((right) => (right === null ? "–" : right ? "✓" : "✗")).join(" → ")),
+        make("span", { class: "hidden" }, `draft ${word(outcome[0])}, picked ${word(outcome[1])}`));
       return make("li", {}, anchor);
     }));
     choose(shown.includes(wanted) ? wanted : shown[0] ?? -1);
@@ -101,17 +102,15 @@
       ...scorers.map((name) => make("th", { scope: "col", class: "number" }, name.toUpperCase())),
       make("th", { scope: "col" }, "step"));
     const draft = example.solutions.draft.steps;
-    let kept = kind === "local";
+    const changed = one.steps.findIndex((step, place) => step !== draft[place]);
+    const kept = kind !== "local" ? 0 : changed < 0 ? one.steps.length : changed;  // steps as in the draft
     const rows = one.steps.map((step, place) => {
-      kept &&= step === draft[place];
       const bad = kind === "draft" && place === example.located;
-      const cell = make("td", { class: kept ? "text kept" : "text" });
+      const cell = make("td", { class: place < kept ? "text kept" : "text" });
       if (bad) cell.append(make("strong", { class: "note" }, "[BAD] "));
       cell.append(step);
       if (kind === "draft" && place === example.true) cell.append(make("span", { class: "note" }, " ← first wrong step, by the oracle"));
-      if (kept && step !== one.steps[place + 1] && (place + 1 === one.steps.length || one.steps[place + 1] !== draft[place + 1])) {
-        cell.append(make("span", { class: "note" }, " ← kept from the draft up to here"));
-      }
+      if (place === kept - 1) cell.append(make("em", {}, " ← as in the draft up to here"));
       return make("tr", bad ? { class: "bad" } : {}, make("th", { scope: "row" }, String(place + 1)),
         ...scorers.map((name) => score(one[name][place])), cell);
     });

@@ -73,7 +73,7 @@ def run_glore(job: Job) -> dict[str, Any]:
     reused = {name: result.reused for name, result in results.items()}
     copy_report(results["report"].path, job.folder, reused)
     print_main_table(read_json(job.folder / "report.json"), console)
-    console.print(f"{job.folder / 'report.md'}, report.json and figures/ are written", highlight=False)
+    console.print(f"{job.folder / 'report.md'}, report.html, report.json and figures/ are written", highlight=False)
     paths = given | {name: str(result.path) for name, result in results.items()}
     found = [name for name, was_there in reused.items() if was_there]
     return {"report": str(job.folder / "report.md"), "artifacts": paths, "reused": found}

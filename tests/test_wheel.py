@@ -52,6 +52,8 @@ def test_everything_is_in_it(unpacked: Path) -> None:
         return {path.relative_to(folder).as_posix() for path in folder.glob(pattern)}
 
     assert tree(unpacked, "conf/**/*.yaml") == tree(ROOT, "conf/**/*.yaml")
+    templates = tree(ROOT, "experiments/report/templates/*")
+    assert len(templates) >= 4 and templates == tree(unpacked, "experiments/report/templates/*")
     student = tree(ROOT, "refine/students/student/*")
     assert len(student) >= 4 and student <= tree(unpacked, "refine/**/*")
     assert all((unpacked / name / "py.typed").is_file() for name in PACKAGES)

@@ -4,6 +4,7 @@ cut where the page would become too large.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,22 +57,37 @@ def example_groups(example: dict[str, Any]) -> list[str]:
 def browser_json(examples: Sequence[dict[str, Any]]) -> str:
     """The problems as JSON that may stand in a script element: `examples`, and in `cut` the number of characters that
     are shown of a text, null where none was cut."""
+    most = BYTES * max(1000, len(examples))
+    found = next(filter(None, (_within(examples, limit, most) for limit in LIMITS)), None)
+    texts, cut = found or _within(examples, LIMITS[-1])
+    return f'{{"cut":{cut or "null"},"examples":[{",".join(texts)}]}}'
+
+
+def _within(
+    examples: Sequence[dict[str, Any]], limit: int, most: float = math.inf
+) -> tuple[list[str], int | None] | None:
+    """The examples as JSON, and `limit` where it cut some; None where they take more than `most` bytes."""
     from jinja2.utils import htmlsafe_json_dumps
 
-    most = BYTES * max(1000, len(examples))
-    for limit in LIMITS:
-        found = [_shown(example, limit) for example in examples]
-        cut = limit if any([one.pop("cut") for one in found]) else None
-        data = {"cut": cut, "examples": found}
-        text = str(htmlsafe_json_dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
-        if len(text.encode()) <= most:
-            break
-    return text
+    texts, size, cut = [], 0, None
+    for example in examples:
+        shown, is_cut = _shown(example, limit)
+        text = str(htmlsafe_json_dumps(shown, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+        texts.append(text)
+        size += len(text.encode())
+        cut = limit if is_cut else cut
+        if size > most:
+            return None
+    return texts, cut
 
 
-def _shown(example: dict[str, Any], limit: int) -> dict[str, Any]:
-    solutions = {kind: one and _solution(one, limit) for kind, one in example["solutions"].items()}
-    return {
+def _shown(example: dict[str, Any], limit: int) -> tuple[dict[str, Any], bool]:
+    """What the browser shows of an example, and whether something of it was cut."""
+    solutions, cut = {}, len(example["question"]) > limit
+    for kind, solution in example["solutions"].items():
+        solutions[kind], is_cut = _solution(solution, limit) if solution else (None, False)
+        cut |= is_cut
+    shown = {
         "id": one_line(example["problem_id"], VALUE),
         "question": visible(example["question"], limit),
         "answer": one_line(example["answer"], VALUE),
@@ -83,21 +99,19 @@ def _shown(example: dict[str, Any], limit: int) -> dict[str, Any]:
         "chosen": example["chosen"],
         "correct": example["correct"],
         "solutions": solutions,
-        "cut": len(example["question"]) > limit or any([one and one.pop("cut") for one in solutions.values()]),
     }
+    return shown, cut
 
 
-def _solution(solution: dict[str, Any], limit: int) -> dict[str, Any]:
-    steps, left = [], limit
+def _solution(solution: dict[str, Any], limit: int) -> tuple[dict[str, Any], bool]:
+    steps, left, cut = [], limit, False
     for step in solution["steps"]:
         if left <= 0 or len(steps) == MOST_STEPS:
             break
         steps.append(visible(step, left))
-        left -= len(step)
-    more = len(solution["steps"]) - len(steps)
-    found = {
-        scorer: solution[scorer] and [round(one, 2) for one in solution[scorer][: len(steps)]] for scorer in SCORERS
-    }
-    score = None if solution["score"] is None else round(solution["score"], 3)
-    cut = more > 0 or left < 0
-    return {"steps": steps, "more": more, "correct": solution["correct"], "score": score, **found, "cut": cut}
+        cut |= len(step) > left
+        left -= max(len(step), 20)  # its scores take room too
+    more, score = len(solution["steps"]) - len(steps), solution["score"]
+    scores = {name: solution[name] and [round(one, 2) for one in solution[name][: len(steps)]] for name in SCORERS}
+    final = None if score is None else round(score, 2)
+    return {"steps": steps, "more": more, "correct": solution["correct"], "score": final, **scores}, cut or more > 0

@@ -1,4 +1,4 @@
-"""The page of a synthetic run, read without a browser: nothing outside is asked for, texts stay texts, numbers agree."""
+"""The page of a synthetic run, read without a browser: it asks for nothing outside, texts stay texts, numbers agree."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from stages.text import VALUE, one_line, visible
 
 BYTES = 4_400  # of a problem, where there are 1,000 or more
 MOST_STEPS = 100  # of a solution
-LIMITS = (20_000, 10_000, 5_000, 2_000, 1_000, 500, 200, 100)  # characters of a question and of a solution
+LIMITS = (10_000, 5_000, 2_000, 1_000, 500, 200, 100)  # characters of a question and of a solution
 
 # what the filter offers; the first six have the counts of `fixed` and `broken` in report.json
 GROUPS = {

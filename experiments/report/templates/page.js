@@ -91,7 +91,8 @@
     const badges = [make("span", { class: word(one.correct) }, one.correct ? "✓ right" : "✗ wrong")];
     if (one.score !== null) badges.push(make("span", {}, `${example.scorer} ${one.score.toFixed(2)}`));
     if (picked) badges.push(make("span", { class: "choice" }, "picked"));
-    box.append(make("p", { class: "verdict" }, ...badges), steps(example, kind, one));
+    box.append(make("p", { class: "verdict" }, ...badges));
+    box.append(one.steps.length ? steps(example, kind, one) : make("p", {}, "It has no steps."));
     if (one.more) box.append(make("p", {}, `… ${one.more.toLocaleString("en")} more steps`));
     return box;
   }

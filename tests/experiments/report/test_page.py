@@ -204,7 +204,7 @@ def test_hostile_texts_change_nothing(report, examples, page):
     assert draft["steps"][0] == SCRIPTS and draft["steps"][2].endswith("… (1,000,000 characters)")
     assert draft["more"] == 1000 and len(draft["orm"]) == len(draft["steps"]) == 3
     cut = other.data()["cut"]
-    assert cut == 20_000 and "cut here: a question and a solution to 20,000 characters" in other.text("examples")
+    assert cut == 10_000 and "cut here: a question and a solution to 10,000 characters" in other.text("examples")
     assert other.data()["examples"][1:] == page.data()["examples"][1:]
 
 

@@ -203,6 +203,7 @@ def test_hostile_texts_are_shown_as_texts(open_page):
     assert SCRIPTS in text(page, "#problem .question")
     draft = text(page, "#problem .solution")
     assert SCRIPTS in draft and "(1,000,000 characters)" in draft and "… 1,000 more steps" in draft
+    assert "It has no steps." in text(page, "#problem .solution:nth-child(2)")
     assert not page.find_elements(By.CSS_SELECTOR, "img, #problem script, #problem b")
 
 

@@ -98,7 +98,8 @@ _BEGINNINGS = frozenset(
 _MARKS = frozenset("*_#> 0123456789[<\\(")
 # another speaker on the answer's own line, with nothing but a space before it
 _GLUED = re.compile(
-    r"[0-9.!?>)\]}*$](?=[ \tHhUuAaQP])(?:[ \t]*(?:[Hh]uman|[Uu]ser|[Aa]ssistant)(?:\s?:|\n)|(?:Question|Problem|Q)\s?:(?:\s|$))"
+    r"[0-9.!?>)\]}*$](?=[ \tHhUuAaQP])"
+    r"(?:[ \t]*(?:[Hh]uman|[Uu]ser|[Aa]ssistant)(?:\s?:|\n)|(?:Question|Problem|Q)\s?:(?:\s|$))"
 )
 _GLUED_WORDS = ("uman", "ser", "ssistant", "Question", "Problem", "Q:", "Q :")
 MAX_TRIES = 4

@@ -93,7 +93,7 @@ def read_claims(folders: Sequence[Path]) -> dict[str, Any]:
     for name, report in reports.items():
         if (other := seeds.setdefault(report["seed"], name)) != name:
             raise ValueError(f"{other} and {name} are both of seed {report['seed']}: one run counted twice")
-    _check_alike(folders, reports)
+    _check_alike(reports)
     claims = check_claims({str(folder): read_rows(folder / OUTCOMES, Outcome) for folder in folders})
     first = next(iter(reports.values()))
     return {
@@ -105,7 +105,7 @@ def read_claims(folders: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def _check_alike(folders: Sequence[Path], reports: dict[str, dict[str, Any]]) -> None:
+def _check_alike(reports: dict[str, dict[str, Any]]) -> None:
     """Raise ValueError where two runs differ in more than their seeds."""
     settings = {}
     for name, report in reports.items():

@@ -197,8 +197,6 @@ class Command:
             if settings.job.chdir:
                 os.chdir(settings.runtime.cwd)
                 raise ConfigError("hydra.job.chdir=true: a command stays in the folder in which it was started")
-            if not settings.run.dir.strip() or not settings.sweep.dir.strip():
-                raise ConfigError("hydra.run.dir and hydra.sweep.dir must not be empty: they are a run's folder")
             file = folder / "config.yaml"
             job = build_job(self.schema, self.args, config, folder)
             if program and job.objective is None and not settings.sweeper._target_.endswith("BasicSweeper"):

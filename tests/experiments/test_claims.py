@@ -41,7 +41,8 @@ def sweep(tmp_path: Path, inputs: list[ReportInputs]) -> Path:
         folder = tmp_path / "runs" / f"seed={one.seed}"
         folder.mkdir(parents=True)
         write_json(folder / "report.json", build_report(one))
-        write_rows(folder / "outcomes.parquet", run_outcomes(one), Outcome)
+        known = [row for row in run_outcomes(one) if "shuffled" not in row.measure]  # as without that control
+        write_rows(folder / "outcomes.parquet", known, Outcome)
         write_json(folder / "config.yaml", {"seed": one.seed, "rollouts": {"n": 8}, "run": {"name": f"r{one.seed}"}})
         write_json(folder / "result.json", {"artifacts": {"student": "s", "orm": f"orm{one.seed}"}})
     (tmp_path / "runs" / "unfinished").mkdir()
@@ -90,6 +91,8 @@ def test_runs_that_do_not_belong_together_are_refused(sweep, tmp_path, capsys):
 
     assert "two or more runs" in refusal(sweep / "seed=0")
     assert "neither a finished run of glore" in refusal(sweep / "unfinished")
+    assert run([str(sweep), "--out", ""]) == 2
+    assert capsys.readouterr().err == "error: --out must not be empty\n"
     shutil.copytree(sweep / "seed=0", tmp_path / "again")
     assert "are both of seed 0: one run counted twice" in refusal(sweep / "seed=0", tmp_path / "again")
     write_json(sweep / "seed=1" / "config.yaml", {"seed": 1, "rollouts": {"n": 4}})
@@ -109,5 +112,6 @@ def test_a_report_is_made_with_its_outcomes(tmp_path, inputs):
         folder = tmp_path / str(one.seed)
         folder.mkdir()
         write_report(folder, build_report(one), [])
-        write_rows(folder / "outcomes.parquet", run_outcomes(one), Outcome)
+        known = [row for row in run_outcomes(one) if "shuffled" not in row.measure]  # as without that control
+        write_rows(folder / "outcomes.parquet", known, Outcome)
     assert read_claims([tmp_path / "0", tmp_path / "1"])["shared"] == []

@@ -131,6 +131,8 @@ def made(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
 
 def test_the_report_says_what_the_script_did(made):
     report = read_json(Path(made["report"]) / "report.json")
+    page = (Path(made["report"]) / "report.html").read_text(encoding="utf-8")
+    assert page.count('"summary":') == report["problems"]  # all of them can be looked through
     accuracy = {name: found["value"] for name, found in report["accuracy"].items() if found}
     assert accuracy["draft"] == 0.0
     assert accuracy["global"] == 0.0

@@ -154,8 +154,8 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A wrong solution that is to be corrected (LeMa sec. 2). `source` names the policy that wrote it, `artifact` is the
-    key of the `sample` artifact where it is the rollout `rollout_id`."""
+    """A wrong solution that is to be corrected (LeMa sec. 2). `source` names the policy that wrote it, `artifact` is
+    the key of the `sample` artifact where it is the rollout `rollout_id`."""
 
     id: str
     problem_id: str

@@ -145,6 +145,33 @@ def print_folder(folder: Path, check: bool) -> list[str]:
     return faults
 
 
+def print_groups(path: Path, by: str, rows: int) -> None:
+    """Print how many rows of a file have each value of a column, and the first of them.
+
+    Raises:
+        StoreError: the file cannot be read.
+        ValueError: it has no such column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with path.open("rb") as opened:
+            table = pq.ParquetFile(opened, page_checksum_verification=True).read()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cut short, damaged, or not a Parquet file: {error}") from error
+    if by not in table.column_names:
+        raise ValueError(f"{path}: has no column {by}, but {', '.join(table.column_names)}")
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        groups.setdefault(_value(row[by]), []).append(row)
+    largest = sorted(groups.items(), key=lambda one: (-len(one[1]), one[0]))
+    _pairs(f"{path.name}: rows by {by}", {name: len(own) for name, own in largest})
+    for name, own in largest:
+        for n, row in enumerate(own[:rows]):
+            _pairs(f"{by} {visible(name)}, {n + 1} of {len(own):,}", row)
+
+
 def print_rows(path: Path, rows: int, check: bool = False, columns: bool = True) -> None:
     """Print the columns and first rows of a Parquet file, whoever wrote it; with `check` all of it is read.
 

@@ -1,4 +1,4 @@
-r"""Corrections as JSON: an object with the three fields somewhere in a reply, among prose, fences and copies of a draft.
+r"""Corrections as JSON: an object with the three fields somewhere in a reply, among prose, fences, copies of a draft.
 
     {"incorrect_step": 2, "explanation": "4 * 3 is 12.", "correct_solution": ["Step 2: 4 * 3 = 12", "#### 12"]}
 

@@ -1,7 +1,7 @@
 """The filter of corrections: a reply becomes a correction that is kept, or is dropped for a reason that is counted.
 
-Kept is what can be read, names a step that is there, keeps the steps before it, changes that step, and ends in the right
-answer by the one grader (LeMa sec. 2 has the last only).
+Kept is what can be read, names a step that is there, keeps the steps before it, changes that step, and ends in the
+right answer by the one grader (LeMa sec. 2 has the last only).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The stage `collect_mistakes`: wrong solutions of training problems, from the rollouts of several policies (LeMa sec. 2).
+"""The stage `collect_mistakes`: wrong solutions, from the rollouts of several policies (LeMa sec. 2).
 
 Wrong is what the grader says of a whole solution that states an answer. What else there is, is counted.
 """
@@ -9,7 +9,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 from rollouts.records import Mistake, Problem, Rollout
 from rollouts.sampling.protocol import REFUSED
@@ -37,16 +37,13 @@ class MistakeArgs:
             raise ValueError("rollouts=[] gives no mistakes: name an artifact of sample at least")
 
 
-def source_of(artifact: Artifact) -> str:
-    """Who wrote the rollouts of an artifact: `hub:org/name@commit`, `MODEL@HOST` of a server, `train_policy/KEY`, or the
-    name of a folder with the beginning of its hash."""
-    policy: dict[str, Any] = artifact.manifest["parents"]["policy"]
-    key, stage = policy["key"], policy["stage"]
+def policy_name(stage: str | None, key: str, path: str | Path) -> str:
+    """What a policy is called that is a parent: `train_policy/KEY`, `hub:org/name@commit`, `MODEL@HOST` of a server, or
+    the name of its folder with the beginning of its hash."""
     if stage is not None:
         return f"{stage}/{key}"
     if key.startswith("sha256:"):
-        name = policy["path"].rstrip("/").rpartition("/")[2]
-        return f"{name}@{key.removeprefix('sha256:')[:8]}"
+        return f"{Path(path).name}@{key.removeprefix('sha256:')[:8]}"
     return key.removeprefix(SERVED)
 
 
@@ -114,7 +111,7 @@ def collect_mistakes(args: MistakeArgs, work: Workspace) -> None:
     problems, counts = merge_problems(sources), Counter[str]()
     found: dict[str, list[Mistake]] = defaultdict(list)
     for source in sources:
-        name = source_of(source)
+        name = policy_name(**source.manifest["parents"]["policy"])
         for one in source.rows(Rollout):
             what = fault(one)
             counts[what or "wrong"] += 1

@@ -28,10 +28,10 @@ NO_STEP = "Incorrect Step: None\nExplanation: Every step is right.\nCorrect Solu
 class OracleArgs:
     """How often the oracle errs, each a share of its replies, drawn one by one.
 
-    `wrong_step`: it names another step that is there, and goes on from that one, so that the mistake stays. `wrong_explanation`: it explains another
-    kind of mistake. `wrong_correction`: a step of the new ones is wrong, and so is the answer. `hidden_error`: a step of
-    the new ones is wrong, and the answer is right all the same, so that no filter by the answer sees it. It needs a new
-    step beside the answer line.
+    `wrong_step`: it names another step that is there, and goes on from that one, so that the mistake stays.
+    `wrong_explanation`: it explains another kind of mistake. `wrong_correction`: a step of the new ones is wrong, and
+    so is the answer. `hidden_error`: a step of the new ones is wrong, and the answer is right all the same, so that no
+    filter by the answer sees it; it needs a new step beside the answer line.
     """
 
     wrong_step: float = 0.0  #: share of replies that name another step
@@ -126,10 +126,8 @@ def explain(problem: Problem, mistake: Mistake, verdict: Verdict, step: int, rig
         found = right.partition("<<")[2].partition(">>")[0]
         return f"The result of step {step} is wrong, it should be {found or right.removeprefix(ANSWER_MARK).strip()}."
     if verdict is Verdict.LOOKUP:
-        told = next(
-            (fact for fact in world.facts.values() if fact.others and render_fact(fact, world.item)[:-1] in right), None
-        )
-        fact = render_fact(told, world.item) if told else f"the last result is {numbers(right)[-1]}."
+        told = [render_fact(fact, world.item) for fact in world.facts.values() if fact.others]
+        fact = next((fact for fact in told if fact[:-1] in right), f"the result is {numbers(right)[-1]}.")
         return f"Step {step} takes a wrong number, since {fact}"
     if verdict is Verdict.SIDE:
         return f"Step {step} is about somebody who is not needed for the answer."

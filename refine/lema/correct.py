@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from refine.lema.judge import REASONS, judge_reply
 from refine.lema.mistakes import policy_name
 from refine.lema.oracle import OracleArgs, OracleSampler, find_mistake
-from refine.lema.prompts import CorrectorPromptArgs, ask_correction
+from refine.lema.prompts import CorrectorPromptArgs, ask_correction, show_mistake
 from refine.revise import WHERE, locate
 from rollouts.prompts import PromptArgs
 from rollouts.records import Correction, Mistake, Problem
@@ -98,16 +98,15 @@ def by_id(source: Artifact) -> dict[str, Problem]:
 def requests(
     args: CorrectArgs, problems: dict[str, Problem], mistakes: Sequence[Mistake], hints: Sequence[int | None]
 ) -> list[Request]:
-    """One request for each mistake, by its id."""
-    return [
-        Request(
-            mistake.id,
-            ask_correction(problems[mistake.problem_id].question, mistake.steps, args.ask, hint),
-            n=args.n,
-            seed=args.seed,
-        )
-        for mistake, hint in zip(mistakes, hints, strict=True)
-    ]
+    """One request for each mistake, by its id. The oracle needs no instruction."""
+    asked = []
+    for mistake, hint in zip(mistakes, hints, strict=True):
+        question = problems[mistake.problem_id].question
+        prompt = show_mistake(question, mistake.steps)
+        if args.corrector == "policy":
+            prompt = ask_correction(question, mistake.steps, args.ask, hint)
+        asked.append(Request(mistake.id, prompt, n=args.n, seed=args.seed))
+    return asked
 
 
 def find_hints(

@@ -18,7 +18,7 @@ _WORDS = "zero one two three four five six seven eight nine ten eleven twelve".s
 _ORDINALS = "zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
 _NUMBER = rf"(?P<number>[-−–]?\d+|\b(?:{'|'.join(_WORDS)})\b)"
 _STEP = re.compile(
-    rf"""(?:(?:it\s+is|is)\s+)?(?:the\s+)?(?:first\s+(?:incorrect|wrong)\s+)?(?:step|steps)\s*(?:is\s+)?(?:[:\#]|no\.?|number)?\s*
+    rf"""(?:(?:the\s+)?(?:first\s+)?(?:incorrect|wrong)\s+step\s+is\s+|it\s+is\s+)?(?:the\s+)?steps?\s*(?:is\s+)?(?:[:\#]|no\.?|number)?\s*
         {_NUMBER}(?P<rest>.*)
     |(?:the\s+)?(?P<ordinal>{"|".join(_ORDINALS)})\s+step\b(?P<rest2>.*)
     |{_NUMBER.replace("?P<number>", "?P<bare>")}(?P<rest3>(?:[.):,](?!\d).*)?)""",
@@ -26,7 +26,7 @@ _STEP = re.compile(
 )
 _NONE = re.compile(
     r"""(?:none|no|n/?a|null|nothing|nil|not\s+applicable|[-–—]*|all\s+(?:the\s+|of\s+the\s+)?steps\s+are\b.*
-        |there\s+(?:is|are)\s+no\b.*|(?:none|no)\b(?!\s*[0-9.:]).*)""",
+        |there\s+(?:is|are)\s+no\b.*|none\b.*|no\b(?!\.?\s*[0-9:]).*)""",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
 _MORE = re.compile(

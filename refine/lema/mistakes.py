@@ -24,15 +24,16 @@ SERVED = "name:"  # how the key of a model begins that only its server knows
 @dataclass
 class MistakeArgs:
     """Arguments of the stage `collect_mistakes`: of every problem at most `max_per_problem` of each source, which is a
-    policy, whether its rollouts are in one artifact or in several."""
+    policy, whether its rollouts are in one artifact or in several; of `max_problems` problems, drawn at random."""
 
     rollouts: list[str] = parent("sample")  #: artifacts of sample, of the same or other policies
     max_per_problem: int = 4  #: mistakes of each source
+    max_problems: int | None = None  #: with mistakes; null: all
     seed: int = 0  #: of the choice
 
     def validate(self) -> None:
         """Raise ValueError where nothing could be collected."""
-        check_least(self, max_per_problem=1)
+        check_least(self, max_per_problem=1, max_problems=1)
         if not self.rollouts:
             raise ValueError("rollouts=[] gives no mistakes: name an artifact of sample at least")
 
@@ -122,6 +123,9 @@ def collect_mistakes(args: MistakeArgs, work: Workspace) -> None:
                 )
     if not found:
         raise ValueError(f"not one of {counts.total()} rollouts is a mistake to correct: {dict(counts)}")
+    if args.max_problems is not None and args.max_problems < len(found):
+        drawn = random.Random(f"problems/{args.seed}").sample(sorted(found), args.max_problems)
+        found = {name: own for name, own in found.items() if name in set(drawn)}
     rows = [one for own in found for one in choose(found[own], args.max_per_problem, args.seed, counts)]
     work.write_rows("problems", [problem for problem in problems.values() if problem.id in found])
     work.write_rows("rows", rows, Mistake)

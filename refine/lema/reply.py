@@ -163,13 +163,14 @@ def _read_steps(text: str, wrong: int | None) -> tuple[int | None, list[str]]:
 
 def _number(items: list[tuple[int | None, str]]) -> tuple[int | None, list[str]]:
     """Check that the numbers follow each other; lines without one belong to the step before, but for answers."""
-    first, steps, count = items[0][0], [], 0
+    first, steps, count, answered = items[0][0], [], 0, False
     for number, line in items:
         if first is None and number is not None and steps:
             raise Dropped("misnumbered")
         if number is not None and number != first + count:
             raise Dropped("misnumbered")
-        if first is None or number is not None or line.startswith(ANSWER_MARK) or states_answer(line):
+        answered = answered or line.startswith(ANSWER_MARK) or states_answer(line)
+        if first is None or number is not None or answered:
             steps.append(line)
             count += 1
         else:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from refine.lema.fields import PARTS, Dropped, clean_line, clean_text, read_step
@@ -100,21 +100,19 @@ def parse_correction(text: str, parts: Sequence[str] = PARTS) -> Reply:
     fields = read_json(text, parts)
     if fields is None:
         fields = _read_plain(text)
-    for part in parts:
-        if not fields.get(part, "").strip():
-            raise Dropped(f"missing_{part}" if fields else "no_fields")
-    return _to_reply(fields, parts)
-
-
-def _to_reply(fields: Mapping[str, str], parts: Sequence[str]) -> Reply:
-    step = read_step(fields["step"].translate(_WIDE)) if "step" in parts else None
-    explanation, steps, first = "", [], None
+    if not fields:
+        raise Dropped("no_fields")
+    step, explanation, steps, first = None, "", [], None
+    if "step" in parts:
+        if not fields.get("step", "").strip():
+            raise Dropped("missing_step")
+        step = read_step(fields["step"].translate(_WIDE))
     if "explanation" in parts:
-        explanation = " ".join(filter(None, map(clean_line, fields["explanation"].split("\n"))))
+        explanation = " ".join(filter(None, map(clean_line, fields.get("explanation", "").split("\n"))))
         if not re.search(r"\w", explanation):
             raise Dropped("missing_explanation")
     if "solution" in parts:
-        first, steps = _read_steps(fields["solution"], step)
+        first, steps = _read_steps(fields.get("solution", ""), step)
     return Reply(step, explanation, tuple(steps), first)
 
 

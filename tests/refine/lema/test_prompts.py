@@ -73,7 +73,7 @@ def test_examples_that_no_corrector_could_give_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             CorrectorPromptArgs(examples=[replace(good, **change)]).validate()
-    with pytest.raises(ValueError, match="ask.layout='xml' is none of plain, json"):
+    with pytest.raises(ValueError, match=r"ask.layout='xml' is none of plain, json"):
         CorrectorPromptArgs(layout="xml").validate()
-    with pytest.raises(ValueError, match="is used with ask.chat=true only"):
+    with pytest.raises(ValueError, match=r"is used with ask.chat=true only"):
         CorrectorPromptArgs(system="x").validate()

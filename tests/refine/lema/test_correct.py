@@ -7,10 +7,13 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from experiments.commands.config import RunArgs
+from experiments.commands.dry_run import stage_plan
 from refine.lema.correct import CORRECT, CorrectArgs
 from refine.lema.oracle import OracleArgs
 from refine.lema.prompts import CorrectorPromptArgs, ask_correction
@@ -183,6 +186,16 @@ def test_the_cost_is_told_before_and_after(mistakes: Artifact, tmp_path: Path) -
     # prices and budgets are no part of the key
     assert make(CORRECT, arguments(mistakes, **settings | {"price": PriceArgs()}), tmp_path)[1]
     assert CorrectArgs(mistakes=str(mistakes.path)).forecast() == []
+
+
+def test_a_dry_run_tells_the_cost(mistakes: Artifact, tmp_path: Path) -> None:
+    args = arguments(mistakes, **scripted(tmp_path / "c", {"*": [REPLY]}, n=2, price=PriceArgs(2.0, 10.0)))
+    job = SimpleNamespace(args=args, run=RunArgs(artifacts=str(tmp_path)))
+    lines, found = stage_plan(CORRECT, job)
+    assert not found and f"  {args.forecast()[0]}" in lines
+    make(CORRECT, args, tmp_path)
+    lines, found = stage_plan(CORRECT, job)
+    assert found and not any("to read" in line for line in lines)  # it is paid for
 
 
 class Asked:

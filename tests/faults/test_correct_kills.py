@@ -95,4 +95,4 @@ def test_a_budget_that_is_spent_ends_the_command_with_a_line(tmp_path: Path) -> 
         assert job.kept() == paid and job.artifact is None
         job.overrides = [*overrides, "budget.money=1", "run.overwrite=true"]
         job.run()
-        assert len(server.seen) == 20 and "the replies cost 0.01 by these prices" in job.log()
+        assert len(server.seen) == 20 and "the replies cost 0.02 by these prices" in job.log()

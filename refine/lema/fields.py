@@ -70,7 +70,8 @@ def read_step(text: str) -> int:
     Raises:
         Dropped: it names none, several, or cannot be read.
     """
-    value = re.sub(r"[*_`#\"'“”\[\](){}$]|\\(?:boxed|text)", "", text).strip()
+    value = re.sub(r"[*_`#\"'“”\[\](){}$]|\\(?:boxed|text)", "", text)
+    value = " ".join(value.split())
     if _NONE.fullmatch(value.rstrip(".! ")):
         raise Dropped("no_step")
     found = _STEP.fullmatch(value)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from refine.lema.fields import PARTS, Dropped, clean_text
@@ -28,7 +29,8 @@ _COMMAND = (
     r"|t(?:imes|ext\w*|an|heta|o|frac|herefore|op|au|riangle)|n(?:eq?|u|abla|otin|eg|ot)"
 )
 _ESCAPE = re.compile(rf"\\\\|\\(?=(?:{_COMMAND})(?![A-Za-z]))|\\u(?![0-9A-Fa-f]{{4}})|\\(?![\"\\/bfnrtu])")
-MAX_TRIES = 64  # braces at which an object may begin: bounds the time
+_BEGINNING = re.compile(r"\{(?=\s{0,100}\")")
+MAX_TRIES = 64  # places at which an object may begin: bounds the time
 
 
 class _NotANumber:
@@ -65,17 +67,14 @@ def _objects(text: str) -> Iterator[Any]:
     decoder = json.JSONDecoder(
         object_pairs_hook=_to_fields, parse_constant=lambda _: _NotANumber(), strict=False
     )  # raw line feeds are let through
-    start = -1
-    for _ in range(MAX_TRIES):
-        start = text.find("{", start + 1)
-        if start < 0:
-            return
-        try:
-            value, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            continue
-        yield value
-        start = end - 1
+    end = 0
+    for found in islice(_BEGINNING.finditer(text), MAX_TRIES):
+        if found.start() >= end:
+            try:
+                value, end = decoder.raw_decode(text, found.start())
+            except (ValueError, RecursionError):
+                continue
+            yield value
 
 
 def _to_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

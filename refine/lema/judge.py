@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from refine.lema.fields import Dropped, clean_line
+from refine.lema.fields import PARTS, Dropped, clean_line
 from refine.lema.reply import Reply, parse_correction, render_correction
 from rollouts.grading.answers import grade
 from rollouts.records import Correction, Mistake, Problem
@@ -100,10 +100,20 @@ def _judge_solution(problem: Problem, found: Correction, new: Sequence[str]) -> 
     if not verdict.correct:
         return replace(found, reason="no_answer" if verdict.answer is None else "wrong_answer")
     try:
-        render_correction(found.wrong_step, found.explanation, bare_steps(after))
+        render_kept(found)
     except ValueError:
         return replace(found, reason="ambiguous")
     return found
+
+
+def render_kept(correction: Correction, layout: str = "plain", parts: Sequence[str] = PARTS) -> str:
+    """What a corrector should have written, for a correction that is kept: what training and examples show.
+
+    Raises:
+        ValueError: see `render_correction`.
+    """
+    new = bare_steps(correction.steps[correction.wrong_step - 1 :])
+    return render_correction(correction.wrong_step, correction.explanation, new, layout, parts)
 
 
 def new_steps(mistake: Sequence[str], reply: Reply) -> list[str]:

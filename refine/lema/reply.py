@@ -43,7 +43,6 @@ _LABEL = re.compile(
 _BARE_LABEL = re.compile(r"(?P<number>\d{1,3})[.)]\s+")
 # a label within a line, where several steps stand in one
 _INNER = re.compile(r"(?<=\s)[*_]{0,4}step\s{1,2}(?P<number>\d{1,9})[*_]{0,4}\s?:", re.IGNORECASE)
-_DOTS = re.compile(r"[\s.…\[\]()*]*(?:\.{2}|…)[\s.…\[\]()*]*")
 _FENCE = re.compile(r"\s*(?:```|~~~)\s*\w{0,20}\s*")
 
 
@@ -148,15 +147,19 @@ def _read_steps(text: str, wrong: int | None) -> tuple[int | None, list[str]]:
             waiting = number
     if all(number is None for number, _ in items):
         items = _bare_numbers(items)
-    while items and _DOTS.fullmatch(items[0][1]) and (items[0][0] is None or items[0][0] < (wrong or 2)):
+    while items and _is_dots(items[0][1]) and (items[0][0] is None or items[0][0] < (wrong or 2)):
         del items[0]  # they stand for the steps that are kept
-    if any(_DOTS.fullmatch(line) for _, line in items):
+    if any(_is_dots(line) for _, line in items):
         raise Dropped("left_out")
     if not items:
         raise Dropped("missing_solution")
     if len(items) > MAX_STEPS:
         raise Dropped("too_long")
     return _number(items)
+
+
+def _is_dots(line: str) -> bool:
+    return (".." in line or "…" in line) and not line.strip(" .…[]()*")
 
 
 def _number(items: list[tuple[int | None, str]]) -> tuple[int | None, list[str]]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refine.lema.fields import PARTS, Dropped, clean_line, clean_text, read_step
-from refine.lema.judge import REASONS, judge_reply
+from refine.lema.judge import REASONS, judge_reply, render_kept
 from refine.lema.reply import LAYOUTS, Reply, parse_correction, render_correction
 from rollouts.records import Correction, Mistake, Problem
 from rollouts.sampling.protocol import REFUSED, Sample
@@ -85,6 +85,7 @@ READ = {
     "a byte order mark": "\ufeff" + GOOD,
     "spaces that nobody sees": GOOD.replace("Step 2: 12", "Step\u00a02:\u200b 12"),
     "more after the answer": GOOD + "\nI hope this helps.",
+    "json behind many braces": "{1}{ 2 } " * 200 + as_json(),
     "a marker of the end": GOOD + "<|im_end|>\nIncorrect Step: Step 1",
 }
 
@@ -95,6 +96,7 @@ def test_what_correctors_write_is_read(name: str) -> None:
     assert (found.reason, found.wrong_step) == (None, 2)
     assert found.steps == KEPT and found.explanation.lower() == "12 + 2 is 14." and found.answer == "14"
     assert found.text == READ[name] and (found.prompt_tokens, found.completion_tokens) == (7, 5)
+    assert render_kept(found).lower() == GOOD.lower()
 
 
 def test_latex_in_json_survives() -> None:
@@ -266,6 +268,7 @@ def test_steps_with_numbers_of_their_own_keep_them() -> None:
     )
     numbered = Mistake("m", "p", "a", "k", "p#0", ("Step 1: 4 * 3 = 12", "Step 2: 12 + 2 = 15", "#### 15"), "15")
     assert judge(GOOD, mistake=numbered).steps == ("Step 1: 4 * 3 = 12", "Step 2: 12 + 2 = 14", "#### 14")
+    assert render_kept(judge(GOOD, mistake=numbered)) == GOOD  # they are not numbered twice
     repeated = reply(solution="Step 1: 4 * 3 = 12\nStep 2: 12 + 2 = 14\n#### 14")
     assert judge(repeated, mistake=numbered).steps == ("Step 1: 4 * 3 = 12", "Step 2: 12 + 2 = 14", "#### 14")
     assert judge(GOOD, mistake=mistake).steps == ("Step 1: 4 * 3 = 12", "12 + 2 = 14", "#### 14")
@@ -353,6 +356,7 @@ def test_no_text_raises_and_what_is_kept_keeps_its_word(text: str) -> None:
         *("{" * 65_000, "[" * 65_000, '{"a":' * 13_000, '"incorrect_step' * 4000, "\\" * 65_000, "*" * 65_000),
         *("Step 2: " * 8000, "Correct Solution:\n" + "Step 2: x " * 6000, "Incorrect Step: " + "step 2 and " * 5000),
         *("Correct Solution:\n" + "\n" * 60_000, reply(solution="... " * 16_000), reply(" " * 60_000 + "2")),
+        *(reply(solution="." * 60_000 + "x"), reply("the step" + " " * 60_000 + "x"), '{"a": ' * 9000, "_*" * 30_000),
         *("\\f" * 32_000, "Correct Solution:\nStep 2:" + "\nStep 2:" * 8000, reply(why="** " * 20_000)),
         *(reply("no " * 20_000), reply("first incorrect " * 4000), "- " * 32_000, "> * # " * 10_000, "<think>" * 9000),
     ],

@@ -45,6 +45,9 @@ READ = {
     ),
     "json with a float in words": as_json(incorrect_step="Step 2"),
     "json of one in a list": as_json(incorrect_step=[2]),
+    "json over many lines": json.dumps(
+        {"Incorrect Step": 2, "Explanation": "12 + 2 is 14.", "Correct Solution": ["12 + 2 = 14", "#### 14"]}, indent=1
+    ),
     "json within an object": '{"answer": ' + as_json() + "}",
     "json behind a copy of the draft": f'Draft: {{"step": "12 + 2 = 15"}}.\n```json\n{as_json()}\n```\nThat is all!',
     "json twice, the same": f"{as_json()}\n\nAgain: {as_json()}",
@@ -173,6 +176,7 @@ DROPPED: dict[str, tuple[str, str]] = {
     "two solutions": (GOOD + "\nCorrect Solution: #### 15", "repeated"),
     "json with a key twice": (as_json()[:-1] + ', "incorrect_step": 1}', "repeated"),
     "json with two names of one field": (as_json(wrong_step=1), "repeated"),
+    "json and plain": (GOOD + "\n" + as_json(), "repeated"),
     "json twice, not the same": (as_json() + as_json(incorrect_step=1), "repeated"),
     "no mistake": (reply("None. All steps are correct."), "no_step"),
     "no mistake in a word": (reply("N/A"), "no_step"),

@@ -33,7 +33,7 @@ _HEADING = re.compile(
     r"""[\s>\#*_•-]{0,12}(?:\(?[0-9]{1,2}[.)]\s{1,4})?[*_]{0,4}(?:
         (?P<step>(?:first\s{1,2})?(?:incorrect|wrong|erroneous|mistaken|error)\s{1,2}steps?)
        |(?P<explanation>explanation|reason)
-       |(?P<solution>correct(?:ed)?\s{1,2}(?:solution|steps)|correction)
+       |(?P<solution>correct(?:ed)?\s{1,2}(?:solution|steps))
     )[*_]{0,4}\s{0,4}(?::(?P<rest>.*)|$)""",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )

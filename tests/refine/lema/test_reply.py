@@ -82,6 +82,7 @@ READ = {
     "a step of two lines": reply(solution="Step 2: 12 + 2\n= 14\n#### 14"),
     "all in one line": reply(solution="Step 2: 12 + 2 = 14 Step 3: #### 14"),
     "a fence": f"```\n{GOOD}\n```",
+    "the last line of the prompt once more": f"Correction:\n{GOOD}",
     "prose before it": f"Let me look at it. The sum is odd.\n\n{GOOD}",
     "thought before it": f"<think>Incorrect Step: Step 1? No, that is fine.</think>\n{GOOD}",
     "line ends of Windows": GOOD.replace("\n", "\r\n"),

@@ -10,11 +10,12 @@ import random
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from refine.prompts import kept_steps, render_refinement
 from rollouts.grading.answers import grade
 from rollouts.prompts import PLAIN, PromptArgs, Template
-from rollouts.records import Candidate, Problem, Rollout
+from rollouts.records import Candidate, Mistake, Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
 from rollouts.sampling.policies import own_device_class
@@ -58,8 +59,18 @@ class ReviseArgs:
                 raise ValueError(f"where={list(self.where)} needs {name}, the folder of a reward model")
 
 
+class Locating(Protocol):
+    """Arguments that say which reward models there are, and how they read."""
+
+    orm: str | None
+    sorm: str | None
+    prompt: PromptArgs
+    device: str
+    batch_tokens: int
+
+
 def locate(
-    args: ReviseArgs, where: str, problems: Sequence[Problem], drafts: Sequence[Rollout], work: Workspace
+    args: Locating, where: str, problems: Sequence[Problem], drafts: Sequence[Rollout | Mistake], work: Workspace
 ) -> list[int | None]:
     """The first wrong step of every draft (0-based) as `where` sees it, or None where it sees none or cannot read so
     long a draft. To the oracle a needless step is one too.

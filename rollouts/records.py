@@ -152,6 +152,49 @@ class Choice:
     read_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A wrong solution that is to be corrected (LeMa sec. 2). `source` names the policy that wrote it, `artifact` is
+    the key of the `sample` artifact where it is the rollout `rollout_id`."""
+
+    id: str
+    problem_id: str
+    source: str
+    artifact: str
+    rollout_id: str
+    steps: tuple[str, ...]
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What a corrector replied to one mistake, and whether it is kept.
+
+    `mistake` are the steps of the wrong solution, which `source` wrote. `wrong_step` is the step that the reply names,
+    counted from 1 as everywhere in corrections; `steps` are the whole corrected solution: those of the mistake before
+    `wrong_step`, and the new ones. `hint` is the step that the corrector was told of (None: of none). `reason` says why
+    the correction is dropped, in a word of `refine.lema.judge.REASONS`, and is None where it is kept; fields that the
+    reply does not give are then None or empty. `text` is the reply as it came.
+    """
+
+    id: str
+    problem_id: str
+    mistake_id: str
+    source: str
+    corrector: str
+    sample: int
+    mistake: tuple[str, ...]
+    hint: int | None
+    wrong_step: int | None
+    explanation: str
+    steps: tuple[str, ...]
+    answer: str | None
+    reason: str | None
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
 CandidateKey = tuple[str, str, str, int]  # problem_id, kind, where, sample
 
 

@@ -126,7 +126,7 @@ def cut_solution(text: str, prefix: Sequence[str] = (), *, last_number: bool = F
     The steps are the lines of the solution that are not blank, stripped, of which the first ones are `prefix`.
     A line ends at a line feed only. Joined and cut again, the steps give the same. `last_number`: see `answers.grade`.
     """
-    own = [line for line in map(str.strip, _solution_part(text.strip()).split("\n")) if line]
+    own = [line for line in map(str.strip, solution_part(text.strip()).split("\n")) if line]
     lines = [*prefix, *own] if prefix else own
     if (end := _next_problem(lines)) is not None:
         del lines[max(end, len(prefix)) :]
@@ -146,8 +146,8 @@ def cut_solution(text: str, prefix: Sequence[str] = (), *, last_number: bool = F
     return Solution(tuple(steps), found.answer, found.rule)
 
 
-def _solution_part(text: str) -> str:
-    """What is left without what a model thinks and what comes after its end."""
+def solution_part(text: str) -> str:
+    """What is left of a text without what a model thinks and what comes after its end: a marker, another speaker."""
     before = None
     while text != before and (_SPECIAL.search(text) or text.startswith(_ANALYSIS)):
         before = text

@@ -18,6 +18,8 @@ COMMANDS = {
     "build_pairs": "experiments.build_pairs",
     "revise": "experiments.revise",
     "rerank": "experiments.rerank",
+    "collect_mistakes": "experiments.collect_mistakes",
+    "correct": "experiments.correct",
     "report": "experiments.report.stage",
     "claims": "experiments.claims",
     "convert": "experiments.convert",

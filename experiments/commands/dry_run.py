@@ -29,6 +29,7 @@ def stage_plan(stage: Stage, job: Job) -> tuple[list[str], bool]:
         lines += [f"  {line}" for line in made_elsewhere(found)]
     else:
         lines.append(f"{stage.name}: would be made in {job.run.artifacts}/{stage.name}{_size(job.args)}")
+        lines += [f"  {line}" for line in (job.args.forecast() if hasattr(job.args, "forecast") else ())]
     return [*lines, "dry run: nothing was run or written"], found is not None
 
 

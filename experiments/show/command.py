@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from experiments.show.text import print_artifact, print_folder, print_rows, print_tree
+from experiments.show.text import print_artifact, print_folder, print_groups, print_rows, print_tree
 from stages.artifacts import open_artifact
 from stages.text import one_line
 
@@ -38,9 +38,10 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--tree", action="store_true", help="everything that an artifact was made from, as a tree")
     parser.add_argument("--rows", type=_number, default=3, metavar="N", help="rows to show (3)")
     parser.add_argument("--check", action="store_true", help="read every file anew and compare its hash")
+    parser.add_argument("--by", metavar="COLUMN", help="so many rows of each value of a column, such as reason")
     options = parser.parse_args(argv)
     try:
-        faults = _show(options.path, options.rows, options.tree, options.check)
+        faults = _show(options.path, options.rows, options.tree, options.check, options.by)
         if faults:
             raise ValueError(f"{options.path}: {'; '.join(faults)}")
     except (ValueError, OSError, RecursionError) as error:
@@ -51,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _show(path: Path, rows: int, tree: bool, check: bool) -> list[str]:
+def _show(path: Path, rows: int, tree: bool, check: bool, by: str | None) -> list[str]:
     """Print what is at a path; returns what is wrong with parts of it."""
     if not path.exists():
         raise ValueError(f"{path}: there is no such file or folder")
@@ -59,13 +60,21 @@ def _show(path: Path, rows: int, tree: bool, check: bool) -> list[str]:
         artifact = open_artifact(path if path.is_dir() else path.parent, thorough=check)
         if tree:
             return print_tree(artifact, check)
+        if by is not None:
+            print_groups(artifact.path / "rows.parquet", by, rows)
+            return []
         print_artifact(artifact, rows)
         return []
     if tree:
         raise ValueError(f"{path}: only an artifact has a tree (its folder holds a manifest.json)")
     if path.suffix == ".parquet":
-        print_rows(path, rows, check)
+        if by is None:
+            print_rows(path, rows, check)
+        else:
+            print_groups(path, by, rows)
         return []
+    if by is not None:
+        raise ValueError(f"{path}: --by {by} is for an artifact or a file of rows")
     return print_folder(path, check)
 
 

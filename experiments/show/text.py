@@ -21,7 +21,7 @@ from stages.artifacts import Artifact, ArtifactError, open_artifact
 from stages.files import StoreError
 from stages.hub import is_hub
 from stages.stage import plain_args
-from stages.text import visible
+from stages.text import one_line, visible
 
 LONGEST, MOST_LINES = 240, 8  # characters and lines of one value
 # shares, and the count of what they are shares of
@@ -143,6 +143,35 @@ def print_folder(folder: Path, check: bool) -> list[str]:
         table.add_row(*map(_value, row))
     _print(table)
     return faults
+
+
+def print_groups(path: Path, by: str, rows: int) -> None:
+    """Print how many rows of a file have each value of a column, and the first of them.
+
+    Raises:
+        StoreError: the file cannot be read.
+        ValueError: it has no such column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise StoreError(f"{path}: there is no such file of rows")
+    try:
+        with path.open("rb") as opened:
+            table = pq.ParquetFile(opened, page_checksum_verification=True).read()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cut short, damaged, or not a Parquet file: {error}") from error
+    if by not in table.column_names:
+        raise ValueError(f"{path}: has no column {by}, but {', '.join(table.column_names)}")
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        groups.setdefault(one_line(_value(row[by])), []).append(row)
+    largest = sorted(groups.items(), key=lambda one: (-len(one[1]), one[0]))
+    _pairs(f"{path.name}: rows by {by}", {name: len(own) for name, own in largest})
+    for name, own in largest:
+        for n, row in enumerate(own[:rows], start=1):
+            _pairs(f"{by} {name}, {n} of {len(own):,}", row)
 
 
 def print_rows(path: Path, rows: int, check: bool = False, columns: bool = True) -> None:

@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
+from rollouts.sampling.budget import Budget, BudgetSpent
 from rollouts.sampling.protocol import REFUSED, Request, Sample, Sampler, refuse, request_fault
 from stages.files import StoreError
 from stages.journal import Entry, Journal, JournalIndex
@@ -61,6 +62,7 @@ def collect(
     make_row: Callable[[Request, Sample], T] = lambda _, sample: sample,
     cls: type[T] = Sample,
     need_some: bool = True,
+    budget: Budget | None = None,
 ) -> RowsByRequest[T]:
     """Draw every sample of every request that has not been kept yet; old and new ones come back together.
 
@@ -68,11 +70,13 @@ def collect(
     `make_row` turns a sample into the record (of class `cls`) to keep, such as a graded rollout; without it the sample
     itself is kept. A sample that was refused has a row too, and is drawn again after a restart. Requests with refused
     samples only, and single refused samples of others (`REQUEST#3`), are named in the quarantine. All processes get all
-    rows.
+    rows. With a `budget`, for which rows must have `prompt_tokens` and `completion_tokens`, what may not fit into it is
+    not asked for; each process has a part of it.
 
     Raises:
         ValueError: two requests have the same id, an id is no text, `n` is under 1, or, with `need_some`, every sample
             of every request was refused (with the first reason).
+        BudgetSpent: the budget is spent before all is drawn; what was drawn is kept.
         RuntimeError: the sampler gave something else than it was asked for.
         StoreError: a row cannot be kept (a full disk), or a journal cannot be read.
     """
@@ -86,6 +90,10 @@ def collect(
     _log_kept(index, label, sum(request.n for request in requests) - left, left, work)
     # by the request's place in the list, so that a shard is the same whatever is missing
     shard = missing[work.processes.rank :: work.processes.count]
+    if budget is not None:
+        for row in (row for key in keys.values() for row in index.rows(key)):
+            budget.pay(row["prompt_tokens"], row["completion_tokens"])
+        budget.divide(work.processes.count)
     with work.progress(left, "samples", label) as bar:
 
         def show() -> None:
@@ -94,9 +102,16 @@ def collect(
 
         if shard := [request for request in shard if request.indices]:
             with closing(Journal(folder / f"{work.processes.rank}.jsonl")) as journal:
-                _draw(sampler, shard, keys, journal, make_row, show if work.processes.first else None)
+                for part in [shard] if budget is None else budget.parts(shard):
+                    _draw(sampler, part, keys, journal, make_row, show if work.processes.first else None, budget)
         work.processes.wait()
         show()
+    kept, wanted = sum(len(index.samples(key)) for key in keys.values()), sum(request.n for request in requests)
+    if budget is not None and kept < wanted:
+        raise BudgetSpent(
+            f"{label}: the budget is spent ({budget.limits}): {kept} of {wanted} samples are kept; the same command "
+            "with a larger one goes on from there"
+        )
     for request in requests:
         if len(found := index.samples(keys[request.id])) < request.n:
             raise RuntimeError(f"there are {len(found)} of {request.n} samples of {request.id}")
@@ -140,6 +155,7 @@ def _draw(
     journal: Journal,
     make_row: Callable[[Request, Sample], Any],
     show: Callable[[], None] | None,
+    budget: Budget | None,
 ) -> None:
     """Draw all that these requests want, and keep each sample as it comes; call `show` about once a second."""
     waiting = {request.id: (request, set(request.indices)) for request in requests}
@@ -151,6 +167,8 @@ def _draw(
                 raise RuntimeError(f"the sampler gave sample {sample.index} of {sample.request_id}, unasked")
             numbers.remove(sample.index)
             reason = sample.reason or "no reason given" if sample.finish_reason == REFUSED else None
+            if budget is not None:
+                budget.pay(sample.prompt_tokens, sample.completion_tokens)
             row = to_row(make_row(request, sample))
             journal.add(Entry(request.id, keys[request.id], sample.index, sample.completion_tokens, reason, row))
             if show and time.monotonic() - shown >= _PROGRESS_SECONDS:

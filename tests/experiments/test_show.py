@@ -337,3 +337,19 @@ def test_as_a_command_into_a_pipe_that_is_closed(made):
         done = subprocess.run(command, env=env, stdout=closed, stderr=subprocess.PIPE, text=True)
     assert done.stderr == "" and done.returncode < 0  # ended by the signal, as other commands are
     assert open_artifact(made.sample.path).key == made.sample.key
+
+
+def test_rows_by_the_values_of_a_column(made, capsys):
+    """So one sees examples of each reason for which corrections were dropped."""
+    out = ask(capsys, made.sample.path, "--by", "text", "--rows", 1)
+    text = flat(out)
+    assert "rows.parquet: rows by text one; #### 0 3 two [red]; #### 0 3" in text
+    assert "text one; #### 0, 1 of 3" in text and ", 2 of 3" not in text
+    assert re.findall(r"^  id +(\S+)", out, re.M) == ["arithmetic/train/0#0", "arithmetic/train/0#1"]
+    assert out == ask(capsys, made.sample.path / "rows.parquet", "--by", "text", "--rows", 1)
+    for path, by, said in (
+        (made.sample.path, "reason", "has no column reason, but id, problem_id, sample"),
+        (made.root, "text", "--by text is for an artifact or a file of rows"),
+        (made.mix.path, "text", "there is no such file of rows"),
+    ):
+        assert said in refused(capsys, path, "--by", by)[1]

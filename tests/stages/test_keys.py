@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from experiments.report.stage import REPORT, ReportArgs
+from refine.lema.correct import CORRECT, CorrectArgs
+from refine.lema.mistakes import COLLECT_MISTAKES, MistakeArgs
 from refine.pairs import BUILD_PAIRS, PairArgs
 from refine.rerank import RERANK, RerankArgs
 from refine.revise import REVISE, ReviseArgs
@@ -109,6 +111,18 @@ COUNTED: list[tuple[Stage, Any, str]] = [
         f"drafts samples global_refiner local_refiner control shuffled orm sorm where seed device\n{HF}\n{PROMPT}",
     ),
     (RERANK, RerankArgs(), "candidates orm sorm samples when seed device"),
+    (COLLECT_MISTAKES, MistakeArgs(), "rollouts max_per_problem max_problems seed"),
+    (
+        CORRECT,
+        CorrectArgs(),
+        "mistakes corrector n seed\noracle: wrong_step wrong_explanation wrong_correction hidden_error",
+    ),
+    (
+        CORRECT,
+        CorrectArgs(corrector="policy", policy="p", where="sorm", sorm="s"),
+        f"mistakes corrector policy where sorm device n seed\n{HF}\n{PROMPT}\n"
+        "ask: instruction examples layout chat system",
+    ),
     (
         REPORT,
         ReportArgs(),

@@ -1,0 +1,95 @@
+"""What a corrector reads: an instruction, annotated examples, and a question with its wrong solution, a step a line.
+
+Question: A box has 4 rows of 3 pens. …
+Solution:
+Step 1: 4 * 3 = 13
+Step 2: #### 13
+Correction:
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from refine.lema.judge import bare_steps
+from refine.lema.reply import LAYOUTS, render_correction
+from rollouts.steps import Chat, split_steps
+from stages.checks import check_choices
+from stages.stage import MISSING
+
+_QUESTION = "Question: "
+FORMS = {
+    "plain": "Answer in this form, and write nothing else:\n"
+    "Incorrect Step: Step K\n"
+    "Explanation: (what is wrong with it, in a sentence or two)\n"
+    "Correct Solution:\n"
+    "Step K: (the step as it should be; then the steps after it, each on a line of its own)\n"
+    "#### (the final answer alone)",
+    "json": "Answer with one JSON object, and write nothing else:\n"
+    '{"incorrect_step": K, "explanation": "(what is wrong with it, in a sentence or two)", '
+    '"correct_solution": ["Step K: (the step as it should be)", "(then every step after it)", '
+    '"#### (the final answer alone)"]}',
+}
+
+
+@dataclass
+class CorrectionExample:
+    """An annotated example: a wrong solution, the step (from 1) that is wrong, why, and the lines from there on.
+    `answer` is the right one."""
+
+    question: str = MISSING
+    wrong: str = MISSING
+    step: int = MISSING
+    explanation: str = MISSING
+    right: str = MISSING
+    answer: str = MISSING
+
+
+@dataclass
+class CorrectorPromptArgs:
+    """How a corrector is asked: with `chat` as the user's turn (and `system` as the system's), else as a text.
+
+    The form of the reply (`layout`: plain or json) is described after the instruction.
+    """
+
+    instruction: str = ""
+    examples: list[CorrectionExample] = field(default_factory=list)
+    layout: str = "plain"  #: plain fields or json
+    chat: bool = False  #: as a turn of a conversation; a text for policies that are no chat models
+    system: str | None = None
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting that makes no sense, or an example that no corrector could give."""
+        check_choices(self, "ask.", layout=LAYOUTS)
+        if self.system is not None and not self.chat:
+            raise ValueError(f"ask.system={self.system!r} is used with ask.chat=true only")
+        for n, example in enumerate(self.examples):
+            if not 1 <= example.step <= len(split_steps(example.wrong)):
+                raise ValueError(f"ask.examples[{n}]: step {example.step} is no step of {example.wrong!r}")
+            try:
+                render_correction(example.step, example.explanation.strip(), split_steps(example.right))
+            except ValueError as error:
+                raise ValueError(f"ask.examples[{n}]: {error}") from error
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """What ends a reply: after examples, a policy would go on with a question of its own."""
+        return () if self.chat else ("\n" + _QUESTION.rstrip(),)
+
+
+def show_mistake(question: str, steps: Sequence[str], hint: int | None = None) -> str:
+    """A question and its wrong solution, with the number of every step; `hint` is a step (from 1) to look at."""
+    lines = [f"Step {n}: {step}" for n, step in enumerate(bare_steps(steps), start=1)]
+    told = [f"Hint: a checker takes step {hint} for the first wrong one."] if hint is not None else []
+    return "\n".join([_QUESTION + question.strip(), "Solution:", *lines, *told])
+
+
+def ask_correction(question: str, steps: Sequence[str], args: CorrectorPromptArgs, hint: int | None) -> str | Chat:
+    """What a corrector reads. A text ends with a line feed, so that no token reaches across its end."""
+    parts = [f"{args.instruction.strip()}\n{FORMS[args.layout]}".strip()]
+    for example in args.examples:
+        right = render_correction(example.step, example.explanation.strip(), split_steps(example.right), args.layout)
+        parts.append(f"{show_mistake(example.question, split_steps(example.wrong))}\nCorrection:\n{right}")
+    text = "\n\n".join([*parts, f"{show_mistake(question, steps, hint)}\nCorrection:\n"])
+    return Chat(text.rstrip("\n"), args.system) if args.chat else text

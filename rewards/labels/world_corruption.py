@@ -25,7 +25,7 @@ from rollouts.world.facts import SYMBOLS, Fact, World, render_fact
 from rollouts.world.generator import render_solution
 from rollouts.world.oracle import parse_question, true_first_error
 
-WORLD_KINDS = ("person", "link", "past")
+WORLD_KINDS = ("person", "link", "past", "branch")
 
 
 def world_makers(problem: Problem) -> dict[str, Maker]:
@@ -35,6 +35,7 @@ def world_makers(problem: Problem) -> dict[str, Maker]:
         "person": partial(_wrong_person, world),
         "link": partial(_wrong_link, world),
         "past": partial(_step_past, world, problem),
+        "branch": partial(_wrong_branch, world),
     }
 
 
@@ -91,6 +92,27 @@ def _step_past(world: World, problem: Problem, worked: Worked, limits: Limits, r
     if step is None:
         raise Unfit("the answer is right by chance")
     return replace(found, step=step)
+
+
+def _wrong_branch(world: World, worked: Worked, limits: Limits, rng: random.Random) -> Corruption:
+    """A wrong plan: at some step it goes on to somebody whom the answer does not need, from there as many steps as were
+    left, or one more or fewer, and gives that quantity as the answer."""
+    path = _worked_out(world, worked)
+    n = rng.randrange(len(path))
+    (here,) = path[n - 1 : n] or world.facts[path[0]].others[:1]
+    left = max(1, len(path) - n + rng.randint(-1, 1))
+    names: list[str] = []
+    for _ in range(left):
+        known = {name for name, one in world.facts.items() if not one.others} | {*path[:n], *names}
+        others = {one.name for one in world.facts.values() if here in one.others and set(one.others) <= known}
+        if not (pool := sorted(others - {*path, *known})):
+            break
+        here = rng.choice(pool)
+        names.append(here)
+    if not names:
+        raise Unfit("nobody else builds on this person")
+    *lines, _ = render_solution(world, names).split("\n")
+    return finish("branch", worked.lines, [*worked.lines[:n], *map(parse_line, lines)], n, limits)
 
 
 def _told(world: World, worked: Worked) -> list[Fact | None]:

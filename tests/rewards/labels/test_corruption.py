@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -151,7 +152,7 @@ def test_the_labelled_step_is_the_first_wrong_one_in_truth(world, seed):
 
 def test_mistakes_are_where_they_are_made_also_before_the_oracle_looks():
     """It refuses what is right by chance: few of them, and never anything that is wrong earlier."""
-    world, made, agreed = WorldArgs(), Counter(), Counter()
+    world, made, agreed = WorldArgs(max_steps=4, rivals=1), Counter(), Counter()
     for problem in some_problems(world, 150):
         worked = parse_solution(problem.question, split_steps(problem.solution))
         makers = KINDS | world_makers(problem)
@@ -167,7 +168,7 @@ def test_mistakes_are_where_they_are_made_also_before_the_oracle_looks():
 
 
 def test_what_only_the_embedded_world_has():
-    """Somebody else's quantity, somebody else's relation, and a step too many."""
+    """Somebody else's quantity, somebody else's relation, a step too many, and somebody else's way."""
     problem = Problem(
         "w",
         "Tom has 7 pens. Eva has 9 pens. Ann has 5 more pens than Tom. Bob has 2 times as many pens as Eva. "
@@ -187,6 +188,12 @@ def test_what_only_the_embedded_world_has():
     assert made("link") == {("As Tom has 7 pens and Ann has 2 times as many pens as Tom, <<7*2=14>>14", "#### 14")}
     past = "As Eva has 9 pens and Bob has 2 times as many pens as Eva, <<9*2=18>>18"
     assert made("past") == {(gold, past, "#### 18")}
+    assert made("branch") == set()  # nobody else builds on Tom
+    told = problem.question.replace("How", "Zoe has 3 fewer pens than Tom. Kim has 2 more pens than Zoe. How")
+    problem = replace(problem, question=told)
+    zoe = "As Tom has 7 pens and Zoe has 3 fewer pens than Tom, <<7-3=4>>4"
+    kim = "As Zoe has 4 pens and Kim has 2 more pens than Zoe, <<4+2=6>>6"
+    assert made("branch") == {(zoe, "#### 4"), (zoe, kim, "#### 6")}
 
 
 WORLD = ProblemArgs(limit=60, world=WorldArgs(min_steps=2, max_steps=3, max_distractors=2))

@@ -19,6 +19,7 @@ from refine.rerank import RERANK, RerankArgs
 from refine.revise import REVISE, ReviseArgs
 from refine.students.shipped import SHIPPED, find_start
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
+from rewards.labels.corrupt import CORRUPT_SOLUTIONS, CorruptArgs
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.problems.args import ProblemArgs
@@ -44,6 +45,7 @@ INSTEAD = {
     "offset": "set train_offset",
     "limit": "set train_problems and test_problems",
     "prompt": "set prompt, which goes for all stages",
+    "labels": "the SORM is trained on labels of rollouts (given.labels), its start on corrupted gold solutions",
     "kind": "orm is trained on outcomes, sorm on step labels",
     "examples": "student.sft learns from solutions, student.round from rollouts, the refiners from pairs of each kind",
     "more_rollouts": "set student.rounds; each learns from the rollouts of all before",
@@ -119,6 +121,7 @@ class GivenArgs:
     student: str | None = parent("train_policy", any_path=True, default=None)
     rollouts: str | None = parent("sample", default=None)
     labels: str | None = parent("label_steps", "import_labels", default=None)
+    reward_start: str | None = parent("train_reward", default=None)
     orm: str | None = parent("train_reward", default=None)
     sorm: str | None = parent("train_reward", default=None)
     pairs: str | None = parent("build_pairs", default=None)
@@ -150,6 +153,10 @@ class GloreArgs:
     rollouts: SampleArgs = field(default_factory=lambda: _sample(8, 1.0))  #: training rollouts
     drafts: SampleArgs = field(default_factory=lambda: _sample(1, 0.0))  #: how drafts are
     samples: SampleArgs = field(default_factory=lambda: _sample(6, 0.7))  #: how best-of-n's samples are
+    warm_up: bool = False  #: let both reward models start from one that has learnt from corrupted gold solutions
+    warm_up_problems: int | None = None  #: whose gold solutions (None: all of the train split)
+    corrupt: CorruptArgs = field(default_factory=lambda: CorruptArgs(seed=PIPELINE_SEED))  #: with which mistakes
+    reward_start: TrainRewardArgs = field(default_factory=lambda: _reward("sorm"))  #: how the warm-up trains
     orm: TrainRewardArgs = field(default_factory=lambda: _reward("orm"))  #: how the ORM is trained
     labels: LabelArgs = field(default_factory=_labels)  #: step labels
     sorm: TrainRewardArgs = field(default_factory=lambda: _reward("sorm"))  #: how the SORM is trained
@@ -174,7 +181,7 @@ class GloreArgs:
         """Raise ValueError naming the first setting that does not fit the others, or has no effect."""
         if self.problems is None:
             raise ValueError(CHOOSE)
-        check_least(self, train_problems=1, test_problems=1, parallel=1, train_offset=0)
+        check_least(self, train_problems=1, test_problems=1, warm_up_problems=1, parallel=1, train_offset=0)
         if "oracle" in self.revise.where and self.problems.source != WORLD:
             raise ValueError(
                 f"revise.where={list(self.revise.where)}: nobody knows the first error of a {self.problems.source} "
@@ -228,6 +235,18 @@ def add_student(graph: Graph) -> None:
         add_rounds(graph, before, student.rounds, sample, own, greedy, student.least_gain)
 
 
+def add_reward_start(graph: Graph) -> str:
+    """The stages that make the model that both reward models start from; returns its name."""
+    args = graph.args
+    if not args.warm_up and "reward_start" not in graph.given:
+        return "student"
+    gold = _problems(args, "train", 0, args.warm_up_problems)
+    graph.add("corrupted", CORRUPT_SOLUTIONS, graph.fill("corrupt", problems=gold))
+    start = graph.fill("reward_start", kind="sorm")
+    graph.add("reward_start", TRAIN_REWARD, start, policy="student", labels="corrupted")
+    return "reward_start"
+
+
 def glore_nodes(args: GloreArgs, find: Callable[[str], str] = find_start) -> tuple[list[Node], dict[str, str]]:
     """Every stage of the pipeline, in an order in which they can run, and the paths given from outside.
 
@@ -249,11 +268,12 @@ def glore_nodes(args: GloreArgs, find: Callable[[str], str] = find_start) -> tup
     add_student(graph)
     graph.add("rollouts", SAMPLE, graph.fill("rollouts", problems=train), policy="student")
     graph.add("labels", LABEL_STEPS, graph.fill("labels"), rollouts="rollouts", policy="student")
-    graph.add("orm", TRAIN_REWARD, graph.fill("orm", kind="orm"), policy="student", rollouts="rollouts")
+    judge = add_reward_start(graph)
+    graph.add("orm", TRAIN_REWARD, graph.fill("orm", kind="orm"), policy=judge, rollouts="rollouts")
     graph.add("drafts", SAMPLE, graph.fill("drafts", problems=test), policy="student")
     graph.add("samples", SAMPLE, graph.fill("samples", problems=test), policy="student")
     graph.add("pairs", BUILD_PAIRS, graph.fill("pairs"), rollouts="rollouts", labels="labels")
-    graph.add("sorm", TRAIN_REWARD, graph.fill("sorm", kind="sorm"), policy="student", labels="labels")
+    graph.add("sorm", TRAIN_REWARD, graph.fill("sorm", kind="sorm"), policy=judge, labels="labels")
     for kind in KINDS:
         refiner = graph.fill("refiner", examples=[kind], problems=args.problems)
         graph.add(f"{kind}_refiner", TRAIN_POLICY, refiner, policy="student", pairs="pairs")
@@ -312,6 +332,12 @@ def _unused(args: GloreArgs, made: set[str]) -> dict[str, str]:
             reasons[f"student.{name}"] = "student.rounds is 0"
     elif args.student.least_gain is None:
         reasons["student.validation_problems"] = "student.least_gain is null"
+    if not args.warm_up:
+        for name in ("warm_up_problems", "corrupt", "reward_start"):
+            reasons[name] = "warm_up is false"
+    elif args.given.reward_start is not None:
+        for name in ("warm_up", "warm_up_problems", "corrupt", "reward_start"):
+            reasons[name] = f"given.reward_start={args.given.reward_start} is used in its place"
     if args.given.student is not None:
         reasons["student"] = f"given.student={args.given.student} is used in its place"
     sections = {

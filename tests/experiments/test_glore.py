@@ -230,6 +230,23 @@ def test_reward_models_can_start_from_another_model(policy, made):
     assert changed == {"orm", "sorm", "revise", "rerank", "report"}
 
 
+def test_reward_models_warm_up_on_corrupted_gold_solutions(policy, made):
+    root = Path(made["rollouts"]).parent.parent
+    args = arguments(policy)
+    start = replace(args.reward_start, train=TrainArgs(max_steps=2, device="cpu"), validation_share=0.25)
+    args = replace(args, warm_up=True, warm_up_problems=TRAIN, reward_start=start)
+    again = run(*nodes_with_script(args, policy), root)
+    assert {name for name in made if again[name] != made[name]} == {"orm", "sorm", "revise", "rerank", "report"}
+    parents = {name: open_artifact(again[name]).manifest["parents"] for name in ("reward_start", "orm", "sorm")}
+    assert parents["reward_start"]["labels"]["key"] == Path(again["corrupted"]).name
+    assert all(parents[name]["policy"]["key"] == Path(again["reward_start"]).name for name in ("orm", "sorm"))
+    assert {"corrupted", "reward_start"} <= set(read_json(Path(again["report"]) / "report.json")["stages"])
+    given = replace(arguments(policy), given=GivenArgs(reward_start=again["reward_start"]))
+    nodes, paths = glore_nodes(given)
+    assert not {"corrupted", "reward_start"} & {node.name for node in nodes}
+    assert run(nodes, paths, root)["orm"] == again["orm"]
+
+
 def test_artifacts_of_ones_own_stand_in_for_stages(policy, made):
     root = Path(made["rollouts"]).parent.parent
     args = replace(arguments(policy), given=GivenArgs(sorm=made["sorm"], **{
@@ -384,6 +401,7 @@ def test_sft_problems_and_policy_of_a_trained_student_are_the_pipelines():
         (["student.sft.train.epochs=2"], "student.sft.train.epochs=2 has no effect: student.fine_tune is false"),
         (["student.round_samples=4"], "student.round_samples=4 has no effect: student.rounds is 0"),
         (["given.orm=o", "orm.train.epochs=3"], "orm.train.epochs=3 has no effect: what is given stands in place"),
+        (["corrupt.per_problem=2"], "corrupt.per_problem=2 has no effect: warm_up is false"),
         (["given.student=s", "student.rounds=2"], "student.rounds=2 has no effect: given.student=s is used"),
         (["given.drafts=d", "given.samples=s", "test_problems=9"], "test_problems=9 has no effect"),
         (["~problems"], "~problems: a setting cannot be taken away; problems=VALUE gives it another value"),

@@ -14,6 +14,7 @@ import pytest
 from experiments.report.stage import REPORT, ReportArgs
 from refine.lema.correct import CORRECT, CorrectArgs
 from refine.lema.mistakes import COLLECT_MISTAKES, MistakeArgs
+from refine.mix import MixArgs
 from refine.pairs import BUILD_PAIRS, PairArgs
 from refine.rerank import RERANK, RerankArgs
 from refine.revise import REVISE, ReviseArgs
@@ -104,6 +105,12 @@ COUNTED: list[tuple[Stage, Any, str]] = [
         TRAIN_POLICY,
         TrainPolicyArgs(policy="p", examples=["global"]),
         "examples policy rollouts pairs max_length validation_share allow_empty" + TRAINING,
+    ),
+    (
+        TRAIN_POLICY,
+        TrainPolicyArgs(policy="p", examples=["corrections"], corrections=["c"], mix=MixArgs("tokens", size=9)),
+        "examples policy rollouts pairs corrections max_length validation_share allow_empty\n"
+        "correction: instruction wrong_step explanation\nmix: by size corrections" + TRAINING,
     ),
     (
         REVISE,

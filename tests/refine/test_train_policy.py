@@ -291,7 +291,7 @@ def test_a_parent_of_another_stage_is_refused(student, parents, tmp_path):
         ({"examples": ["corrections"]}, r"corrections=\[\]: give both or neither"),
         ({"corrections": ["x"]}, r"corrections=\['x'\]: give both or neither"),
         ({"correction": CorrectionTextArgs(explanation=False)}, "correction has no effect"),
-        ({"mix": MixArgs("weight")}, "mix.by=weight"),
+        ({"mix": MixArgs("weight")}, "mix.by='weight'"),
         ({"mix": MixArgs(size=3)}, "mix.size=3 and mix.corrections have no effect"),
         ({"mix": MixArgs("examples")}, "mix.by=examples needs mix.size, or corrections and another kind"),
         ({"max_per_problem": 0}, "not 0"),

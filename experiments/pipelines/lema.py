@@ -172,8 +172,13 @@ def _with_errors(args: LemaArgs, rate: float) -> CorrectArgs:
 
 
 def start_settings(args: LemaArgs) -> dict[str, str]:
-    """The nodes that are policies of the user's, and the setting behind each."""
-    return {"student": "start", "strong": "strong"} | {_source(n): f"sources[{n}]" for n in range(len(args.sources))}
+    """The nodes that must be folders or models of the hub, and the setting behind each; others may be served."""
+    found = {"student": "start"}
+    if args.cot_rollouts.sampler.backend != "openai":
+        found["strong"] = "strong"
+    if args.rollouts.sampler.backend != "openai":
+        found |= {_source(n): f"sources[{n}]" for n in range(len(args.sources))}
+    return found
 
 
 def _source(n: int) -> str:

@@ -108,9 +108,9 @@ def _groups(config_name: str) -> Iterator[tuple[str, str]]:
     for entry in OmegaConf.create(text).get("defaults", []):
         if isinstance(entry, DictConfig):
             ((group, chosen),) = entry.items()
-            folder = files("conf") / group
+            folder = files("conf") / group.split("@")[0]  # `lema/prompts@ask`: for the setting `ask`
             if folder.is_dir():
-                yield f"{group}={chosen or 'null'}", " ".join(options_of(group))
+                yield f"{group}={chosen or 'null'}", " ".join(options_of(group.split("@")[0]))
 
 
 def options_of(group: str) -> list[str]:

@@ -47,12 +47,12 @@ class CorrectArgs(Sampling):
 
     mistakes: str = parent("collect_mistakes")  #: an artifact of collect_mistakes
     corrector: str = "oracle"  #: of the embedded world; or policy
-    policy: str | None = only_when(  #: who corrects: a folder, hub:…, a served model
+    policy: str | None = only_when(
         parent("train_policy", any_path=True, or_name="served", default=None), "corrector", "policy"
-    )
-    sampler: SamplerArgs = only_when(  #: how to sample
+    )  #: who corrects: a folder, hub:…, a served model
+    sampler: SamplerArgs = only_when(
         field(default_factory=lambda: SamplerArgs(temperature=0.7, max_tokens=1024)), "corrector", "policy"
-    )
+    )  #: how to sample
     ask: CorrectorPromptArgs = only_when(field(default_factory=CorrectorPromptArgs), "corrector", "policy")
     where: str = only_when("none", "corrector", "policy")  #: who tells it where to look: none, orm, sorm, oracle
     orm: str | None = only_when(parent("train_reward", default=None), "where", "orm")  #: a reward model

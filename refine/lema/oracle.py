@@ -87,21 +87,21 @@ def find_mistake(problem: Problem, mistake: Mistake) -> Truth | None:
 
 
 def write_correction(problem: Problem, mistake: Mistake, args: OracleArgs, rng: random.Random) -> str:
-    """The oracle's reply to one mistake. All draws are made whatever they are used for, so that one share does not
-    change what another draws."""
+    """The oracle's reply to one mistake. Whether it errs is drawn first, so that one share does not change how often
+    another comes."""
     other, odd, spoilt = rng.random() < args.wrong_step, rng.random() < args.wrong_explanation, rng.random()
     truth = find_mistake(problem, mistake)
     if truth is None:
         return NO_STEP
     step = truth.step
     right = continue_rightly(problem, mistake.steps[: step - 1])
-    explanation = explain(problem, mistake, truth.verdict, step, right[0])
-    if odd:
-        kinds = [one for one in Verdict if one not in (Verdict.RIGHT, truth.verdict)]
-        told = (explain(problem, mistake, one, step, right[0]) for one in rng.sample(kinds, len(kinds)))
-        explanation = next(text for text in told if text != explanation)
     if other and len(mistake.steps) > 1:
         step, right = _from_another(problem, mistake, truth.step, rng)
+    explanation = explain(problem, truth.verdict, step, right[0])
+    if odd:
+        kinds = [one for one in Verdict if one not in (Verdict.RIGHT, truth.verdict)]
+        told = (explain(problem, one, step, right[0]) for one in rng.sample(kinds, len(kinds)))
+        explanation = next(text for text in told if text != explanation)
     if spoilt < args.wrong_correction:
         right = _spoil(problem, right, rng)
     elif spoilt < args.wrong_correction + args.hidden_error:
@@ -119,7 +119,7 @@ def _from_another(problem: Problem, mistake: Mistake, true: int, rng: random.Ran
     return step, found[step]
 
 
-def explain(problem: Problem, mistake: Mistake, verdict: Verdict, step: int, right: str) -> str:
+def explain(problem: Problem, verdict: Verdict, step: int, right: str) -> str:
     """One sentence on what is wrong with a step; `right` is the line that should stand there."""
     world = parse_question(problem.question)
     if verdict is Verdict.ARITHMETIC:

@@ -30,11 +30,11 @@ _KEYS = {"step": "incorrect_step", "explanation": "explanation", "solution": "co
 # forms of wide characters that stand for those of ASCII, as long as these
 _WIDE = {0xFF01 + i: 0x21 + i for i in range(94)} | {0x3000: 0x20}
 _HEADING = re.compile(
-    r"""[\s>\#*_•-]{0,12}(?:\(?[0-9]{1,2}[.)]\s{1,4})?[*_"]{0,4}(?:
+    r"""[\s>\#*_•-]{0,12}(?:\(?[0-9]{1,2}[.)]\s{1,4})?[*_]{0,4}(?:
         (?P<step>(?:first\s{1,2})?(?:incorrect|wrong|erroneous|mistaken|error)\s{1,2}steps?)
        |(?P<explanation>explanation|reason)
-       |(?P<solution>correct(?:ed)?\s{1,2}(?:solution|steps)|correction)
-    )[*_"]{0,4}\s{0,4}(?::(?P<rest>.*)|$)""",
+       |(?P<solution>correct(?:ed)?\s{1,2}(?:solution|steps))
+    )[*_]{0,4}\s{0,4}(?::(?P<rest>.*)|$)""",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
 _LABEL = re.compile(
@@ -97,8 +97,10 @@ def parse_correction(text: str, parts: Sequence[str] = PARTS) -> Reply:
         raise Dropped("too_long")
     text = clean_text(solution_part(text.strip()))
     fields = read_json(text, parts)
-    if fields is None:
-        fields = _read_plain(text)
+    plain = _read_plain(text)
+    if fields is not None and plain:
+        raise Dropped("repeated")
+    fields = plain if fields is None else fields
     if not fields:
         raise Dropped("no_fields")
     step, explanation, steps, first = None, "", [], None

@@ -75,7 +75,7 @@ class Budget:
 
     @property
     def limits(self) -> str:
-        """The limits and what is spent, in words."""
+        """The limits as they are set."""
         given = [f"budget.{name}={value}" for name, value in vars(self._limits).items() if value is not None]
         return ", ".join(given)
 

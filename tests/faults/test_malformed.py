@@ -471,7 +471,15 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-JUDGEMENT = {"problem_id": "p", "kind": "draft", "where": "none", "sample": 0, "scorer": "orm", "probabilities": [0.5]}
+JUDGEMENT = {
+    "problem_id": "p",
+    "kind": "draft",
+    "where": "none",
+    "sample": 0,
+    "scorer": "orm",
+    "probabilities": [0.5],
+    "tokens": 9,
+}
 
 
 def judgements(path: Path, **change: Any) -> None:

@@ -33,9 +33,10 @@ def write_rollouts(_args, work) -> None:
     """Right where the second step takes 1 away, wrong where it adds 1."""
     work.write_rows("problems", PROBLEMS)
     rows = [
-        rollout([f"<<{i}+2={i + 2}>>{i + 2}", *SOLUTIONS[sample % 2][1:]], sample % 2 == 0, sample, PROBLEMS[i].id)
+        rollout([f"<<{i}+{k}={i + k}>>{i + k}", *SOLUTIONS[sample % 2][1:]], sample % 2 == 0, sample, PROBLEMS[i].id)
         for i in range(len(PROBLEMS))
         for sample in range(6)
+        for k in (2 + sample // 2,)  # no text twice
     ]
     work.write_rows("rows", rows)
 

@@ -215,9 +215,9 @@ DAMAGES = {
     "other facts": (lambda path: facts(path, ["orm"]), r"must name a kind .*\['orm'\]"),
     "unknown kind": (lambda path: facts(path, {"kind": "prm"}), "must name a kind .*prm"),
     "no threshold": (lambda path: facts(path, {"threshold": None}), "must name a kind"),
-    "threshold over 1": (lambda path: facts(path, {"threshold": 1.5}), r"threshold in \[0, 1\], not .*1\.5"),
-    "threshold under 0": (lambda path: facts(path, {"threshold": -0.1}), r"threshold in \[0, 1\], not .*-0\.1"),
-    "NaN threshold": (lambda path: facts(path, {"threshold": math.nan}), "threshold in .*, not .*nan"),
+    "threshold over 1": (lambda path: facts(path, {"threshold": 1.5}), r"thresholds in \[0, 1\], not .*1\.5"),
+    "threshold under 0": (lambda path: facts(path, {"threshold": -0.1}), r"thresholds in \[0, 1\], not .*-0\.1"),
+    "NaN threshold": (lambda path: facts(path, {"threshold": math.nan}), "thresholds in .*, not .*nan"),
     "other template": (
         lambda path: facts(path, {"template": "Question: {question}"}),
         "not a template of a question: 'Question: {question}'",

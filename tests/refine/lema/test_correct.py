@@ -22,13 +22,10 @@ from rollouts.backends.scripted import ScriptedSampler
 from rollouts.records import Correction, Mistake, Problem
 from rollouts.sampling.args import OpenAIArgs, SamplerArgs
 from rollouts.sampling.budget import BudgetArgs, BudgetSpent, PriceArgs
-from rollouts.sampling.collect import collect
-from rollouts.sampling.protocol import Request, Sample
+from rollouts.sampling.protocol import Request
 from rollouts.world.oracle import true_first_error
 from stages.artifacts import Artifact
 from stages.make import make
-from stages.processes import Processes
-from stages.tracking import Untracked
 from stages.workspace import Quarantined, Workspace
 from tests.faults.server import FaultServer
 from tests.refine.lema.made import HARD, PROBLEMS, REPLY, WRONG, make_mistakes, world_mistakes, write_script
@@ -237,38 +234,6 @@ def test_a_budget_stops_before_it_is_over_and_a_larger_one_goes_on(
     found = correct(mistakes, **settings, budget=limited(100_000))
     assert len(asked.samples) == len(set(asked.samples)) == 20
     assert len(found.rows(Correction)) == 20 and found.manifest["counts"]["kept"] == 4
-
-
-class OneToken:
-    """Writes one token for each sample, and reads three."""
-
-    promise = "nothing"
-
-    def sample(self, requests: Sequence[Request]):
-        for request in requests:
-            for index in request.indices:
-                yield Sample(request.id, index, "x", "stop", 3, 1, 0)
-
-    def close(self) -> None: ...
-
-
-class Alone(Processes):
-    """One of several processes, which waits for nobody."""
-
-    def wait(self) -> None: ...
-
-
-def test_the_processes_of_a_launch_share_a_budget(tmp_path: Path) -> None:
-    """Each stops when its half is spent, none waits for the other, and both say so."""
-    asked = [Request(f"r{n}", "x", n=2) for n in range(30)]
-    limits = BudgetArgs(tokens=400)  # a sample may take 1 + 64 + 8 tokens, and takes 4
-    kept = []
-    for rank in (0, 1):
-        work = Workspace(tmp_path / f"{rank}", {}, Untracked(), tmp_path / f"kept{rank}", Alone(rank, 2))
-        with pytest.raises(BudgetSpent, match="of 60 samples are kept"):
-            collect(OneToken(), asked, work, "test", budget=limits.open(PriceArgs(), 8))
-        kept.append((tmp_path / f"kept{rank}" / "test" / f"{rank}.jsonl").read_text().count("\n"))
-    assert min(kept) > 10 and sum(kept) * 4 <= 400
 
 
 def chat_page(refuse: Any, status: int = 200) -> Any:

@@ -59,6 +59,7 @@ def test_a_wrong_step_is_another_one_that_is_there_and_the_mistake_stays() -> No
         problem = BY_ID[row.problem_id]
         true = true_first_error(problem, row.mistake) + 1
         assert row.wrong_step != true and row.answer == problem.answer
+        assert f"step {row.wrong_step} " in row.explanation.lower()  # it is that step that it explains
         assert (true_first_error(problem, row.steps) is None) == (row.wrong_step < true)
 
 

@@ -45,6 +45,9 @@ READ = {
     ),
     "json with a float in words": as_json(incorrect_step="Step 2"),
     "json of one in a list": as_json(incorrect_step=[2]),
+    "json over many lines": json.dumps(
+        {"Incorrect Step": 2, "Explanation": "12 + 2 is 14.", "Correct Solution": ["12 + 2 = 14", "#### 14"]}, indent=1
+    ),
     "json within an object": '{"answer": ' + as_json() + "}",
     "json behind a copy of the draft": f'Draft: {{"step": "12 + 2 = 15"}}.\n```json\n{as_json()}\n```\nThat is all!',
     "json twice, the same": f"{as_json()}\n\nAgain: {as_json()}",
@@ -79,6 +82,7 @@ READ = {
     "a step of two lines": reply(solution="Step 2: 12 + 2\n= 14\n#### 14"),
     "all in one line": reply(solution="Step 2: 12 + 2 = 14 Step 3: #### 14"),
     "a fence": f"```\n{GOOD}\n```",
+    "the last line of the prompt once more": f"Correction:\n{GOOD}",
     "prose before it": f"Let me look at it. The sum is odd.\n\n{GOOD}",
     "thought before it": f"<think>Incorrect Step: Step 1? No, that is fine.</think>\n{GOOD}",
     "line ends of Windows": GOOD.replace("\n", "\r\n"),
@@ -173,6 +177,7 @@ DROPPED: dict[str, tuple[str, str]] = {
     "two solutions": (GOOD + "\nCorrect Solution: #### 15", "repeated"),
     "json with a key twice": (as_json()[:-1] + ', "incorrect_step": 1}', "repeated"),
     "json with two names of one field": (as_json(wrong_step=1), "repeated"),
+    "json and plain": (GOOD + "\n" + as_json(), "repeated"),
     "json twice, not the same": (as_json() + as_json(incorrect_step=1), "repeated"),
     "no mistake": (reply("None. All steps are correct."), "no_step"),
     "no mistake in a word": (reply("N/A"), "no_step"),

@@ -87,7 +87,7 @@ def write_lema_report(args: LemaReportArgs, work: Workspace) -> None:
         ValueError: an arm has other problems, or a test problem was trained on.
     """
     problems = work.parents["start"].rows(Problem, "problems")
-    for artifact in work.parents["trained_on"]:
+    for artifact in (*work.parents["trained_on"], *work.parents["corrections"]):
         check_apart(artifact.rows(Problem, "problems"), problems)
     own = {START: work.parents["start"], **dict(zip(args.arms, work.parents["samples"], strict=True))}
     outcomes = arm_outcomes(problems, {arm: artifact.rows(Rollout) for arm, artifact in own.items()})

@@ -209,8 +209,6 @@ def lema_nodes(args: LemaArgs, find: Callable[[str], str] = find_start) -> tuple
     if args.strong is not None:
         cot = graph.fill("cot_rollouts", problems=train, policy=PENDING)
         graph.add("cot_rollouts", SAMPLE, cot, policy="strong")
-    elif args.given.cot_rollouts is None:
-        graph.fill("cot_rollouts")
     arms = _add_arms(graph, train)
     for name in [START, *arms]:
         samples = graph.fill("samples", problems=test, policy=PENDING)

@@ -153,7 +153,7 @@ def test_what_the_pipeline_cannot_use_is_refused(changes: dict[str, Any], messag
         (["start=nowhere"], "start=nowhere: there is no such folder"),
         (["sources=[nowhere]"], "sources[0]=nowhere: there is no such folder"),
         (["given.corrections=nowhere"], "given.corrections: nowhere: there is no such artifact folder"),
-        (["train.examples=[solutions]"], "train.examples=[solutions] has no effect: set cot"),
+        (["train.policy=d"], "train.policy='d' cannot be set here: set start, which all arms begin with"),
     ],
 )
 def test_what_is_typed_without_effect_ends_with_one_line(overrides, message, tmp_path, monkeypatch, capsys) -> None:

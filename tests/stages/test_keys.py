@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from experiments.lema_report import LEMA_REPORT, LemaReportArgs
 from experiments.report.stage import REPORT, ReportArgs
 from refine.lema.correct import CORRECT, CorrectArgs
 from refine.lema.mistakes import COLLECT_MISTAKES, MistakeArgs
@@ -129,6 +130,11 @@ COUNTED: list[tuple[Stage, Any, str]] = [
         CorrectArgs(corrector="policy", policy="p", where="sorm", sorm="s"),
         f"mistakes corrector policy where sorm device n seed\n{HF}\n{PROMPT}\n"
         "ask: instruction examples layout chat system",
+    ),
+    (
+        LEMA_REPORT,
+        LemaReportArgs(),
+        "start samples policies arms corrections correction_names trained_on stages names title model seed",
     ),
     (
         REPORT,

@@ -100,16 +100,19 @@ def read_claims(folders: Sequence[Path]) -> dict[str, Any]:
             raise ValueError(f"{other} and {name} are both of seed {report['seed']}: one run counted twice")
     _check_alike(folders, reports)
     outcomes = {str(folder): read_rows(folder / OUTCOMES, Outcome) for folder in folders}
-    first, finding = next(iter(reports.values())), ""
+    first, finding, rights = next(iter(reports.values())), "", []
     if first.get("system") == "lema":
         words = {arm: arm_words(arm) for arm in first["accuracy"]}
-        claims = check_claims(outcomes, claims=arm_claims(list(words), words), whole=f"right {CONTROL}")
+        accuracy, differences = arm_claims(list(words), words)
+        claims = check_claims(outcomes, claims=[*accuracy, *differences], whole=f"right {CONTROL}")
+        rights, claims = claims[: len(accuracy)], claims[len(accuracy) :]
         finding = _finding(next(one for one in claims if one["first"] == [f"right {first['headline']}"]))
     else:
         claims = check_claims(outcomes)
     return {
         "title": first["title"],
         "finding": finding,
+        "accuracy": rights,
         "problems": first["problems"],
         "runs": {name: report["seed"] for name, report in reports.items()},
         "shared": _shared(folders),
@@ -170,10 +173,18 @@ def _notes(found: dict[str, Any]) -> list[str]:
 def render_claims(found: dict[str, Any]) -> str:
     """The claims as Markdown, those of a paper first."""
     blocks = [f"# Claims: {one_line(found['title'])}", *filter(None, [found["finding"]])]
+    if rows := _right_rows(found):
+        blocks += ["## Accuracy", table(["trained on", "right", "95% interval", "each run"], rows)]
     for source, words in SOURCES.items():
         rows = [[claim["claim"], *_cells(claim)] for claim in found["claims"] if claim["source"] == source]
         blocks += [f"## {words}", table(HEADER, rows)] if rows else []
     return "\n\n".join([*blocks, *filter(None, _notes(found))]) + "\n"
+
+
+def _right_rows(found: dict[str, Any]) -> list[list[str]]:
+    """How often each arm of LeMa is right: its name, the mean over runs, the interval, and each run."""
+    cells = ((one["claim"], _cells(one)) for one in found["accuracy"])
+    return [[name, value, span, runs] for name, (value, span, _, runs) in cells]
 
 
 def print_claims(found: dict[str, Any], console: Console | None = None) -> None:
@@ -183,6 +194,13 @@ def print_claims(found: dict[str, Any], console: Console | None = None) -> None:
     from rich.table import Table
 
     console = console or Console(highlight=False, markup=False)
+    if rows := _right_rows(found):
+        grid = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+        for header in ("trained on", "right", "95% interval"):
+            grid.add_column(header, justify="left" if header == "trained on" else "right", no_wrap=header == "right")
+        for row in rows:
+            grid.add_row(*row[:3])
+        console.print(grid)
     grid = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     grid.add_column("claim", overflow="fold")
     for header in HEADER[1:4]:

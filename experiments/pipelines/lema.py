@@ -135,6 +135,8 @@ class LemaArgs:
             if set(own) - set(known) or len(set(own)) < len(own):
                 raise ValueError(f"{name}={list(own)} must be some of {', '.join(known)}, each once")
         self._check_errors()
+        if len({self.start, *self.sources}) <= len(self.sources):
+            raise ValueError(f"sources={list(self.sources)} must differ, and none is start={self.start}")
         if self.start == SHIPPED and self.problems.source != WORLD:
             raise ValueError(
                 f"start={SHIPPED} knows the words of the embedded world only, not {self.problems.source}'s"
@@ -156,7 +158,7 @@ class LemaArgs:
         for rate in self.error_rates:
             _with_errors(self, rate).oracle.validate()
         names = [_error_arm(rate) for rate in self.error_rates]
-        if len(set(names)) < len(names) or any(rate * 100 != round(rate * 100) for rate in self.error_rates):
+        if len(set(names)) < len(names) or any(rate != round(rate, 2) for rate in self.error_rates):
             raise ValueError(f"error_rates={list(self.error_rates)} must be different whole per cents, such as 0.2")
 
 

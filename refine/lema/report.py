@@ -74,14 +74,12 @@ def headline(arms: Sequence[str]) -> str:
     return next((arm for arm in HEADLINES if arm in trained), trained[0])
 
 
-def arm_claims(arms: Sequence[str], words: Mapping[str, str]) -> list[Claim]:
-    """That each arm is right more often than CoT alone, and that CoT alone is than the student."""
-    claims = [
-        Claim("LeMa", f"{words[arm]} beats CoT alone", (f"right {arm}",), (f"right {CONTROL}",), above=0.0)
-        for arm in arms
-        if arm not in (START, CONTROL)
-    ]
-    return [
-        *claims,
-        Claim("ours", "CoT alone beats the student", (f"right {CONTROL}",), (f"right {START}",), above=0.0),
+def arm_claims(arms: Sequence[str], words: Mapping[str, str]) -> tuple[list[Claim], list[Claim]]:
+    """How often each arm is right, of which nothing is claimed; and that each arm is right more often than CoT alone,
+    and CoT alone more often than the student."""
+    rights = [Claim("LeMa", words[arm], (f"right {arm}",)) for arm in arms]
+    pairs = [("LeMa", arm, CONTROL) for arm in arms if arm not in (START, CONTROL)] + [("ours", CONTROL, START)]
+    return rights, [
+        Claim(source, f"{words[arm]} beats {words[other]}", (f"right {arm}",), (f"right {other}",), above=0.0)
+        for source, arm, other in pairs
     ]

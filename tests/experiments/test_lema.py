@@ -123,6 +123,7 @@ def test_what_is_given_stands_in_for_stages() -> None:
     [
         ({"problems": None}, "choose what to run: experiment=demo_lema"),
         ({"problems": ProblemArgs("gsm8k", path="d")}, "corrector=oracle knows the embedded world only, not gsm8k"),
+        ({"sources": ["S"]}, r"sources=\['S'\] must differ, and none is start=S"),
         ({"start": None}, "no student is given: set start"),
         ({"arms": ["equal"]}, r"arms=\['equal'\] must be some of equal_examples"),
         ({"arms": [], "error_rates": []}, "leaves nothing to compare"),
@@ -202,11 +203,18 @@ def test_two_seeds_share_what_no_seed_changes_and_make_one_table(two_runs, tmp_p
     assert [one["claim"] for one in claims["claims"]] == [
         "CoT + corrections, equal examples beats CoT alone",
         "equal examples, no explanation beats CoT alone",
-        "CoT alone beats the student",
+        "CoT alone beats the student, not trained",
+    ]
+    assert [one["first"] for one in claims["accuracy"]] == [
+        [f"right {arm}"] for arm in ("student", "cot", "equal_examples", "no_explanation")
+    ]
+    assert claims["accuracy"][1]["runs"] == [
+        read_json(Path(paths["report"]) / "report.json")["accuracy"]["cot"]["value"] for paths in two_runs
     ]
     assert "Main finding: " in capsys.readouterr().out
     text = (tmp_path / "runs" / "claims.md").read_text()
     assert "corrections help here: CoT + corrections, equal examples, minus CoT alone is" in text
+    assert "## Accuracy\n\n| trained on | right |" in text and "| CoT alone | " in text
     assert "## Claims of LeMa" in text and "GLoRe" not in text
 
 

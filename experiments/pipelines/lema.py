@@ -104,22 +104,22 @@ class LemaArgs:
     train_problems: int | None = None  #: problems that are trained on
     train_offset: int = 0
     test_problems: int | None = None  #: problems that every arm solves
-    start: str | None = None  #: a folder of a causal LM or a hub id; shipped: of the embedded world
+    start: str | None = None  #: a folder of a causal LM, a hub id, or shipped
     sources: list[str] = field(default_factory=list)  #: further policies whose mistakes are corrected
     strong: str | None = None  #: a policy that writes CoT data; null: the student
     cot: str = "rollouts"  #: CoT data: rollouts, solutions, or both
     given: GivenArgs = field(default_factory=GivenArgs)  #: artifacts of one's own in place of stages
-    rollouts: SampleArgs = field(default_factory=lambda: _sample(8, 1.0))  #: rollouts on the train problems
-    cot_rollouts: SampleArgs = field(default_factory=lambda: _sample(4, 0.7))  #: how the strong policy's are
+    rollouts: SampleArgs = field(default_factory=lambda: _sample(8, 1.0))
+    cot_rollouts: SampleArgs = field(default_factory=lambda: _sample(4, 0.7))
     mistakes: MistakeArgs = field(default_factory=lambda: MistakeArgs(rollouts=[PENDING], seed=PIPELINE_SEED))
     corrections: CorrectArgs = field(default_factory=lambda: CorrectArgs(mistakes=PENDING, seed=PIPELINE_SEED))
     arms: list[str] = field(default_factory=lambda: list(ARMS))  #: beside the control
-    share: float = SHARE  #: of corrections in a mix of equal size
+    share: float = SHARE
     error_rates: list[float] = field(default_factory=list)  #: of the oracle, an arm each
     error_kinds: list[str] = field(default_factory=lambda: list(ERRORS[:3]))
-    train: TrainPolicyArgs = field(default_factory=_train)  #: how the arms are trained
-    samples: SampleArgs = field(default_factory=lambda: _sample(1, 0.0))  #: how the test problems are solved
-    title: str = "LeMa"  #: the report's title
+    train: TrainPolicyArgs = field(default_factory=_train)
+    samples: SampleArgs = field(default_factory=lambda: _sample(1, 0.0))
+    title: str = "LeMa"
     seed: int = 0  #: of every stage
     parallel: int = 1  #: stages that run at once
 

@@ -4,6 +4,12 @@ import signal
 
 from experiments.commands.describe import overview
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # it ends quietly where its reader does
+
+def main() -> None:
+    """The command; it ends quietly where its reader does."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     print(overview())
+
+
+if __name__ == "__main__":
+    main()

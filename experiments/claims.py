@@ -58,12 +58,14 @@ def run(argv: Sequence[str]) -> int:
     """What the command does; returns its exit code: 0, or 2 after the user's error, in one line on stderr."""
     parser = _Parser("python -m experiments.claims", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run, or of a sweep")
-    parser.add_argument("--out", type=Path, help="the folder of claims.md and claims.json")
+    parser.add_argument("--out", help="the folder of claims.md and claims.json")
     options = parser.parse_args(argv)
     try:
+        if options.out == "":
+            raise ValueError("--out must not be empty")
         folders = [folder for given in options.runs for folder in find_runs(given)]
         found = read_claims(folders)
-        out = options.out or Path(os.path.commonpath([folder.absolute().parent for folder in folders]))
+        out = Path(options.out or os.path.commonpath([folder.absolute().parent for folder in folders]))
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "claims.json", found)
         (out / "claims.md").write_text(render_claims(found), encoding="utf-8", newline="\n")
@@ -98,7 +100,7 @@ def read_claims(folders: Sequence[Path]) -> dict[str, Any]:
     for name, report in reports.items():
         if (other := seeds.setdefault(report["seed"], name)) != name:
             raise ValueError(f"{other} and {name} are both of seed {report['seed']}: one run counted twice")
-    _check_alike(folders, reports)
+    _check_alike(reports)
     outcomes = {str(folder): read_rows(folder / OUTCOMES, Outcome) for folder in folders}
     first, finding, rights = next(iter(reports.values())), "", []
     if first.get("system") == "lema":
@@ -131,7 +133,7 @@ def _finding(claim: dict[str, Any]) -> str:
     )
 
 
-def _check_alike(folders: Sequence[Path], reports: dict[str, dict[str, Any]]) -> None:
+def _check_alike(reports: dict[str, dict[str, Any]]) -> None:
     """Raise ValueError where two runs differ in more than their seeds."""
     settings = {}
     for name, report in reports.items():

@@ -7,10 +7,20 @@ How a statement of an answer is found in the lines is in `rollouts/grading/state
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from rollouts.grading.statements import find_answer, is_plain, states_answer
+
+
+def _any_of(tags: Iterable[str]) -> str:
+    """A pattern of these tags; most characters that could begin one are left after a look at the next."""
+    kinds = groupby(sorted(tags), key=lambda tag: tag[0])
+    return "|".join(
+        rf"{re.escape(one)}(?=[/|｜A-Za-z])(?:{'|'.join(re.escape(tag[1:]) for tag in same)})" for one, same in kinds
+    )
+
 
 # Tokens that may be left in a text: what comes after the first of them is not the solution. So is whatever has the form
 # `<|…|>` or `<｜…｜>`, but for those that open or close a part.
@@ -22,7 +32,7 @@ STOP_MARKERS = (
 )
 _PARTS = r"(?:begin|end)_of_thought|begin_of_solution|(?:START|END)_THINKING|START_RESPONSE|thinking"
 _MARKER = re.compile(
-    "|".join(re.escape(marker) for marker in STOP_MARKERS if marker[1] not in "|｜" or marker == "<|turn>")
+    _any_of(marker for marker in STOP_MARKERS if marker[1] not in "|｜" or marker == "<|turn>")
     + rf"|<\|(?!(?:{_PARTS})\|)[A-Za-z][A-Za-z0-9_ ]{{0,40}}\|>|<｜[^｜<>\n]{{1,40}}｜>"
 )
 # how a prompt or a turn begins, which some servers send back
@@ -45,7 +55,7 @@ _REASONING = (
     ("<|thinking|>", "<|/thinking|>"),
 )
 _CLOSE = {opening.lower(): closing.lower() for opening, closing in _REASONING}
-_TAG = re.compile("|".join(re.escape(tag) for pair in _REASONING for tag in pair), re.IGNORECASE)
+_TAG = re.compile(_any_of(tag for pair in _REASONING for tag in pair), re.IGNORECASE)
 _SPECIAL = re.compile(r"<[/|｜A-Za-z0]|\[/?[A-Za-z]|◁")  # begins what is looked for below
 _FINAL_CHANNEL = re.compile(r"<\|channel\|>\s*final\b[^<\n]{0,40}(?:<\|constrain\|>[^<\n]{0,40})?<\|message\|>")
 _FINAL_WORD = re.compile(r"assistant\s?final")  # where the special tokens of the channels were left out
@@ -88,7 +98,8 @@ _BEGINNINGS = frozenset(
 _MARKS = frozenset("*_#> 0123456789[<\\(")
 # another speaker on the answer's own line, with nothing but a space before it
 _GLUED = re.compile(
-    r"(?<=[0-9.!?>)\]}*$])(?:[ \t]*(?:[Hh]uman|[Uu]ser|[Aa]ssistant)(?:\s?:|\n)|(?:Question|Problem|Q)\s?:(?:\s|$))"
+    r"[0-9.!?>)\]}*$](?=[ \tHhUuAaQP])"
+    r"(?:[ \t]*(?:[Hh]uman|[Uu]ser|[Aa]ssistant)(?:\s?:|\n)|(?:Question|Problem|Q)\s?:(?:\s|$))"
 )
 _GLUED_WORDS = ("uman", "ser", "ssistant", "Question", "Problem", "Q:", "Q :")
 MAX_TRIES = 4
@@ -145,20 +156,22 @@ def solution_part(text: str) -> str:
         text = _after_reasoning(text.replace("<0x0A>", "\n"))
     if (":" in text or "r\n" in text or "n\n" in text or "t\n" in text) and any(word in text for word in _GLUED_WORDS):
         glued = _GLUED.search(text)
-        text = text[: glued.start()] if glued else text
+        text = text[: glued.start() + 1] if glued else text
     return text
 
 
 def _after_reasoning(text: str) -> str:
+    last = 1 + max(map(text.rfind, ">]▷"))  # no marker or tag ends later
+    last = min(last, 64 + max((place.start() for place in _SPECIAL.finditer(text, 0, last)), default=0))
     final = _FINAL_CHANNEL.search(text)
     if final and not _ends(text[: text.index("<|")]):
         text = text[final.end() :]
     elif text.startswith(_ANALYSIS) and (finals := list(_FINAL_WORD.finditer(text))):
         text = text[finals[-1].end() :]
-    if marker := _MARKER.search(text):
+    if marker := _MARKER.search(text, 0, last):
         text = text[: marker.start()]
     start, opened, kept = 0, None, ""
-    for tag in _TAG.finditer(text):
+    for tag in _TAG.finditer(text, 0, last):
         word = tag[0].lower()
         if opened is None:
             part = text[start : tag.start()]

@@ -14,6 +14,13 @@ def check_choices(args: Any, group: str = "", /, **choices: Sequence[str]) -> No
             raise ValueError(f"{group}{name}={getattr(args, name)!r} is none of {', '.join(known)}")
 
 
+def check_filled(args: Any, group: str = "", /, *names: str) -> None:
+    """See that no path that is written to is empty, which would be the working folder."""
+    for name in names:
+        if not getattr(args, name).strip():
+            raise ValueError(f"{group}{name}={getattr(args, name)!r} must not be empty")
+
+
 def check_least(args: Any, group: str = "", /, **least: float) -> None:
     """See that each setting is None or at least so large: `check_least(args, limit=1)`."""
     for name, number in least.items():

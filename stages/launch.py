@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from importlib.resources import files
 
+from stages.checks import check_least
 from stages.processes import ProcessError, Processes
 
 LAUNCHED = "STEPWISE_LAUNCHED"  # set for the processes of a launch, to how many were asked for
@@ -31,8 +32,7 @@ class LaunchArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense."""
-        if self.num_processes < 1:
-            raise ValueError(f"launch.num_processes must be at least 1, not {self.num_processes}")
+        check_least(self, "launch.", num_processes=1)
         if self.config_file is not None:
             find_config(self.config_file)
 

@@ -20,6 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.commands.yaml_files import ConfigError, leaves, read_yaml, write_yaml
 from refine.students.shipped import SHIPPED, find_start
+from rollouts.sampling.protocol import SEEDS
+from stages.checks import check_filled, check_least
 from stages.launch import LaunchArgs
 from stages.parents import parent_fields
 from stages.tracking import TrackingArgs
@@ -42,8 +44,8 @@ class RunArgs:
         """Raise ValueError naming the first setting that makes no sense."""
         if not re.fullmatch(r"\w[\w.+=-]{0,99}", self.name):
             raise ValueError(f"run.name={self.name!r} must be 1 to 100 letters, digits and any of . + = - _")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"run.threads must be at least 1, not {self.threads}")
+        check_filled(self, "run.", "artifacts")
+        check_least(self, "run.", threads=1)
 
 
 @dataclass
@@ -118,6 +120,7 @@ def build_job(schema: DictConfig, args: type, values: Any, folder: Path) -> Job:
         raise ConfigError(str(error)) from error
     plain = OmegaConf.to_container(config, enum_to_str=True)
     _refuse_pipes(plain)
+    _check_seeds(plain, schema)
     return Job(args=own, folder=folder, config=plain, **{one: getattr(root, one) for one in COMMON})
 
 
@@ -126,6 +129,14 @@ def _find_shipped(args: Any) -> None:
     for one in parent_fields(args):
         if one.value == SHIPPED and "train_policy" in one.field.metadata["parent"]:
             setattr(one.owner, one.field.name, find_start(SHIPPED))
+
+
+def _check_seeds(plain: dict[str, Any], schema: DictConfig) -> None:
+    """Raise ConfigError for a seed that is none; a pipeline's schema has one of its own, which stands for its seed."""
+    for name, value in leaves(plain):
+        is_none = name.endswith("seed") and isinstance(value, int) and not 0 <= value < SEEDS
+        if is_none and value != OmegaConf.select(schema, name):
+            raise ConfigError(f"{name} must be at least 0 and below 2**63, not {value}")
 
 
 def _refuse_pipes(plain: dict[str, Any]) -> None:

@@ -69,7 +69,7 @@ def prepare(overrides: list[str], args: type, sweep: bool) -> list[str]:
     """The overrides with quotes where Hydra needs them; in a `sweep`, commas separate the values of its arms.
 
     Raises:
-        ConfigError: one cannot be read, takes a setting away, or sets it twice.
+        ConfigError: one cannot be read, takes a setting away or sets it twice, or a run would have no folder.
     """
     given: dict[str, str] = {}
     prepared = []
@@ -84,6 +84,8 @@ def prepare(overrides: list[str], args: type, sweep: bool) -> list[str]:
         if key in given:
             raise ConfigError(f"{key} is given twice: {given[key]} and {override}")
         given[key] = override
+        if key in ("hydra.run.dir", "hydra.sweep.dir") and not value.strip("'\" "):
+            raise ConfigError(f"{override} must not be empty: it is where runs are written")
         hint = hint_of(args, key)
         if hint == list[str] and not _HYDRA.fullmatch(value):
             value = _quoted_list(value)

@@ -174,7 +174,7 @@ class GloreArgs:
         """Raise ValueError naming the first setting that does not fit the others, or has no effect."""
         if self.problems is None:
             raise ValueError(CHOOSE)
-        check_least(self, train_problems=1, test_problems=1, parallel=1, train_offset=0, seed=0)
+        check_least(self, train_problems=1, test_problems=1, parallel=1, train_offset=0)
         if "oracle" in self.revise.where and self.problems.source != WORLD:
             raise ValueError(
                 f"revise.where={list(self.revise.where)}: nobody knows the first error of a {self.problems.source} "

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from experiments.pipelines.graph import Graph
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
+from rollouts.sampling.protocol import SEEDS
 from rollouts.sampling.sample import SAMPLE, SampleArgs
 from stages.artifacts import open_artifact
 
@@ -42,7 +43,7 @@ def add_rounds(
         graph.add(drafts[0], SAMPLE, greedy, policy=start)
     for number in range(1, rounds + 1):
         before, name, rollouts = names[number - 1], names[number], f"round_{number}_rollouts"
-        graph.add(rollouts, SAMPLE, replace(sample, seed=sample.seed + 1000 * number), policy=before)
+        graph.add(rollouts, SAMPLE, replace(sample, seed=(sample.seed + 1000 * number) % SEEDS), policy=before)
         graph.add(name, TRAIN_POLICY, train, policy=start, rollouts=rollouts, more_rollouts=sampled[::-1])
         if greedy is not None:
             graph.add(drafts[number], SAMPLE, greedy, policy=name)

@@ -77,7 +77,7 @@ def write_record(name: str, record: StepRecord, choices: Choices) -> dict[str, A
         fitted = replace(fitted, steps=tuple(f"Step {n}: {s}" for n, s in enumerate(fitted.steps, start=1)))
     row = target.render(fitted, choices) | record.extra.get(name, {})
     found = target.parse(row, choices)
-    _check_same(target, fitted, found, choices)
+    _check_same(target, fitted, found)
     if choices.extra == "drop":
         return row
     carried: dict[str, Any] = {field: getattr(record, field) for field in CARRIED}
@@ -155,7 +155,7 @@ def _take_carried(row: dict[str, Any]) -> dict[str, Any]:
     return carried
 
 
-def _check_same(target: Format, wanted: StepRecord, found: StepRecord, choices: Choices) -> None:
+def _check_same(target: Format, wanted: StepRecord, found: StepRecord) -> None:
     """See that the row reads as the record that it was written from."""
     for field in ("question", "steps"):
         if getattr(found, field) != getattr(wanted, field):

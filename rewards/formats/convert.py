@@ -16,7 +16,7 @@ from rewards.formats.files import write_file
 from rewards.formats.reading import Reading
 from rewards.formats.step_labels import NAME
 from stages.bad_rows import BAD_ROWS
-from stages.checks import check_choices
+from stages.checks import check_choices, check_filled
 from stages.stage import MISSING
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class ConvertArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense."""
+        check_filled(self, "", "input", "output")
         check_choices(self, source_format=(*FORMATS, NAME), bad_rows=BAD_ROWS)
         if self.target_format == NAME:
             raise ValueError("python -m experiments.import_labels makes an artifact of step labels, convert does not")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stages.checks import check_choices
+from stages.checks import check_choices, check_range
 from stages.text import shown
 
 NEUTRAL = ("positive", "negative", "drop")
@@ -89,8 +89,7 @@ class Choices:
         check_choices(self, aside=DOUBTFUL, contradictory=DOUBTFUL)
         if self.neutral is not None:
             check_choices(self, neutral=NEUTRAL)
-        if self.threshold is not None and not 0 < self.threshold <= 1:
-            raise ValueError(f"threshold must be in (0, 1], not {self.threshold}")
+        check_range(self, threshold="(0, 1]")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from rollouts.world.args import SOURCE as WORLD
 from rollouts.world.args import WorldArgs
 from stages.bad_rows import BAD_ROWS
+from stages.checks import check_choices, check_least, check_range
 from stages.stage import only_when, parent
 
 SPLITS = ("train", "validation", "test")
@@ -63,25 +64,16 @@ class ProblemArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense, and its value."""
-        if self.source not in SOURCES:
-            raise ValueError(f"problems.source={self.source!r} is unknown; known are {', '.join(SOURCES)}")
-        if self.split not in SPLITS:
-            raise ValueError(f"problems.split={self.split!r} is unknown; known are {', '.join(SPLITS)}")
+        check_choices(self, "problems.", source=SOURCES, split=SPLITS, bad_rows=BAD_ROWS)
+        check_least(self, "problems.", limit=1, offset=0)
+        check_range(self, "problems.", validation_share="[0, 1)")
         if self.source == WORLD and self.path is not None:
             raise ValueError(f"problems.path={self.path!r}: source arithmetic makes its problems and reads no file")
         if self.source != WORLD and not self.path:
             where = "a file or folder, or hub:org/name of a data set"
             raise ValueError(f"problems.path={self.path or 'null'}: source {self.source} needs a path: {where}")
-        if self.bad_rows not in BAD_ROWS:
-            raise ValueError(f"problems.bad_rows={self.bad_rows!r} is none of {', '.join(BAD_ROWS)}")
         if self.source != "jsonl" and self.fields != FieldArgs():
             raise ValueError(f"problems.fields are read by source jsonl only, not by {self.source}")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"problems.limit must be at least 1, not {self.limit}")
-        if self.offset < 0:
-            raise ValueError(f"problems.offset must not be negative, but is {self.offset}")
-        if not 0 <= self.validation_share < 1:
-            raise ValueError(f"problems.validation_share must be in [0, 1), not {self.validation_share}")
         shares = list(self.split_shares)
         if len(shares) != 3 or not all(0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-6:
             raise ValueError(f"problems.split_shares must be three shares that sum to 1, not {shares}")

@@ -91,6 +91,8 @@ def test_runs_that_do_not_belong_together_are_refused(sweep, tmp_path, capsys):
 
     assert "two or more runs" in refusal(sweep / "seed=0")
     assert "neither a finished run of glore" in refusal(sweep / "unfinished")
+    assert run([str(sweep), "--out", ""]) == 2
+    assert capsys.readouterr().err == "error: --out must not be empty\n"
     shutil.copytree(sweep / "seed=0", tmp_path / "again")
     assert "are both of seed 0: one run counted twice" in refusal(sweep / "seed=0", tmp_path / "again")
     write_json(sweep / "seed=1" / "config.yaml", {"seed": 1, "rollouts": {"n": 4}})

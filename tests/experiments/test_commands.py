@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from experiments.commands.command import JobFailed, run_resolved
 from experiments.commands.config import (
@@ -203,6 +204,10 @@ def test_resolved_file_gives_the_same_artifact(kitchen: Path) -> None:
         (["food=" + "x" * 600], "File name too long"),
         (["run.name=a b"], "error: run.name='a b' must be 1 to 100"),
         (["food=nowhere"], "error: food: nowhere: there is no such file or folder\n"),
+        (["run.artifacts="], "error: run.artifacts='' must not be empty\n"),
+        (["run.artifacts=' '"], "error: run.artifacts=' ' must not be empty\n"),
+        (["hydra.run.dir="], "error: hydra.run.dir= must not be empty"),
+        (["-m", "size.eggs=1,2", "hydra.sweep.dir=''"], "error: hydra.sweep.dir='' must not be empty"),
         (["tracking.project="], "error: tracking.project='' must not be empty"),
         (["then=value"], "error: invalid literal for int() with base 10: 'x' (STEPWISE_TRACEBACK=1 shows where)\n"),
     ],
@@ -428,6 +433,44 @@ def test_ctrl_c_in_a_sweep_is_one_line_and_what_is_finished_stays_so(kitchen: Pa
     assert not list(kitchen.glob("runs/.sweep-*")) and "then=threads (finished before)" in cook(kitchen, *argv).stdout
 
 
+IMPORTING = """
+import os, signal, sys
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == "stages":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder)
+"""
+READING = """
+import argparse, os, signal
+argparse.ArgumentParser.parse_args = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize(
+    ("begins", "program", "line"),
+    [
+        (IMPORTING, ["-m", "experiments"], "stopped before anything was done\n"),
+        (IMPORTING, ["-m", "experiments.glore"], "stopped before anything was done\n"),
+        (IMPORTING, ["-m", "experiments.show"], "stopped before anything was done\n"),
+        (IMPORTING, [str(ROOT / "experiments" / "convert.py")], "stopped before anything was done\n"),
+        (IMPORTING, ["stepwise-glore"], "stopped before anything was done\n"),
+        (READING, ["-m", "experiments.show"], "stopped\n"),
+        (READING, ["-m", "experiments.claims"], "stopped\n"),
+    ],
+)
+def test_ctrl_c_is_one_line_also_while_modules_are_imported(
+    tmp_path: Path, begins: str, program: list[str], line: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(begins)
+    (tmp_path / "stepwise-glore").write_text("from experiments.glore import main\nmain()\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, *program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", line)
+
+
 def test_a_relaunched_sweep_runs_only_what_is_missing(kitchen: Path) -> None:
     def sweep(eggs: str, *more: str) -> subprocess.CompletedProcess[str]:
         return cook(kitchen, "--multirun", f"size.eggs={eggs}", *more)
@@ -592,6 +635,32 @@ def test_yaml_numbers_and_lists_of_dataclasses(tmp_path: Path) -> None:
 def test_validate_goes_everywhere() -> None:
     with pytest.raises(ValueError, match=r"run.name=''"):
         validate({"a": [PotArgs(lids=[RunArgs(name="")])]})
+
+
+def test_a_seed_that_is_none_is_refused_in_every_command(tmp_path: Path) -> None:
+    from experiments import glore, sample, train_reward
+
+    paths = {"policy": "p", "rollouts": "r", "kind": "orm"}
+    run = {"problems": {}, "student": {"start": "shipped"}}
+    for command, name, values in (
+        (sample.main, "seed", {"policy": "p"}),
+        (sample.main, "problems.shuffle_seed", {"policy": "p"}),
+        (sample.main, "problems.world.seed", {"policy": "p"}),
+        (train_reward.main, "train.seed", paths),
+        (glore.main, "seed", run),
+        (glore.main, "rollouts.seed", run),
+        (glore.main, "problems.shuffle_seed", run),
+    ):
+        for seed in (-2, -1, 2**63):
+            config = OmegaConf.create(values)
+            OmegaConf.update(config, name, seed, force_add=True)
+            if (name, seed) == ("rollouts.seed", -1):  # the pipeline's own stands there
+                build_job(command.schema, command.args, config, tmp_path)
+                continue
+            with pytest.raises(ConfigError, match=rf"^{name} must be at least 0 and below 2\*\*63, not {seed}$"):
+                build_job(command.schema, command.args, config, tmp_path)
+        OmegaConf.update(config, name, 2**63 - 1)
+        build_job(command.schema, command.args, config, tmp_path)
 
 
 def test_shipped_is_a_word_wherever_a_policy_is_asked_for(tmp_path: Path) -> None:

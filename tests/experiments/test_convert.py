@@ -206,6 +206,8 @@ def test_what_a_killed_process_leaves_aside_is_removed(tmp_path, number):
         ({"source_format": "trls"}, "source_format='trls' is none of trl, "),
         ({"target_format": "step_labels"}, "import_labels makes an artifact"),
         ({"output": "in.jsonl"}, "the same file"),
+        ({"output": ""}, "output='' must not be empty"),
+        ({"input": " "}, "input=' ' must not be empty"),
         ({"bad_rows": "ignore"}, "bad_rows='ignore' is none of error, skip"),
     ],
 )

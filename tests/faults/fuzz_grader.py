@@ -137,6 +137,21 @@ def run(count: int, seed: int) -> dict[str, float]:
     return {"texts": count, "asked the prover": asked, "worst": worst[False], "worst with the prover": worst[True]}
 
 
+def long_runs() -> float:
+    """The worst time in seconds of a text that is 50,000 times one piece, behind what makes the cut look for more.
+
+    Raises:
+        AssertionError: one is too slow.
+    """
+    texts = [f"</think>1: user [I\n{piece * 50_000}" for piece in (*PIECES, *MARKS)]
+    worst = 0.0
+    for text in texts:
+        seconds = min(timed(text, NEVER, last_number=True)[1] for _ in range(3))
+        assert seconds <= LIMIT, f"{seconds * 1000:.0f} ms for {text[:60]!r} of {len(text)} characters"
+        worst = max(worst, seconds)
+    return worst
+
+
 def one_noise(chance: random.Random) -> tuple[str, float]:
     text = noise(chance)
     verdict, seconds = timed(text, NEVER, last_number=chance.random() < 0.5)
@@ -187,6 +202,7 @@ def main() -> None:
     warm_up()
     for seconds, rule, payload in payload_seconds():
         print(f"{seconds:.3f} s  {rule:15} {payload[:60]}")
+    print(f"{long_runs():.3f} s  the worst of 50,000 times one piece")
     start = time.perf_counter()
     print(run(args.count, args.seed), f"in {time.perf_counter() - start:.0f} s")
 

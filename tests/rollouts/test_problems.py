@@ -494,9 +494,9 @@ def test_nothing_left(tmp_path):
     [
         (
             {"source": "gms8k"},
-            "problems.source='gms8k' is unknown; known are arithmetic, gsm8k, svamp, asdiv, math, commonsenseqa, jsonl",
+            "problems.source='gms8k' is none of arithmetic, gsm8k, svamp, asdiv, math, commonsenseqa, jsonl",
         ),
-        ({"split": "dev"}, "problems.split='dev' is unknown; known are train, validation, test"),
+        ({"split": "dev"}, "problems.split='dev' is none of train, validation, test"),
         ({"source": "svamp"}, "problems.path=null: source svamp needs a path: a file or folder, or hub:org/name"),
         ({"source": "svamp", "path": ""}, "problems.path=null: source svamp needs a path"),
         ({"path": "x"}, "problems.path='x': source arithmetic makes its problems"),
@@ -504,7 +504,7 @@ def test_nothing_left(tmp_path):
         ({"source": "gsm8k", "fields": FieldArgs(answer="target")}, "read by source jsonl only, not by gsm8k"),
         ({"limit": 0}, "problems.limit must be at least 1, not 0"),
         ({"limit": -3}, "not -3"),
-        ({"offset": -1}, "problems.offset must not be negative, but is -1"),
+        ({"offset": -1}, "problems.offset must be at least 0, not -1"),
         ({"validation_share": 1.0}, r"problems.validation_share must be in \[0, 1\), not 1.0"),
         ({"validation_share": float("nan")}, "not nan"),
         ({"split_shares": [0.5, 0.5]}, r"three shares that sum to 1, not \[0.5, 0.5\]"),

@@ -127,7 +127,7 @@ class LemaArgs:
         """Raise ValueError naming the first setting that does not fit the others, or has no effect."""
         if self.problems is None:
             raise ValueError(CHOOSE)
-        check_least(self, train_problems=1, test_problems=1, parallel=1, train_offset=0, seed=0)
+        check_least(self, train_problems=1, test_problems=1, parallel=1, train_offset=0)
         check_choices(self, cot=tuple(COT))
         check_range(self, share="(0, 1)")
         for name, known in (("arms", ARMS), ("error_kinds", ERRORS)):

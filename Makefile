@@ -9,10 +9,14 @@ VLLM := .venv-vllm
 TRL_PRM := .venv-trl-prm
 TRL_SFT := .venv-trl-sft
 
-.PHONY: help demo test faults test-vllm bench-grading bench-sampling bench-training lint format clean students
+.PHONY: help demo demo-lema test faults test-vllm bench-grading bench-sampling bench-training lint format clean students
 
 demo: $(VENV)/.installed  ## train and refine in the embedded world, print the table, write runs/demo/experiment=demo/
 	$(BIN)/python -m experiments.glore experiment=demo run.name=demo
+
+demo-lema: $(VENV)/.installed  ## LeMa in the embedded world with three seeds, and one table of them in runs/demo-lema/
+	$(BIN)/python -m experiments.lema -m experiment=demo_lema seed=0,1,2 run.name=demo-lema
+	$(BIN)/python -m experiments.claims runs/demo-lema
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18

@@ -1,6 +1,6 @@
-"""`python -m experiments.claims RUN RUN …`: the claims of GLoRe and of this project, over runs of several seeds.
+"""`python -m experiments.claims RUN RUN …`: the claims of GLoRe, or of LeMa, and of this project, over several seeds.
 
-RUN is the folder of a run of `glore`, or of a sweep: then all runs in it. Writes claims.md and claims.json.
+RUN is the folder of a run of `glore` or `lema`, or of a sweep: then all runs in it. Writes claims.md and claims.json.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from experiments.commands.yaml_files import leaves, read_yaml
+from experiments.lema_report import arm_words
 from experiments.report.markdown import OUTCOMES
 from experiments.report.words import table
+from refine.lema.report import CONTROL, arm_claims
 from refine.report.claims import check_claims
 from refine.report.outcomes import Outcome
 from stages.files import read_json, write_json
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
 
 HEADER = ["claim", "value", "95% interval", "verdict", "each run"]
 OWN = ("seed", "run", "tracking", "launch", "objective", "dry_run")  # settings in which the runs may differ
+SOURCES = {
+    "GLoRe": "Claims of GLoRe (arXiv 2402.10963)",
+    "LeMa": "Claims of LeMa (arXiv 2310.20689)",
+    "ours": "Claims of this project",
+}
 HOW = (
     "Values are means over runs: differences in points, on the same problems, or shares in per cent. The 95% intervals "
     "are over problems and trainings: both are resampled, the same problems for all runs, and the interval is wider "
@@ -78,7 +85,7 @@ def find_runs(folder: Path) -> list[Path]:
     """
     found = [folder] if (folder / OUTCOMES).is_file() else sorted(path.parent for path in folder.glob(f"*/{OUTCOMES}"))
     if not found:
-        raise ValueError(f"{folder}: neither a finished run of glore ({OUTCOMES}) nor a folder of such runs")
+        raise ValueError(f"{folder}: neither a finished run of glore or lema ({OUTCOMES}) nor a folder of such runs")
     return found
 
 
@@ -94,10 +101,20 @@ def read_claims(folders: Sequence[Path]) -> dict[str, Any]:
         if (other := seeds.setdefault(report["seed"], name)) != name:
             raise ValueError(f"{other} and {name} are both of seed {report['seed']}: one run counted twice")
     _check_alike(reports)
-    claims = check_claims({str(folder): read_rows(folder / OUTCOMES, Outcome) for folder in folders})
-    first = next(iter(reports.values()))
+    outcomes = {str(folder): read_rows(folder / OUTCOMES, Outcome) for folder in folders}
+    first, finding, rights = next(iter(reports.values())), "", []
+    if first.get("system") == "lema":
+        words = {arm: arm_words(arm) for arm in first["accuracy"]}
+        accuracy, differences = arm_claims(list(words), words)
+        claims = check_claims(outcomes, claims=[*accuracy, *differences], whole=f"right {CONTROL}")
+        rights, claims = claims[: len(accuracy)], claims[len(accuracy) :]
+        finding = _finding(next(one for one in claims if one["first"] == [f"right {first['headline']}"]))
+    else:
+        claims = check_claims(outcomes)
     return {
         "title": first["title"],
+        "finding": finding,
+        "accuracy": rights,
         "problems": first["problems"],
         "runs": {name: report["seed"] for name, report in reports.items()},
         "shared": _shared(folders),
@@ -105,11 +122,22 @@ def read_claims(folders: Sequence[Path]) -> dict[str, Any]:
     }
 
 
+def _finding(claim: dict[str, Any]) -> str:
+    """Whether corrections help, as the claim of the headline's arm says it."""
+    verdicts = {"supported": "corrections help here", "opposite": "corrections hurt here"}
+    verdict = verdicts.get(claim["verdict"], "not shown that corrections help here")
+    arm, (value, span, *_) = claim["claim"].removesuffix(" beats CoT alone"), _cells(claim)
+    return (
+        f"Main finding: {verdict}: {arm}, minus CoT alone is {value} points (95% interval {span}, over problems and "
+        "trainings)."
+    )
+
+
 def _check_alike(reports: dict[str, dict[str, Any]]) -> None:
     """Raise ValueError where two runs differ in more than their seeds."""
     settings = {}
     for name, report in reports.items():
-        settings[name] = {key: report[key] for key in ("source", "model", "headline", "samples")}
+        settings[name] = {key: report.get(key) for key in ("system", "source", "model", "headline", "samples")}
         if (file := Path(name) / "config.yaml").is_file():
             settings[name] |= {key: one for key, one in leaves(read_yaml(file)) if key.split(".")[0] not in OWN}
     (name, own), *others = settings.items()
@@ -145,12 +173,20 @@ def _notes(found: dict[str, Any]) -> list[str]:
 
 
 def render_claims(found: dict[str, Any]) -> str:
-    """The claims as Markdown, those of the paper first."""
-    blocks = [f"# Claims: {one_line(found['title'])}"]
-    for source, words in (("GLoRe", "Claims of GLoRe (arXiv 2402.10963)"), ("ours", "Claims of this project")):
+    """The claims as Markdown, those of a paper first."""
+    blocks = [f"# Claims: {one_line(found['title'])}", *filter(None, [found["finding"]])]
+    if rows := _right_rows(found):
+        blocks += ["## Accuracy", table(["trained on", "right", "95% interval", "each run"], rows)]
+    for source, words in SOURCES.items():
         rows = [[claim["claim"], *_cells(claim)] for claim in found["claims"] if claim["source"] == source]
-        blocks += [f"## {words}", table(HEADER, rows)]
+        blocks += [f"## {words}", table(HEADER, rows)] if rows else []
     return "\n\n".join([*blocks, *filter(None, _notes(found))]) + "\n"
+
+
+def _right_rows(found: dict[str, Any]) -> list[list[str]]:
+    """How often each arm of LeMa is right: its name, the mean over runs, the interval, and each run."""
+    cells = ((one["claim"], _cells(one)) for one in found["accuracy"])
+    return [[name, value, span, runs] for name, (value, span, _, runs) in cells]
 
 
 def print_claims(found: dict[str, Any], console: Console | None = None) -> None:
@@ -160,6 +196,13 @@ def print_claims(found: dict[str, Any], console: Console | None = None) -> None:
     from rich.table import Table
 
     console = console or Console(highlight=False, markup=False)
+    if rows := _right_rows(found):
+        grid = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+        for header in ("trained on", "right", "95% interval"):
+            grid.add_column(header, justify="left" if header == "trained on" else "right", no_wrap=header == "right")
+        for row in rows:
+            grid.add_row(*row[:3])
+        console.print(grid)
     grid = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     grid.add_column("claim", overflow="fold")
     for header in HEADER[1:4]:
@@ -169,6 +212,8 @@ def print_claims(found: dict[str, Any], console: Console | None = None) -> None:
         row = [f"{claim['source']}: {claim['claim']}", *_cells(claim)[:3]]
         grid.add_row(*row, end_section=claim is last)
     console.print(grid)
+    if found["finding"]:
+        console.print(found["finding"])
     console.print("\n".join(filter(None, _notes(found)[:2])))
 
 

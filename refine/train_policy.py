@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from refine.lema.mistakes import merge_problems
+from refine.lema.texts import CorrectionTextArgs, correction_texts
+from refine.mix import CORRECTIONS, MixArgs, count_tokens, mix_examples
 from refine.prompts import KINDS, render_refinement
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
 from rollouts.problems.splits import draw_held_out
 from rollouts.prompts import PLAIN, PromptArgs, Template, parse_prompt, render_prompt
-from rollouts.records import Problem, RefinementPair, Rollout
+from rollouts.records import Correction, Problem, RefinementPair, Rollout
 from rollouts.steps import end_token, join_steps, split_steps
 from rollouts.world.args import SOURCE as WORLD
 from stages.bad_rows import BadRows
@@ -27,24 +30,38 @@ from training.completions import Text
 from training.models import ModelArgs
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-EXAMPLES = ("solutions", "rollouts", *KINDS)
+EXAMPLES = ("solutions", "rollouts", *KINDS, CORRECTIONS)
+
+
+class Row(NamedTuple):
+    """A training text of one of the kinds `EXAMPLES`, and the first line of its question."""
+
+    kind: str
+    question: str
+    text: Text
 
 
 @dataclass
 class TrainPolicyArgs:
     """Arguments of the stage `train_policy`.
 
-    `examples` names the rows: gold `solutions` of `problems`, right `rollouts`, or the global, local, control or
-    shuffled pairs of `pairs`. `policy` is what training starts from; without one, a small model (`model`) is made.
+    `examples` names the rows: gold `solutions` of `problems`, right `rollouts`, the global, local, control or shuffled
+    pairs of `pairs`, or `corrections`, those that are kept. `policy` is what training starts from; without one, a small
+    model (`model`) is made.
     """
 
-    examples: list[str] = field(default_factory=lambda: ["solutions"])  #: or rollouts, global, local ...
+    examples: list[str] = field(default_factory=lambda: ["solutions"])  #: or rollouts, global, local, corrections ...
     policy: str | None = parent("train_policy", any_path=True, default=None)  #: to start from; null: a new small model
     rollouts: str | None = parent("sample", default=None)  #: an artifact of sample
     more_rollouts: list[str] = only_when(parent("sample", default=[]), "reads_rollouts", True)  #: of earlier rounds
     pairs: str | None = parent("build_pairs", default=None)  #: an artifact of build_pairs
+    corrections: list[str] = only_when(parent("correct", default=[]), "reads_corrections", True)  #: of correct
+    correction: CorrectionTextArgs = only_when(  #: which fields of a correction are written
+        field(default_factory=CorrectionTextArgs), "reads_corrections", True
+    )
+    mix: MixArgs = only_when(field(default_factory=MixArgs), "draws", True)  #: how many examples of which kind
     problems: ProblemArgs = only_when(field(default_factory=ProblemArgs), "reads_problems", True)  #: gold solutions
     prompt: PromptArgs = field(default_factory=PromptArgs)
     model: ModelArgs = only_when(field(default_factory=ModelArgs), "policy", None)
@@ -67,6 +84,16 @@ class TrainPolicyArgs:
         """Whether rollouts are among the examples."""
         return "rollouts" in self.examples
 
+    @property
+    def reads_corrections(self) -> bool:
+        """Whether corrections are among the examples."""
+        return CORRECTIONS in self.examples
+
+    @property
+    def draws(self) -> bool:
+        """Whether only some of the examples are trained on."""
+        return self.mix.by != "all"
+
     def validate(self) -> None:
         """Raise ValueError naming the first setting that does not fit the others."""
         unknown = set(self.examples) - set(EXAMPLES)
@@ -78,6 +105,17 @@ class TrainPolicyArgs:
             raise ValueError(f"more_rollouts={list(self.more_rollouts)} without rollouts: give the latest as rollouts")
         if bool(set(KINDS) & set(self.examples)) != (self.pairs is not None):
             raise ValueError(f"examples={list(self.examples)} with pairs={self.pairs}: give both or neither")
+        if self.reads_corrections != bool(self.corrections):
+            raise ValueError(
+                f"examples={list(self.examples)} with corrections={self.corrections}: give both or neither"
+            )
+        if not self.reads_corrections and self.correction != CorrectionTextArgs():
+            raise ValueError(f"correction has no effect: examples={list(self.examples)} are no corrections")
+        self.mix.validate()
+        if self.draws and self.mix.size is None and (len(set(self.examples)) < 2 or not self.reads_corrections):
+            raise ValueError(
+                f"mix.by={self.mix.by} needs mix.size, or corrections and another kind: examples={list(self.examples)}"
+            )
         check_range(self, validation_share="[0, 1)")
         check_least(self, max_per_problem=1, max_length=8)
 
@@ -128,42 +166,71 @@ def pair_texts(pairs: Sequence[RefinementPair], kinds: Sequence[str], template: 
     ]
 
 
-def collect_texts(args: TrainPolicyArgs, work: Workspace) -> tuple[list[Text], dict[str, int]]:
-    """All training texts of a run, and how many came from where."""
-    texts: list[Text] = []
-    counts, template = {}, args.prompt.template()
-    for name in args.examples:
-        if name == "solutions":
-            bad = BadRows(args.problems.bad_rows)
-            found = solution_texts(load_problems(args.problems, bad), template)
-            bad.record(work)
-        elif name == "rollouts":
-            sources = [work.parents["rollouts"], *work.parents["more_rollouts"]]  # the latest first, where not all fit
-            problems = [problem for source in sources for problem in source.rows(Problem, "problems")]
-            rollouts = [rollout for source in sources for rollout in source.rows(Rollout)]
-            found = rollout_texts(problems, rollouts, args.max_per_problem, template)
-        else:
-            found = pair_texts(work.parents["pairs"].rows(RefinementPair), [name], template)
-        if not found and not args.allow_empty:
-            raise ValueError(f"examples={name}: there is not one to train on (allow_empty=true goes on without)")
-        counts[f"{name}_texts"] = len(found)
-        texts.extend(found)
-    return texts, counts
+def collect_rows(args: TrainPolicyArgs, work: Workspace) -> list[Row]:
+    """All training texts of a run, and a count of each kind.
 
-
-def hold_out(
-    texts: Sequence[Text], share: float, seed: int, template: Template = PLAIN
-) -> tuple[list[Text], list[Text]]:
-    """Texts for training, and those of a share of the questions (at least one of two) for validation.
-
-    A question is the first line of what is asked, whatever else there is to read.
+    Raises:
+        ValueError: there is none of a kind.
     """
-    own = [parse_prompt(text.prompt, template).partition("\n")[0] for text in texts]
-    held = draw_held_out(own, share, seed) if share > 0 else set()
-    parts: tuple[list[Text], list[Text]] = ([], [])
-    for text, question in zip(texts, own, strict=True):
-        parts[question in held].append(text)
+    rows: list[Row] = []
+    for kind in dict.fromkeys(args.examples):
+        found = _collect_corrections(args, work) if kind == CORRECTIONS else _collect_kind(kind, args, work)
+        if not found and not args.allow_empty:
+            raise ValueError(f"examples={kind}: there is not one to train on (allow_empty=true goes on without)")
+        work.count(**{f"{kind}_texts": len(found)})
+        rows.extend(found)
+    return rows
+
+
+def _collect_kind(kind: str, args: TrainPolicyArgs, work: Workspace) -> list[Row]:
+    template = args.prompt.template()
+    if kind == "solutions":
+        bad = BadRows(args.problems.bad_rows)
+        texts = solution_texts(load_problems(args.problems, bad), template)
+        bad.record(work)
+    elif kind == "rollouts":
+        sources = [work.parents["rollouts"], *work.parents["more_rollouts"]]  # the latest first, where not all fit
+        problems = [problem for source in sources for problem in source.rows(Problem, "problems")]
+        rollouts = [rollout for source in sources for rollout in source.rows(Rollout)]
+        texts = rollout_texts(problems, rollouts, args.max_per_problem, template)
+    else:
+        texts = pair_texts(work.parents["pairs"].rows(RefinementPair), [kind], template)
+    # a question is the first line of what is asked, whatever else there is to read
+    return [Row(kind, parse_prompt(text.prompt, template).partition("\n")[0], text) for text in texts]
+
+
+def _collect_corrections(args: TrainPolicyArgs, work: Workspace) -> list[Row]:
+    problems = merge_problems(work.parents["corrections"])
+    corrections = [one for source in work.parents["corrections"] for one in source.rows(Correction)]
+    texts = correction_texts(problems, corrections, args.correction, args.prompt)
+    return [Row(CORRECTIONS, question.strip().partition("\n")[0], text) for text, question in texts.items()]
+
+
+def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Rows for training, and those of a share of the questions (at least one of two) for validation."""
+    held = draw_held_out([row.question for row in rows], share, seed) if share > 0 else set()
+    parts: tuple[list[Row], list[Row]] = ([], [])
+    for row in rows:
+        parts[row.question in held].append(row)
     return parts
+
+
+def _open_policy(args: TrainPolicyArgs, corrections: Sequence[Text]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The model to start from, with a tokenizer that knows the words of these corrections: one of the embedded world
+    knows only what its problems and solutions need."""
+    from rollouts.sampling.policies import load_policy
+    from rollouts.world.tokenizer import add_words, make_tokenizer
+    from training.models import grow_vocabulary, make_policy
+
+    texts = [part for text in corrections for part in (text.prompt, text.completion) if isinstance(part, str)]
+    if args.policy is None:
+        tokenizer = add_words(make_tokenizer(args.problems.world.max_value), texts)
+        return make_policy(args.model, tokenizer, args.train.seed), tokenizer
+    model, tokenizer = load_policy(args.policy, "float32", args.train.device)
+    words = add_words(tokenizer, texts) if texts else tokenizer
+    if words is not tokenizer:
+        grow_vocabulary(model, len(words), args.train.seed)
+    return model, words
 
 
 def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
@@ -173,37 +240,36 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
         ValueError: there is nothing to train on, or a model is to be made from nothing for texts whose words it would
             not know.
     """
-    from rollouts.sampling.policies import context_length, load_policy
+    from rollouts.sampling.policies import context_length
     from training.adapters import add_adapter, merge_adapter
     from training.completions import completion_loss, encode_completions
     from training.distributed import mean_loss
     from training.loop import fit
-    from training.models import make_policy, save_model
+    from training.models import save_model
 
     if args.policy is None and args.problems.source != WORLD:
         raise ValueError(f"problems.source={args.problems.source} needs a policy to start from: policy=FOLDER")
-    texts, counts = collect_texts(args, work)
-    if args.policy is None:
-        from rollouts.world.tokenizer import make_tokenizer
-
-        tokenizer = make_tokenizer(args.problems.world.max_value)
-        model = make_policy(args.model, tokenizer, args.train.seed)
-    else:
-        model, tokenizer = load_policy(args.policy, "float32", args.train.device)
+    rows = collect_rows(args, work)
+    model, tokenizer = _open_policy(args, [row.text for row in rows if row.kind == CORRECTIONS])
     most = min(args.max_length, context_length(model) or args.max_length)
-    train, held = hold_out(texts, args.validation_share, args.train.seed, args.prompt.template())
-    examples, too_long = encode_completions(tokenizer, train, most)
-    validation, too_long_held = encode_completions(tokenizer, held, most)
-    work.count(**counts, too_long=too_long + too_long_held)
+    train, held = hold_out(rows, args.validation_share, args.train.seed)
+    groups = {}
+    validation, too_long = encode_completions(tokenizer, [row.text for row in held], most)
+    for kind in dict.fromkeys(args.examples):
+        groups[kind], longer = encode_completions(tokenizer, [row.text for row in train if row.kind == kind], most)
+        too_long += longer
+    groups = mix_examples(groups, args.mix, args.train.seed)
+    examples = [example for own in groups.values() for example in own]
+    work.count(too_long=too_long)
+    for kind, own in groups.items():
+        work.count(**{f"{kind}_examples": len(own), f"{kind}_tokens": count_tokens(own)})
     if not examples and args.allow_empty:
         save_model(model, tokenizer, work.folder)
         return
     if not examples:
-        raise ValueError(
-            f"not one of {len(texts)} texts has at most {most} tokens (max_length, or the model's context)"
-        )
+        raise ValueError(f"not one of {len(rows)} texts has at most {most} tokens (max_length, or the model's context)")
     if args.prompt.kind == "chat":  # whoever samples the saved folder is to stop where an assistant's turn ends
-        ends = {tokenizer.eos_token_id, end_token(tokenizer, texts[0].prompt)}
+        ends = {tokenizer.eos_token_id, end_token(tokenizer, rows[0].text.prompt)}
         model.generation_config.eos_token_id = sorted(ends)
     model = add_adapter(model, args.lora, args.train.seed)
 

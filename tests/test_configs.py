@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.commands.catalogue import COMMANDS
 from experiments.commands.config import Job, build_job, register_schema
 from experiments.pipelines.glore import GloreArgs, StudentArgs
+from experiments.pipelines.lema import LemaArgs
 from rollouts.problems.args import ProblemArgs
 from rollouts.world.args import WorldArgs
 
@@ -206,10 +207,41 @@ def test_no_setting_of_the_embedded_world_is_left_in_a_real_experiment(option: s
         assert args.train_problems == 6 and all(train.max_steps <= 3 for train in trainings)
 
 
+@pytest.mark.parametrize("option", [f"lema/{path.stem}" for path in sorted((CONF / "experiment/lema").glob("*"))])
+def test_a_real_experiment_of_lema_has_the_papers_settings(option: str) -> None:
+    own = [
+        f"experiment={option}",
+        "problems.path=folder",
+        "start=model",
+        "strong=writer",
+        "corrections.policy=corrector",
+    ]
+    job = converted("lema", own)
+    args, train = job.args, job.args.train.train
+    assert job.run.threads is None and args.parallel == 1 and args.train_problems is args.test_problems is None
+    assert args.problems.source == option[5:].partition("_")[0] and args.problems.world == WorldArgs()
+    assert args.problems.bad_rows == ("skip" if "math" in option else "error")
+    lora = args.train.lora
+    assert (lora.rank, lora.alpha, lora.dropout, lora.quantize) == (64, 16, 0.05, "nf4") and not lora.target_modules
+    assert train.learning_rate == (1e-4 if "70b" in option else 2e-4) and train.warmup == 0 and train.final_share == 1
+    assert (train.weight_decay, train.beta2, train.max_grad_norm, train.dtype) == (0.01, 0.999, 0.3, "bfloat16")
+    assert train.max_steps == (1000 if option == "lema/gsm8k_llama2_70b" else None)
+    assert args.samples.sampler.temperature == 0 and args.samples.sampler.max_tokens == (
+        768 if "math" in option else 512
+    )
+    assert {args.rollouts.sampler.backend, args.samples.sampler.backend} == {"vllm"}
+
+
 def test_the_neutral_config_is_what_the_dataclass_says() -> None:
     args = converted("glore", ["problems=gsm8k", "problems.path=folder", "student.start=model"]).args
     student = replace(StudentArgs(), start="model", fine_tune=True, rounds=4)
     assert args == replace(GloreArgs(), problems=ProblemArgs("gsm8k", path="folder"), student=student)
+    own = ["problems.path=folder", "start=model", "corrections.corrector=policy", "corrections.policy=served"]
+    args = converted("lema", ["problems=gsm8k", *own]).args
+    asked = replace(LemaArgs().corrections, corrector="policy", policy="served", ask=args.corrections.ask)
+    problems = ProblemArgs("gsm8k", path="folder")
+    assert args == replace(LemaArgs(), problems=problems, start="model", corrections=asked)
+    assert len(args.corrections.ask.examples) == 4
 
 
 @pytest.mark.parametrize(

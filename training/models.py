@@ -97,6 +97,20 @@ def _look_back(model: PreTrainedModel, head: int, distance: int) -> None:
         attention.q_proj.bias[first + half] = -size * math.sin(frequency * distance)
 
 
+def grow_vocabulary(model: PreTrainedModel, words: int, seed: int) -> None:
+    """Give a model embeddings for as many words. The new ones are the mean of the others with a little noise, so that
+    at first none of them is read or written more than a word is on average."""
+    import torch
+
+    before = model.config.vocab_size
+    torch.manual_seed(seed)
+    model.resize_token_embeddings(words, mean_resizing=False)
+    own = {id(part.weight): part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings())}
+    with torch.no_grad():
+        for weight in own.values():  # one, where they are tied
+            weight[before:] += weight[:before].mean(dim=0)
+
+
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Save a normal Hugging Face folder: config, safetensors, tokenizer.
 

@@ -8,6 +8,7 @@ from stages.stage import Stage
 
 COMMANDS = {
     "glore": "experiments.glore",
+    "lema": "experiments.lema",
     "sample": "experiments.sample",
     "train_policy": "experiments.train_policy",
     "train_reward": "experiments.train_reward",
@@ -21,6 +22,7 @@ COMMANDS = {
     "collect_mistakes": "experiments.collect_mistakes",
     "correct": "experiments.correct",
     "report": "experiments.report.stage",
+    "lema_report": "experiments.lema_report",
     "claims": "experiments.claims",
     "convert": "experiments.convert",
     "evaluate_prm": "experiments.evaluate_prm",

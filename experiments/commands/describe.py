@@ -25,6 +25,7 @@ from experiments.commands.config import CommonArgs
 
 ROWS = 20  # settings and groups shown, beside those that every command has: all of it fits a screen
 WIDTH = 100
+OF_ONE_COMMAND = ("experiment", "debug")  # groups whose options begin with the command that they are made for
 
 
 def field_texts(kind: type) -> dict[str, str]:
@@ -110,17 +111,21 @@ def _groups(config_name: str) -> Iterator[tuple[str, str]]:
             ((group, chosen),) = entry.items()
             folder = files("conf") / group.split("@")[0]  # `lema/prompts@ask`: for the setting `ask`
             if folder.is_dir():
-                yield f"{group}={chosen or 'null'}", " ".join(options_of(group.split("@")[0]))
+                command = config_name if group in OF_ONE_COMMAND else ""
+                yield f"{group}={chosen or 'null'}", " ".join(options_of(group.split("@")[0], command))
 
 
-def options_of(group: str) -> list[str]:
-    """What can be chosen in a group of configs, those of folders within too: `demo`, `glore/gsm8k_llama2_7b`."""
+def options_of(group: str, command: str = "") -> list[str]:
+    """What can be chosen in a group of configs, those of folders within too: `demo`, `glore/gsm8k_llama2_7b`; with a
+    command, those that say how it is called with them."""
+
+    called = f"python -m experiments.{command} "
 
     def below(folder: Any, before: str) -> Iterator[str]:
         for one in sorted(folder.iterdir(), key=lambda one: (one.is_dir(), one.name)):
             if one.is_dir():
                 yield from below(one, f"{before}{one.name}/")
-            elif one.name.endswith(".yaml"):
+            elif one.name.endswith(".yaml") and (not command or called in one.read_text(encoding="utf-8")):
                 yield before + one.name.removesuffix(".yaml")
 
     return list(below(files("conf") / group, ""))

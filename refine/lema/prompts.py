@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from refine.lema.fields import PARTS
 from refine.lema.judge import bare_steps
 from refine.lema.reply import LAYOUTS, render_correction
 from rollouts.steps import Chat, split_steps
@@ -19,18 +20,31 @@ from stages.checks import check_choices
 from stages.stage import MISSING
 
 _QUESTION = "Question: "
-FORMS = {
-    "plain": "Answer in this form, and write nothing else:\n"
-    "Incorrect Step: Step K\n"
-    "Explanation: (what is wrong with it, in a sentence or two)\n"
-    "Correct Solution:\n"
-    "Step K: (the step as it should be; then the steps after it, each on a line of its own)\n"
-    "#### (the final answer alone)",
-    "json": "Answer with one JSON object, and write nothing else:\n"
-    '{"incorrect_step": K, "explanation": "(what is wrong with it, in a sentence or two)", '
-    '"correct_solution": ["Step K: (the step as it should be)", "(then every step after it)", '
-    '"#### (the final answer alone)"]}',
+_HEAD = {
+    "plain": "Answer in this form, and write nothing else:",
+    "json": "Answer with one JSON object, and write nothing else:",
 }
+_FORMS = {
+    "plain": {
+        "step": "Incorrect Step: Step K",
+        "explanation": "Explanation: (what is wrong with it, in a sentence or two)",
+        "solution": "Correct Solution:\n"
+        "Step K: (the step as it should be; then the steps after it, each on a line of its own)\n"
+        "#### (the final answer alone)",
+    },
+    "json": {
+        "step": '"incorrect_step": K',
+        "explanation": '"explanation": "(what is wrong with it, in a sentence or two)"',
+        "solution": '"correct_solution": ["Step K: (the step as it should be)", "(then every step after it)", '
+        '"#### (the final answer alone)"]',
+    },
+}
+
+
+def _form(layout: str, parts: Sequence[str]) -> str:
+    """How a reply with these fields is to look."""
+    fields = [_FORMS[layout][part] for part in PARTS if part in parts]
+    return f"{_HEAD[layout]}\n" + ("\n".join(fields) if layout == "plain" else f"{{{', '.join(fields)}}}")
 
 
 @dataclass
@@ -85,11 +99,14 @@ def show_mistake(question: str, steps: Sequence[str], hint: int | None = None) -
     return "\n".join([_QUESTION + question.strip(), "Solution:", *lines, *told])
 
 
-def ask_correction(question: str, steps: Sequence[str], args: CorrectorPromptArgs, hint: int | None) -> str | Chat:
-    """What a corrector reads. A text ends with a line feed, so that no token reaches across its end."""
-    parts = [f"{args.instruction.strip()}\n{FORMS[args.layout]}".strip()]
-    for example in args.examples:
-        right = render_correction(example.step, example.explanation.strip(), split_steps(example.right), args.layout)
-        parts.append(f"{show_mistake(example.question, split_steps(example.wrong))}\nCorrection:\n{right}")
-    text = "\n\n".join([*parts, f"{show_mistake(question, steps, hint)}\nCorrection:\n"])
+def ask_correction(
+    question: str, steps: Sequence[str], args: CorrectorPromptArgs, hint: int | None, parts: Sequence[str] = PARTS
+) -> str | Chat:
+    """What a corrector reads, who is to write the fields `parts`. A text ends with a line feed, so that no token
+    reaches across its end."""
+    texts = [f"{args.instruction.strip()}\n{_form(args.layout, parts)}".strip()]
+    for one in args.examples:
+        right = render_correction(one.step, one.explanation.strip(), split_steps(one.right), args.layout, parts)
+        texts.append(f"{show_mistake(one.question, split_steps(one.wrong))}\nCorrection:\n{right}")
+    text = "\n\n".join([*texts, f"{show_mistake(question, steps, hint)}\nCorrection:\n"])
     return Chat(text.rstrip("\n"), args.system) if args.chat else text

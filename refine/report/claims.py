@@ -77,9 +77,14 @@ CLAIMS = (
 
 
 def check_claims(
-    runs: Mapping[str, Sequence[Outcome]], resamples: int = RESAMPLES, seed: int = 0
+    runs: Mapping[str, Sequence[Outcome]],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    claims: Sequence[Claim] = CLAIMS,
+    whole: str = "right draft",
 ) -> list[dict[str, Any]]:
-    """Every claim with its estimate over the runs, the value of each run, and the verdict.
+    """Every claim with its estimate over the runs, the value of each run, and the verdict. `whole` is a measure that
+    has every test problem.
 
     The runs are paired: they must have the same test problems, and each resample draws the same ones for all of them.
     The value is the mean of the runs' values, so that a run with more wrong drafts weighs no more than another. Step
@@ -92,22 +97,22 @@ def check_claims(
     if len(runs) < 2:
         raise ValueError(f"{', '.join(runs) or 'nothing'}: a claim over the luck of training needs two or more runs")
     known = {one.measure for own in runs.values() for one in own}
-    measured = _measures(runs, _problems(runs), resamples, seed, known - {LABELS})
+    measured = _measures(runs, _problems(runs, whole), resamples, seed, known - {LABELS})
     if LABELS in known:
         labelled = sorted({one.problem for own in runs.values() for one in own if one.measure == LABELS})
         measured |= _measures(runs, labelled, resamples, seed, {LABELS})
-    return [_check(claim, measured, seed) for claim in CLAIMS]
+    return [_check(claim, measured, seed) for claim in claims]
 
 
-def _problems(runs: Mapping[str, Sequence[Outcome]]) -> list[str]:
+def _problems(runs: Mapping[str, Sequence[Outcome]], whole: str) -> list[str]:
     """The test problems that all runs have."""
-    own = {name: {one.problem for one in run if one.measure == "right draft"} for name, run in runs.items()}
+    own = {name: {one.problem for one in run if one.measure == whole} for name, run in runs.items()}
     (name, first), *others = own.items()
     for other, theirs in others:
         if odd := sorted(first ^ theirs):
             raise ValueError(f"{name} and {other} have not the same test problems ({odd[0]} is of one only)")
     if not first:
-        raise ValueError(f"{name} has no drafts to compare with")
+        raise ValueError(f"{name} has no outcomes of '{whole}' to compare with")
     return sorted(first)
 
 

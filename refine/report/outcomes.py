@@ -43,7 +43,7 @@ def run_outcomes(inputs: ReportInputs) -> list[Outcome]:
       SCORER`: the same among draft, global and local.
     - `labels`: step labels that are right by the oracle, of training problems.
     """
-    names = {problem.id: _name(problem.id, problem.question) for problem in inputs.problems}
+    names = {problem.id: problem_name(problem.id, problem.question) for problem in inputs.problems}
     candidates = {identity(one): one for one in inputs.candidates}
     found = [
         (f"right {selector}", problem_id, choice.correct, 1)
@@ -59,7 +59,7 @@ def run_outcomes(inputs: ReportInputs) -> list[Outcome]:
     return [one for one in outcomes if one.of]
 
 
-def _name(problem_id: str, question: str) -> str:
+def problem_name(problem_id: str, question: str) -> str:
     """A problem's id and 8 hex characters of its question: two data sets may use the same ids."""
     return f"{problem_id} {hashlib.sha256(question_key(question).encode()).hexdigest()[:8]}"
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rollouts.world.facts import ITEMS, NAMES, TEMPLATES
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 PAD, END, UNKNOWN = "<pad>", "<eos>", "<unk>"
@@ -26,7 +29,6 @@ _SPLIT = (
 def make_tokenizer(max_value: int) -> PreTrainedTokenizerFast:
     """A tokenizer that knows every word of the world and the numbers 0 … `max_value`; other text is unknown to it."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
     splitter = pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated")
     words: dict[str, None] = dict.fromkeys([PAD, END, UNKNOWN, *MARKS])
@@ -36,6 +38,30 @@ def make_tokenizer(max_value: int) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.Fuse()
+    return _wrap(tokenizer)
+
+
+def add_words(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer that knows every word of these texts, in ids after those of the words that it knows already.
+
+    It is the same one where it knows them all, or is none of words: others know every text.
+    """
+    from tokenizers import Tokenizer
+
+    facts = json.loads(tokenizer.backend_tokenizer.to_str())
+    if facts["model"]["type"] != "WordLevel":
+        return tokenizer
+    known, split = facts["model"]["vocab"], tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
+    before = len(known)
+    for text in texts:
+        for word, _ in split(text):
+            known.setdefault(word, len(known))
+    return tokenizer if len(known) == before else _wrap(Tokenizer.from_str(json.dumps(facts)))
+
+
+def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,

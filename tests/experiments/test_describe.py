@@ -45,8 +45,10 @@ def test_help_fits_a_screen(name: str) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) <= 40
-    if name == "glore":
-        assert all(f" {option}" in done.stdout for option in options_of("experiment"))
+    if name in ("glore", "lema"):
+        own, others = (options_of("experiment", one) for one in ("glore", "lema")[:: 1 if name == "glore" else -1])
+        assert all(f" {option}" in done.stdout for option in own) and len(own) > 2
+        assert not any(f" {option}\n" in done.stdout or f" {option} " in done.stdout for option in others)
     if name not in ("show", "claims"):
         assert lines[1].startswith(f"  python -m experiments.{name}")
         settings = lines[lines.index("Settings:") :]
@@ -67,8 +69,10 @@ def test_the_overview_has_a_line_for_each() -> None:
 
 
 def test_options_in_folders_are_listed() -> None:
-    rows = sorted(path.stem for path in (ROOT / "conf" / "experiment" / "glore").glob("*.yaml"))
-    assert len(rows) >= 3 and options_of("experiment") == ["claims", "demo", *(f"glore/{row}" for row in rows)]
+    for name, first in (("glore", ["claims", "demo"]), ("lema", ["demo_lema"])):
+        rows = sorted(path.stem for path in (ROOT / "conf" / "experiment" / name).glob("*.yaml"))
+        assert len(rows) >= 3 and options_of("experiment", name) == [*first, *(f"{name}/{row}" for row in rows)]
+    assert len(options_of("experiment")) == sum(len(options_of("experiment", name)) for name in ("glore", "lema"))
 
 
 def test_make_help_has_a_line_for_each_target() -> None:

@@ -6,12 +6,21 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from refine.prompts import render_refinement
 from refine.revise import REVISE, ReviseArgs
-from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs, hold_out, pair_texts, rollout_texts, solution_texts
+from refine.train_policy import (
+    TRAIN_POLICY,
+    TrainPolicyArgs,
+    collect_rows,
+    hold_out,
+    pair_texts,
+    rollout_texts,
+    solution_texts,
+)
 from rewards.labels.audit import AUDIT_LABELS, AuditArgs
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs, drawn_alike
 from rewards.reward_model import make_reward_model, read_facts
@@ -27,6 +36,7 @@ from rollouts.sampling.sample import SAMPLE, SampleArgs
 from rollouts.steps import Chat, encode_steps, end_token, join_steps, split_steps
 from stages.artifacts import Artifact
 from stages.make import make
+from tests.refine.lema.made import make_sample, write_script
 from tests.tiny import PROMPT_TOKENS, QUESTION, ids, make_model, problem, rollout, tokenizer
 from training.args import TrainArgs
 from training.completions import Text
@@ -197,12 +207,15 @@ def test_texts_of_training_are_asked_in_the_template(prompt):
     assert text == Text(render_refinement("local", "Why?", ("a", "c"), 1, template), "d\n#### 1\n")
 
 
-def test_held_out_texts_are_those_of_whole_questions(prompt):
+def test_held_out_texts_are_those_of_whole_questions(prompt, policy, tmp_path):
     """Every text begins alike, with the examples or the turn of the user; what counts is the question."""
-    template = prompt.template()
-    texts = [Text(render_prompt(f"{i % 5}?\ndraft {i}", template), str(i)) for i in range(20)]
-    train, held = hold_out(texts, 0.2, 0, template)
-    assert len(held) == 4 and len({int(text.completion) % 5 for text in held}) == 1 and len(train) == 16
+    problems = [problem(f"p{i}", f"{i % 5}?\nIt is no. {i}.") for i in range(20)]
+    script = write_script(tmp_path / "policy", {"*": ["a"]})
+    source = make_sample(tmp_path, script, [rollout(["7"], True, 0, one.id) for one in problems], problems)
+    args = TrainPolicyArgs(policy=str(policy), examples=["rollouts"], rollouts=str(source.path), prompt=prompt)
+    work = SimpleNamespace(parents={"rollouts": source, "more_rollouts": []}, count=lambda **_: None)
+    train, held = hold_out(collect_rows(args, work), 0.2, 0)
+    assert len(held) == 4 and len({row.question for row in held}) == 1 and len(train) == 16
 
 
 def test_a_policy_that_is_trained_in_a_chat_ends_its_turn(prompt, policy, tmp_path):

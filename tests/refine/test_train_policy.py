@@ -7,9 +7,14 @@ import dataclasses
 import pytest
 import torch
 
+from refine.lema.correct import CORRECT, CorrectArgs
+from refine.lema.oracle import OracleArgs
+from refine.lema.texts import CorrectionTextArgs
+from refine.mix import MixArgs
 from refine.pairs import BUILD_PAIRS, PairArgs
 from refine.train_policy import (
     TRAIN_POLICY,
+    Row,
     TrainPolicyArgs,
     hold_out,
     pair_texts,
@@ -18,19 +23,20 @@ from refine.train_policy import (
 )
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
-from rollouts.records import RefinementPair
+from rollouts.records import Correction, RefinementPair
 from rollouts.sampling.policies import load_policy
 from rollouts.sampling.sample import SampleArgs
-from stages.artifacts import ArtifactError
+from stages.artifacts import Artifact, ArtifactError
 from stages.make import make
 from stages.stage import Stage
+from tests.refine.lema.made import make_mistakes, world_mistakes, write_script
 from tests.tiny import problem, rollout, save_policy
 from training.args import EarlyStoppingArgs, TrainArgs
 from training.completions import Text, completion_loss, encode_completion
 from training.examples import pad_batch
 from training.models import ModelArgs
 
-SMALL = ModelArgs(hidden_size=32, layers=1, heads=2, feed_forward=64, context=256)
+SMALL = ModelArgs(hidden_size=32, layers=1, heads=2, feed_forward=64, context=512)
 FAST = TrainArgs(device="cpu", tokens_per_step=1500, tokens_per_batch=1500, learning_rate=1e-2, max_steps=4)
 FEW = ProblemArgs(limit=40)
 PAIRS = [
@@ -127,13 +133,13 @@ def test_a_student_from_nothing_learns_and_loads(student):
 
 
 def test_questions_are_held_out_with_all_of_their_texts():
-    texts = [Text(f"Q: {i % 10}?\n{'draft' * (i % 3)}\n", str(i)) for i in range(40)]
-    train, held = hold_out(texts, 0.2, 0)
-    ours, theirs = ({text.prompt.partition("\n")[0] for text in part} for part in (train, held))
-    assert len(theirs) == 2 and not ours & theirs and sorted(train + held, key=texts.index) == texts
-    assert hold_out(texts, 0.2, 0) == (train, held) != hold_out(texts, 0.2, 1)
-    assert hold_out(texts, 0.0, 0) == (texts, []) and hold_out(texts[:1], 0.5, 0) == (texts[:1], [])
-    assert len(hold_out(texts[:2], 0.9, 0)[1]) == 1
+    rows = [Row("global", f"{i % 10}?", Text(f"Q: {i % 10}?\n", str(i))) for i in range(40)]
+    train, held = hold_out(rows, 0.2, 0)
+    ours, theirs = ({row.question for row in part} for part in (train, held))
+    assert len(theirs) == 2 and not ours & theirs and sorted(train + held, key=rows.index) == rows
+    assert hold_out(rows, 0.2, 0) == (train, held) != hold_out(rows, 0.2, 1)
+    assert hold_out(rows, 0.0, 0) == (rows, []) and hold_out(rows[:1], 0.5, 0) == (rows[:1], [])
+    assert len(hold_out(rows[:2], 0.9, 0)[1]) == 1
 
 
 def test_the_loss_on_texts_held_out_is_measured_and_may_stop_early(student, tmp_path):
@@ -145,10 +151,11 @@ def test_the_loss_on_texts_held_out_is_measured_and_may_stop_early(student, tmp_
     counts = found.manifest["counts"]
     assert counts["examples"] == 30 and counts["steps"] > counts["best_step"]
     model, tokenizer = load_policy(str(found.path), device="cpu")
-    _, held = hold_out(solution_texts(load_problems(FEW)), 0.25, 0)
+    rows = [Row("solutions", text.prompt[3:-1], text) for text in solution_texts(load_problems(FEW))]
+    _, held = hold_out(rows, 0.25, 0)
     total = targets = 0
-    for text in held:
-        batch = pad_batch([encode_completion(tokenizer, text)], 0)
+    for row in held:
+        batch = pad_batch([encode_completion(tokenizer, row.text)], 0)
         with torch.no_grad():
             total, targets = total + float(completion_loss(model, batch)), targets + len(batch.targets)
     assert counts["validation_cross_entropy"] == pytest.approx(total / targets, rel=1e-4)
@@ -183,6 +190,55 @@ def test_a_policy_goes_on_from_another_with_rows_of_every_kind(student, parents,
     before, after = (load_policy(str(path), device="cpu")[0] for path in (student.path, artifact.path))
     assert not torch.equal(before.model.norm.weight, after.model.norm.weight)
     assert artifact.manifest["parents"]["policy"]["key"] == student.key
+
+
+@pytest.fixture(scope="module")
+def corrections(tmp_path_factory) -> Artifact:
+    """Some of them wrong, so that not all are kept."""
+    root = tmp_path_factory.mktemp("corrections")
+    problems, own = world_mistakes(12, FEW.world)
+    mistakes = make_mistakes(root, write_script(root / "student", {"*": ["a"]}), own, problems)
+    return make(CORRECT, CorrectArgs(mistakes=str(mistakes.path), oracle=OracleArgs(wrong_correction=0.3)), root)[0]
+
+
+def test_corrections_that_are_kept_are_trained_on_with_words_that_the_student_did_not_know(
+    student, corrections, tmp_path
+):
+    kept = [one for one in corrections.rows(Correction) if one.reason is None]
+    assert 0 < len(kept) < len(corrections.rows(Correction))
+    settings = {"policy": str(student.path), "corrections": [str(corrections.path)]}
+    found, _ = make(TRAIN_POLICY, args_of(examples=["solutions", "corrections"], **settings), tmp_path)
+    counts = found.manifest["counts"]
+    assert (counts["solutions_examples"], counts["corrections_examples"]) == (40, len(kept))
+    # FAST ends after 4 steps, which are not all of the tokens
+    assert counts["trained_tokens"] < counts["solutions_tokens"] + counts["corrections_tokens"]
+    model, tokenizer = load_policy(str(found.path), device="cpu")
+    assert model.config.vocab_size == len(tokenizer) > load_policy(str(student.path), device="cpu")[0].config.vocab_size
+    before = load_policy(str(student.path), device="cpu")[1]
+    text = "Incorrect Step: Step 1\nExplanation: " + kept[0].explanation
+    assert before.unk_token_id in before(text).input_ids
+    assert (
+        tokenizer.decode(tokenizer(text).input_ids) == text and tokenizer.unk_token_id not in tokenizer(text).input_ids
+    )
+    asked = "Q: Ann has 7 pens. How many pens does Ann have?\n"
+    assert tokenizer(asked).input_ids == before(asked).input_ids  # the words of before have their ids
+    again, _ = make(TRAIN_POLICY, args_of(examples=["solutions", "corrections"], **settings), tmp_path / "again")
+    assert again.manifest["files"] == found.manifest["files"]
+
+
+def test_a_mix_has_the_size_of_the_solutions_alone(student, corrections, tmp_path):
+    settings = {"policy": str(student.path), "corrections": [str(corrections.path)]}
+    alone, _ = make(TRAIN_POLICY, args_of(policy=str(student.path)), tmp_path)
+    counts = alone.manifest["counts"]
+    args = args_of(examples=["solutions", "corrections"], **settings)
+    equal, _ = make(TRAIN_POLICY, dataclasses.replace(args, mix=MixArgs("examples", corrections=0.5)), tmp_path)
+    own = equal.manifest["counts"]
+    assert own["solutions_examples"] == own["corrections_examples"] == 20
+    equal, _ = make(TRAIN_POLICY, dataclasses.replace(args, mix=MixArgs("tokens", corrections=0.5)), tmp_path)
+    own = equal.manifest["counts"]
+    missing = counts["solutions_tokens"] - own["solutions_tokens"] - own["corrections_tokens"]
+    assert 0 <= missing < 100  # less than the next example has
+    assert own["corrections_tokens"] == pytest.approx(counts["solutions_tokens"] / 2, abs=300)
 
 
 def test_rows_of_which_there_are_none(student, parents, tmp_path):
@@ -232,6 +288,12 @@ def test_a_parent_of_another_stage_is_refused(student, parents, tmp_path):
         ({"rollouts": "x"}, "rollouts=x"),
         ({"examples": ["local"]}, "pairs=None"),
         ({"pairs": "x"}, "pairs=x"),
+        ({"examples": ["corrections"]}, r"corrections=\[\]: give both or neither"),
+        ({"corrections": ["x"]}, r"corrections=\['x'\]: give both or neither"),
+        ({"correction": CorrectionTextArgs(explanation=False)}, "correction has no effect"),
+        ({"mix": MixArgs("weight")}, "mix.by='weight'"),
+        ({"mix": MixArgs(size=3)}, "mix.size=3 and mix.corrections have no effect"),
+        ({"mix": MixArgs("examples")}, "mix.by=examples needs mix.size, or corrections and another kind"),
         ({"max_per_problem": 0}, "not 0"),
         ({"max_length": 3}, "max_length must be at least 8, not 3"),
         ({"validation_share": 1.0}, "not 1.0"),

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from experiments.lema_report import LEMA_REPORT, LemaReportArgs
 from experiments.report.stage import REPORT, ReportArgs
 from refine.lema.correct import CORRECT, CorrectArgs
 from refine.lema.mistakes import COLLECT_MISTAKES, MistakeArgs
+from refine.mix import MixArgs
 from refine.pairs import BUILD_PAIRS, PairArgs
 from refine.rerank import RERANK, RerankArgs
 from refine.revise import REVISE, ReviseArgs
@@ -106,6 +108,12 @@ COUNTED: list[tuple[Stage, Any, str]] = [
         "examples policy rollouts pairs max_length validation_share allow_empty" + TRAINING,
     ),
     (
+        TRAIN_POLICY,
+        TrainPolicyArgs(policy="p", examples=["corrections"], corrections=["c"], mix=MixArgs("tokens", size=9)),
+        "examples policy rollouts pairs corrections max_length validation_share allow_empty\n"
+        "correction: instruction wrong_step explanation\nmix: by size corrections" + TRAINING,
+    ),
+    (
         REVISE,
         ReviseArgs(),
         f"drafts samples global_refiner local_refiner control shuffled orm sorm where seed device\n{HF}\n{PROMPT}",
@@ -122,6 +130,11 @@ COUNTED: list[tuple[Stage, Any, str]] = [
         CorrectArgs(corrector="policy", policy="p", where="sorm", sorm="s"),
         f"mistakes corrector policy where sorm device n seed\n{HF}\n{PROMPT}\n"
         "ask: instruction examples layout chat system",
+    ),
+    (
+        LEMA_REPORT,
+        LemaReportArgs(),
+        "start samples policies arms corrections correction_names trained_on stages names title model seed",
     ),
     (
         REPORT,

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, Pre
 from rewards.reward_model import FACTS, load_reward_model, make_reward_model, read_facts, save_reward_model
 from rollouts.world.tokenizer import make_tokenizer
 from tests.tiny import make_model, save_policy, save_reward, tokenizer
-from training.models import ModelArgs, make_policy, save_model
+from training.models import ModelArgs, grow_vocabulary, make_policy, save_model
 
 WORDS = len(tokenizer())
 SHAPE = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "eos_token_id": 1}
@@ -35,6 +35,23 @@ def reward(tmp_path_factory) -> Path:
 def logits(model: PreTrainedModel) -> torch.Tensor:
     with torch.no_grad():
         return model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_larger_vocabulary_leaves_the_words_that_are_known(tied: bool):
+    def grown(seed: int) -> PreTrainedModel:
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(Qwen2Config(**SHAPE, num_key_value_heads=1, tie_word_embeddings=tied))
+        before = logits(model)
+        grow_vocabulary(model, WORDS + 3, seed)
+        assert torch.allclose(logits(model)[..., :WORDS], before, atol=1e-6)
+        # as likely as the words are on average, and not all alike
+        new = logits(model)[..., WORDS:]
+        assert (new - before.mean(dim=-1, keepdim=True)).abs().max() < 4 * before.std() and new.std(dim=-1).min() > 0
+        return model
+
+    one, same, other = (grown(seed).get_output_embeddings().weight for seed in (0, 0, 1))
+    assert one.shape[0] == WORDS + 3 and torch.equal(one, same) and not torch.equal(one, other)
 
 
 def test_a_policy_is_a_function_of_its_seed():

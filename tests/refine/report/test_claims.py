@@ -112,7 +112,7 @@ def test_what_cannot_be_compared_is_refused():
     other = [one for one in runs["seed 1"] if one.problem != "p7"]
     with pytest.raises(ValueError, match=r"seed 0 and seed 1 have not the same test problems \(p7 is of one only\)"):
         check_claims({"seed 0": runs["seed 0"], "seed 1": other})
-    with pytest.raises(ValueError, match="a has no drafts"):
+    with pytest.raises(ValueError, match="a has no outcomes of 'right draft'"):
         check_claims({"a": [], "b": []})
 
 

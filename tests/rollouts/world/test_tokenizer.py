@@ -14,7 +14,7 @@ from rollouts.prompts import render_prompt
 from rollouts.steps import join_steps, split_steps
 from rollouts.world.args import WorldArgs
 from rollouts.world.facts import ITEMS, NAMES
-from rollouts.world.tokenizer import END, MARKS, PAD, UNKNOWN, make_tokenizer
+from rollouts.world.tokenizer import END, MARKS, PAD, UNKNOWN, add_words, make_tokenizer
 from tests.worlds import some_problems, world_args
 
 if TYPE_CHECKING:
@@ -124,3 +124,26 @@ def test_it_is_saved_as_a_normal_tokenizer(tmp_path, loader):
         text = render_refinement("local", problem.question, split_steps(problem.solution), 0)
         assert loaded(text)["input_ids"] == tokenizer()(text)["input_ids"]
         assert loaded.decode(loaded(text)["input_ids"]) == text
+
+
+def test_words_that_are_added_come_after_those_that_are_known(tmp_path):
+    text = "Incorrect Step: Step 2\nExplanation: It takes a wrong number, 4711.\n"
+    before = tokenizer()
+    assert before.unk_token_id in before(text).input_ids
+    after = add_words(before, [text, "Q: Ann has 7 pens.\n"])
+    assert after.decode(after(text).input_ids) == text and after.unk_token_id not in after(text).input_ids
+    assert {word: after.get_vocab()[word] for word in before.get_vocab()} == before.get_vocab()
+    assert (after.pad_token, after.eos_token, after.unk_token) == (PAD, END, UNKNOWN)
+    after.save_pretrained(tmp_path)
+    from transformers import AutoTokenizer
+
+    assert AutoTokenizer.from_pretrained(tmp_path)(text).input_ids == after(text).input_ids
+    assert add_words(before, ["Q: Ann has 7 pens.\n"]) is before
+
+
+def test_a_tokenizer_of_parts_of_words_stays_as_it_is():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    parts = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0}, [])), unk_token="a")
+    assert add_words(parts, ["words"]) is parts

@@ -126,6 +126,8 @@ class Command:
             if not _output_closed(error):
                 raise
             sys.exit(141)
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what the interpreter does at its end has nothing to unwind
 
     def _say_stopped(self, how: str) -> None:
         if PARENT not in os.environ:  # else the command that started this one says it

@@ -138,9 +138,11 @@ class GloreArgs:
     """Arguments of the pipeline: those of its stages. The defaults suit a pretrained causal LM on one GPU.
 
     Training rollouts come from `train_problems` problems of the train split, after the first `train_offset`; the test
-    split gives `test_problems` drafts (None: all there are). `parallel` stages run at once where they do not need one
-    another. `prompt` and `seed` go for every stage, but a seed that is given to a stage is used there. A parent that is
-    given to a stage is used by that stage alone, one in `given` by all; stages that nobody needs then are not run.
+    split gives `test_problems` drafts (None: all there are). With `warm_up`, both reward models start from
+    `reward_start`, which is trained on corrupted gold solutions (`corrupt`) of `warm_up_problems` problems (None: all).
+    `parallel` stages run at once where they do not need one another. `prompt` and `seed` go for every stage, but a seed
+    that is given to a stage is used there. A parent that is given to a stage is used by that stage alone, one in
+    `given` by all; stages that nobody needs then are not run.
     """
 
     problems: ProblemArgs | None = None  #: which problems
@@ -153,10 +155,10 @@ class GloreArgs:
     rollouts: SampleArgs = field(default_factory=lambda: _sample(8, 1.0))  #: training rollouts
     drafts: SampleArgs = field(default_factory=lambda: _sample(1, 0.0))  #: how drafts are
     samples: SampleArgs = field(default_factory=lambda: _sample(6, 0.7))  #: how best-of-n's samples are
-    warm_up: bool = False  #: let both reward models start from one that has learnt from corrupted gold solutions
-    warm_up_problems: int | None = None  #: whose gold solutions (None: all of the train split)
-    corrupt: CorruptArgs = field(default_factory=lambda: CorruptArgs(seed=PIPELINE_SEED))  #: with which mistakes
-    reward_start: TrainRewardArgs = field(default_factory=lambda: _reward("sorm"))  #: how the warm-up trains
+    warm_up: bool = False  #: both reward models start from one that has learnt from corrupted gold
+    warm_up_problems: int | None = None
+    corrupt: CorruptArgs = field(default_factory=lambda: CorruptArgs(seed=PIPELINE_SEED))
+    reward_start: TrainRewardArgs = field(default_factory=lambda: _reward("sorm"))
     orm: TrainRewardArgs = field(default_factory=lambda: _reward("orm"))  #: how the ORM is trained
     labels: LabelArgs = field(default_factory=_labels)  #: step labels
     sorm: TrainRewardArgs = field(default_factory=lambda: _reward("sorm"))  #: how the SORM is trained
@@ -170,7 +172,7 @@ class GloreArgs:
     rerank: RerankArgs = field(
         default_factory=lambda: RerankArgs(candidates=PENDING, orm=PENDING, sorm=PENDING, samples=3, seed=PIPELINE_SEED)
     )
-    title: str = "GLoRe"  #: the report's title
+    title: str = "GLoRe"
     headline_scorer: str = "orm"
     headline_where: str = "sorm"
     headline_when: str = "always"

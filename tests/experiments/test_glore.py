@@ -365,7 +365,6 @@ def changed(args: GloreArgs, dotted: str, value: object) -> GloreArgs:
         ("student.fine_tune", True, None),
         ("problems", None, "choose what to run: experiment=demo"),
         ("problems.source", "gsm8k", "student.start=shipped knows the words of the embedded world only, not gsm8k's"),
-        ("seed", -1, "seed must be at least 0, not -1"),
         ("headline_when", "orm", r"headline_when=orm is not among rerank.when=\['always'\]"),
         ("rerank.when", ["orm"], r"headline_when=always is not among rerank.when=\['orm'\]"),
         ("rerank.when", ["sometimes"], r"when=\['sometimes'\] must be some of always"),

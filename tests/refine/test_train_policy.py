@@ -238,7 +238,8 @@ def test_a_mix_has_the_size_of_the_solutions_alone(student, corrections, tmp_pat
     own = equal.manifest["counts"]
     missing = counts["solutions_tokens"] - own["solutions_tokens"] - own["corrections_tokens"]
     assert 0 <= missing < 100  # less than the next example has
-    assert own["corrections_tokens"] == pytest.approx(counts["solutions_tokens"] / 2, abs=300)
+    # whole examples, as many as fit: less than the next one is missing
+    assert 0 <= counts["solutions_tokens"] // 2 - own["corrections_tokens"] < args.max_length
 
 
 def test_rows_of_which_there_are_none(student, parents, tmp_path):

@@ -67,6 +67,9 @@ def open_page(browser, address):
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", look)
         browser.get("about:blank")  # a new hash alone would not load the page anew
         browser.get(address + fragment)
+        # on a busy machine the driver comes back before the page's script has run
+        ready = "const count = document.getElementById('count'); return !!count && count.textContent !== ''"
+        WebDriverWait(browser, 60).until(lambda one: one.execute_script(ready))
         return browser
 
     yield load

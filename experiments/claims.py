@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from experiments.commands.yaml_files import leaves, read_yaml
-from experiments.lema_report import arm_words
+from experiments.report.lema import arm_words
 from experiments.report.markdown import OUTCOMES
 from experiments.report.words import table
 from refine.lema.report import CONTROL, arm_claims

@@ -12,9 +12,9 @@ from typing import Any
 from experiments.commands.command import Command
 from experiments.commands.config import Job
 from experiments.commands.dry_run import pipeline_plan
-from experiments.lema_report import FILES, print_arms
 from experiments.pipelines.lema import LemaArgs, lema_nodes, start_settings
 from experiments.pipelines.running import Graph, check_nodes, result_of, run_nodes
+from experiments.report.lema import FILES, print_arms
 
 
 def _checked(args: LemaArgs) -> Graph:

@@ -46,6 +46,7 @@ from rewards.thresholds import (
     position_priors,
     where_threshold,
 )
+from rollouts.problems.merge import training_problems
 from rollouts.problems.splits import draw_held_out
 from rollouts.prompts import PromptArgs
 from rollouts.records import Candidate, Problem, Rollout, StepLabels
@@ -117,22 +118,6 @@ def split_problems(ids: Sequence[str], share: float, seed: int) -> set[str]:
     if len(set(ids)) < 2:
         raise ValueError(f"a reward model needs at least 2 problems, one of them for validation, not {len(set(ids))}")
     return draw_held_out(ids, share, seed)
-
-
-def read_problems(sources: Sequence[Artifact]) -> dict[str, Problem]:
-    """The problems of all sources by id.
-
-    Raises:
-        ValueError: one is of the test split, or two sources call different problems the same.
-    """
-    problems: dict[str, Problem] = {}
-    for source in sources:
-        for problem in source.rows(Problem, "problems"):
-            if problem.split == "test":
-                raise ValueError(f"{source.path}: problem {problem.id} is of the test split, which trains no model")
-            if problems.setdefault(problem.id, problem).question != problem.question:
-                raise ValueError(f"{source.path}: problem {problem.id} has another question than in {sources[0].path}")
-    return problems
 
 
 def sources_of(args: TrainRewardArgs, work: Workspace) -> list[Artifact]:
@@ -290,7 +275,7 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     from training.adapters import add_adapter, merge_adapter
     from training.loop import fit
 
-    problems = read_problems(sources_of(args, work))
+    problems = training_problems(sources_of(args, work))
     template = args.prompt.template()
     questions = {name: problem.question for name, problem in problems.items()}
     train, validation = build_solutions(args, work)

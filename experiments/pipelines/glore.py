@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from experiments.commands.unused import refuse_typed
-from experiments.pipelines.graph import PIPELINE_SEED, Graph, fill
+from experiments.pipelines.graph import PIPELINE_SEED, Graph, sampling
 from experiments.pipelines.students import add_rounds
 from experiments.report.stage import REPORT, ReportArgs
 from refine.pairs import BUILD_PAIRS, PairArgs
@@ -28,7 +28,6 @@ from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
 from rollouts.world.args import SOURCE as WORLD
 from stages.checks import check_least, check_range
-from stages.hub import HubError, pin
 from stages.pipeline import PENDING, Node
 from stages.stage import parent
 from training.args import TrainArgs
@@ -53,11 +52,6 @@ INSTEAD = {
     "start": "set student.start, the folder of the causal LM that the student starts from",
     "student": "set student.start, the folder of the causal LM that is the student",
 }
-
-
-def _sample(n: int, temperature: float) -> SampleArgs:
-    sampler = SamplerArgs(temperature=temperature, max_tokens=512)
-    return SampleArgs(policy=PENDING, n=n, seed=PIPELINE_SEED, sampler=sampler)
 
 
 def _train(epochs: float) -> TrainArgs:
@@ -152,9 +146,9 @@ class GloreArgs:
     test_problems: int | None = None  #: problems that are drafted and refined
     student: StudentArgs = field(default_factory=StudentArgs)  #: who writes the drafts
     given: GivenArgs = field(default_factory=GivenArgs)  #: artifacts of one's own in place of stages
-    rollouts: SampleArgs = field(default_factory=lambda: _sample(8, 1.0))  #: training rollouts
-    drafts: SampleArgs = field(default_factory=lambda: _sample(1, 0.0))  #: how drafts are
-    samples: SampleArgs = field(default_factory=lambda: _sample(6, 0.7))  #: how best-of-n's samples are
+    rollouts: SampleArgs = field(default_factory=lambda: sampling(8, 1.0))  #: training rollouts
+    drafts: SampleArgs = field(default_factory=lambda: sampling(1, 0.0))  #: how drafts are
+    samples: SampleArgs = field(default_factory=lambda: sampling(6, 0.7))  #: how best-of-n's samples are
     warm_up: bool = False  #: both reward models start from one that has learnt from corrupted gold
     warm_up_problems: int | None = None
     corrupt: CorruptArgs = field(default_factory=lambda: CorruptArgs(seed=PIPELINE_SEED))
@@ -200,11 +194,6 @@ class GloreArgs:
         refuse_typed(_unused(self, {node.name for node in nodes}))
 
 
-def _problems(args: GloreArgs, split: str, offset: int, limit: int | None) -> ProblemArgs:
-    """Problems of one split, as every stage loads them."""
-    return fill("problems", args.problems, ProblemArgs(), INSTEAD, split=split, offset=offset, limit=limit)
-
-
 def add_student(graph: Graph) -> None:
     """The stages that make the student, the last of them named `student`."""
     args, student = graph.args, graph.args.student
@@ -217,21 +206,21 @@ def add_student(graph: Graph) -> None:
     if student.start not in (SCRATCH, None):
         graph.given[before] = graph.find(student.start)
     if student.fine_tune:
-        problems = _problems(args, "train", 0, student.sft_problems)
+        problems = graph.problems("train", 0, student.sft_problems)
         policy = None if student.start == SCRATCH else PENDING
         sft = graph.fill("student.sft", examples=["solutions"], problems=problems, policy=policy)
         name = "sft" if student.rounds else "student"
         graph.add(name, TRAIN_POLICY, sft, policy=before)
         before = name
     if student.rounds:
-        train = _problems(args, "train", args.train_offset, args.train_problems)
+        train = graph.problems("train", args.train_offset, args.train_problems)
         sample = replace(graph.fill("rollouts", problems=train), policy=PENDING, n=student.round_samples)
         own = graph.fill(
             "student.round", examples=["rollouts"], problems=args.problems, policy=PENDING, more_rollouts=[]
         )
         greedy = None
         if student.least_gain is not None:
-            validation = _problems(args, "validation", 0, student.validation_problems)
+            validation = graph.problems("validation", 0, student.validation_problems)
             greedy = replace(graph.fill("drafts", problems=validation), policy=PENDING, n=1, seed=0)
             greedy = replace(greedy, sampler=replace(greedy.sampler, temperature=0.0))
         add_rounds(graph, before, student.rounds, sample, own, greedy, student.least_gain)
@@ -242,7 +231,7 @@ def add_reward_start(graph: Graph) -> str:
     args = graph.args
     if not args.warm_up and "reward_start" not in graph.given:
         return "student"
-    gold = _problems(args, "train", 0, args.warm_up_problems)
+    gold = graph.problems("train", 0, args.warm_up_problems)
     graph.add("corrupted", CORRUPT_SOLUTIONS, graph.fill("corrupt", problems=gold))
     start = graph.fill("reward_start", kind="sorm")
     graph.add("reward_start", TRAIN_REWARD, start, policy="student", labels="corrupted")
@@ -258,15 +247,10 @@ def glore_nodes(args: GloreArgs, find: Callable[[str], str] = find_start) -> tup
         ValueError: a setting that only the pipeline can say is given, an artifact that is given is used by no stage,
             or the student's start is missing or does not go with the problems.
     """
-    if args.problems.path is not None:  # a branch may move while the stages run
-        try:
-            path = pin(args.problems.path, "dataset") if find is find_start else args.problems.path
-        except HubError as error:
-            raise HubError(f"problems.path: {error}") from error
-        args = replace(args, problems=replace(args.problems, path=path))
     graph = Graph(args, GloreArgs(), INSTEAD, find)
-    train = _problems(args, "train", args.train_offset, args.train_problems)
-    test = _problems(args, "test", 0, args.test_problems)
+    args = graph.args
+    train = graph.problems("train", args.train_offset, args.train_problems)
+    test = graph.problems("test", 0, args.test_problems)
     add_student(graph)
     graph.add("rollouts", SAMPLE, graph.fill("rollouts", problems=train), policy="student")
     graph.add("labels", LABEL_STEPS, graph.fill("labels"), rollouts="rollouts", policy="student")
@@ -337,9 +321,6 @@ def _unused(args: GloreArgs, made: set[str]) -> dict[str, str]:
     if not args.warm_up:
         for name in ("warm_up_problems", "corrupt", "reward_start"):
             reasons[name] = "warm_up is false"
-    elif args.given.reward_start is not None:
-        for name in ("warm_up", "warm_up_problems", "corrupt", "reward_start"):
-            reasons[name] = f"given.reward_start={args.given.reward_start} is used in its place"
     if args.given.student is not None:
         reasons["student"] = f"given.student={args.given.student} is used in its place"
     sections = {
@@ -349,9 +330,12 @@ def _unused(args: GloreArgs, made: set[str]) -> dict[str, str]:
         "train_offset": {"rollouts", "round_1_rollouts"},
         "test_problems": {"drafts", "samples"},
         "drafts": {"drafts", "round_0_drafts"},
-    } | {name: {name} for name in ("samples", "orm", "labels", "sorm", "pairs", "revise")}
-    return reasons | {
+        "warm_up": {"reward_start"},
+        "warm_up_problems": {"corrupted"},
+        "corrupt": {"corrupted"},
+    } | {name: {name} for name in ("samples", "reward_start", "orm", "labels", "sorm", "pairs", "revise")}
+    return {
         name: "what is given stands in place of the stages that would use it"
         for name, users in sections.items()
         if not users & made
-    }
+    } | reasons

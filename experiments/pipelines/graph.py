@@ -12,10 +12,20 @@ from dataclasses import replace
 from typing import Any
 
 from experiments.commands.unused import changes
+from rollouts.problems.args import ProblemArgs
+from rollouts.sampling.args import SamplerArgs
+from rollouts.sampling.sample import SampleArgs
+from stages.hub import HubError, pin
 from stages.pipeline import PENDING, Node
 from stages.stage import Stage
 
 PIPELINE_SEED = -1  # stands in a pipeline's config for a stage's seed: the pipeline's own
+
+
+def sampling(n: int, temperature: float) -> SampleArgs:
+    """What a pipeline's config says of a sampling stage before the pipeline fills it in."""
+    sampler = SamplerArgs(temperature=temperature, max_tokens=512)
+    return SampleArgs(policy=PENDING, n=n, seed=PIPELINE_SEED, sampler=sampler)
 
 
 def fill(name: str, args: Any, default: Any, instead: dict[str, str], **values: Any) -> Any:
@@ -48,17 +58,32 @@ def seeded(args: Any, seed: int) -> Any:
 class Graph:
     """The stages of a pipeline as they are added, and the paths that are given from outside.
 
-    `args` are the pipeline's, with `seed`, `prompt` and `given`; `default` are those before the user changed anything;
-    `instead` is that of `fill`; `find` gives the path of what a user names.
+    `args` are the pipeline's, with `problems`, `seed`, `prompt` and `given`; `default` are those before the user
+    changed anything; `instead` is that of `fill`; `find` gives the path of what a user names (`str`: nothing is looked for).
+
+    Raises:
+        HubError: the data set of `problems.path` cannot be found. Its commit is fixed here: a branch may move while the
+            stages run.
     """
 
     def __init__(self, args: Any, default: Any, instead: dict[str, str], find: Callable[[str], str]) -> None:
+        if args.problems.path is not None and find is not str:
+            try:
+                path = pin(args.problems.path, "dataset")
+            except HubError as error:
+                raise HubError(f"problems.path: {error}") from error
+            args = replace(args, problems=replace(args.problems, path=path))
         self.args, self.default, self.instead, self.find = args, default, instead, find
         self.nodes: dict[str, Node] = {}
         self.filled: dict[str, str] = {}  # what only the pipeline can say, and what is set instead
         self.links: dict[str, dict[str, str]] = {}  # of each stage: which node's artifact is in which field
         own = {one.name: getattr(args.given, one.name) for one in dataclasses.fields(args.given)}
         self.given = {name: find(path) for name, path in own.items() if path is not None}
+
+    def problems(self, split: str, offset: int, limit: int | None) -> ProblemArgs:
+        """Problems of one split, as every stage loads them."""
+        own = {"split": split, "offset": offset, "limit": limit}
+        return fill("problems", self.args.problems, ProblemArgs(), self.instead, **own)
 
     def fill(self, section: str, **values: Any) -> Any:
         """The arguments of a section with the pipeline's seed and prompt and with `values`; but for the seed, a user

@@ -10,21 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from experiments.commands.unused import refuse_typed
-from experiments.lema_report import LEMA_REPORT, LemaReportArgs
-from experiments.pipelines.graph import PIPELINE_SEED, Graph, fill
+from experiments.pipelines.graph import PIPELINE_SEED, Graph, sampling
+from experiments.report.lema import LEMA_REPORT, LemaReportArgs
 from refine.lema.correct import CORRECT, CorrectArgs
 from refine.lema.mistakes import COLLECT_MISTAKES, MistakeArgs
+from refine.lema.oracle import ERRORS
 from refine.lema.report import CONTROL, START
 from refine.mix import CORRECTIONS, SHARE, MixArgs
 from refine.students.shipped import SHIPPED, find_start
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
 from rollouts.problems.args import ProblemArgs
 from rollouts.prompts import PromptArgs
-from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
 from rollouts.world.args import SOURCE as WORLD
 from stages.checks import check_choices, check_least, check_range
-from stages.hub import HubError, pin
 from stages.pipeline import PENDING, Node
 from stages.stage import parent
 from training.args import TrainArgs
@@ -42,7 +41,6 @@ ARMS = {
     "no_wrong_step": ("examples", {"wrong_step": False}),
 }
 COT = {"rollouts": ["rollouts"], "solutions": ["solutions"], "both": ["solutions", "rollouts"]}
-ERRORS = ("wrong_step", "wrong_explanation", "wrong_correction", "hidden_error")
 # what only the pipeline can say, and what it cannot do without -> what the user sets instead
 INSTEAD = {
     "problems": "set problems, train_problems, train_offset and test_problems, which go for all stages",
@@ -58,11 +56,6 @@ INSTEAD = {
     "mix": "set arms, and share for the corrections in a mix",
     "student": "set start, the folder of the causal LM that all arms begin with",
 }
-
-
-def _sample(n: int, temperature: float) -> SampleArgs:
-    sampler = SamplerArgs(temperature=temperature, max_tokens=512)
-    return SampleArgs(policy=PENDING, n=n, seed=PIPELINE_SEED, sampler=sampler)
 
 
 def _train() -> TrainPolicyArgs:
@@ -109,16 +102,16 @@ class LemaArgs:
     strong: str | None = None  #: a policy that writes CoT data; null: the student
     cot: str = "rollouts"  #: CoT data: rollouts, solutions, or both
     given: GivenArgs = field(default_factory=GivenArgs)  #: artifacts of one's own in place of stages
-    rollouts: SampleArgs = field(default_factory=lambda: _sample(8, 1.0))
-    cot_rollouts: SampleArgs = field(default_factory=lambda: _sample(4, 0.7))
+    rollouts: SampleArgs = field(default_factory=lambda: sampling(8, 1.0))
+    cot_rollouts: SampleArgs = field(default_factory=lambda: sampling(4, 0.7))
     mistakes: MistakeArgs = field(default_factory=lambda: MistakeArgs(rollouts=[PENDING], seed=PIPELINE_SEED))
     corrections: CorrectArgs = field(default_factory=lambda: CorrectArgs(mistakes=PENDING, seed=PIPELINE_SEED))
     arms: list[str] = field(default_factory=lambda: list(ARMS))  #: beside the control
     share: float = SHARE
     error_rates: list[float] = field(default_factory=list)  #: of the oracle, an arm each
-    error_kinds: list[str] = field(default_factory=lambda: list(ERRORS[:3]))
+    error_kinds: list[str] = field(default_factory=lambda: [one for one in ERRORS if one != "hidden_error"])
     train: TrainPolicyArgs = field(default_factory=_train)
-    samples: SampleArgs = field(default_factory=lambda: _sample(1, 0.0))
+    samples: SampleArgs = field(default_factory=lambda: sampling(1, 0.0))
     title: str = "LeMa"
     seed: int = 0  #: of every stage
     parallel: int = 1  #: stages that run at once
@@ -196,17 +189,12 @@ def lema_nodes(args: LemaArgs, find: Callable[[str], str] = find_start) -> tuple
         ValueError: a setting that only the pipeline can say is given, an artifact that is given is used by no stage,
             or there is no student.
     """
-    if args.problems.path is not None:  # a branch may move while the stages run
-        try:
-            path = pin(args.problems.path, "dataset") if find is find_start else args.problems.path
-        except HubError as error:
-            raise HubError(f"problems.path: {error}") from error
-        args = replace(args, problems=replace(args.problems, path=path))
     graph = Graph(args, LemaArgs(), INSTEAD, find)
+    args = graph.args
     own = {"student": args.start, "strong": args.strong} | {_source(n): one for n, one in enumerate(args.sources)}
     graph.given |= {name: find(path) for name, path in own.items() if path is not None}
-    train = _problems(args, "train", args.train_offset, args.train_problems)
-    test = _problems(args, "test", 0, args.test_problems)
+    train = graph.problems("train", args.train_offset, args.train_problems)
+    test = graph.problems("test", 0, args.test_problems)
     _add_corrections(graph, train)
     if args.strong is not None:
         cot = graph.fill("cot_rollouts", problems=train, policy=PENDING)
@@ -218,11 +206,6 @@ def lema_nodes(args: LemaArgs, find: Callable[[str], str] = find_start) -> tuple
     refuse_typed(graph.filled)  # also where it is what stands there already
     graph.keep([f"{name}_samples" for name in [START, *arms]])
     return [*graph.nodes.values(), _report_node(graph, arms)], graph.given
-
-
-def _problems(args: LemaArgs, split: str, offset: int, limit: int | None) -> ProblemArgs:
-    """Problems of one split, as every stage loads them."""
-    return fill("problems", args.problems, ProblemArgs(), INSTEAD, split=split, offset=offset, limit=limit)
 
 
 def _add_corrections(graph: Graph, train: ProblemArgs) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rollouts.records import Mistake, Problem, Rollout
+from rollouts.problems.merge import merge_problems
+from rollouts.records import Mistake, Rollout
 from rollouts.sampling.protocol import REFUSED
 from stages.artifacts import Artifact
 from stages.checks import check_least
@@ -80,24 +81,6 @@ def choose(candidates: Sequence[Mistake], most: int, seed: int, counts: Counter[
         else:
             counts["beyond_the_limit"] += 1
     return sorted(chosen, key=lambda one: one.id)
-
-
-def merge_problems(sources: Iterable[Artifact]) -> dict[str, Problem]:
-    """The problems of several artifacts by id, in the order in which they come.
-
-    Raises:
-        ValueError: two problems of one id are not the same.
-    """
-    problems: dict[str, Problem] = {}
-    for source in sources:
-        for problem in source.rows(Problem, "problems"):
-            known = problems.setdefault(problem.id, problem)
-            if (known.question, known.answer) != (problem.question, problem.answer):
-                raise ValueError(
-                    f"{source.path}: problem {problem.id} is another one here, {problem.question[:60]!r}, than before, "
-                    f"{known.question[:60]!r}"
-                )
-    return problems
 
 
 def collect_mistakes(args: MistakeArgs, work: Workspace) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from refine.lema.reply import render_correction
@@ -41,13 +41,15 @@ class OracleArgs:
 
     def validate(self) -> None:
         """Raise ValueError naming the first share out of range."""
-        names = ("wrong_step", "wrong_explanation", "wrong_correction", "hidden_error")
-        check_range(self, "oracle.", **dict.fromkeys(names, "[0, 1]"))
+        check_range(self, "oracle.", **dict.fromkeys(ERRORS, "[0, 1]"))
         if self.wrong_correction + self.hidden_error > 1:
             raise ValueError(
                 f"oracle.wrong_correction={self.wrong_correction} and oracle.hidden_error={self.hidden_error} are of "
                 "different replies: together they must not be over 1"
             )
+
+
+ERRORS = tuple(one.name for one in fields(OracleArgs))
 
 
 class Truth(NamedTuple):

@@ -1,6 +1,6 @@
 """The numbers of a run of LeMa: how often each arm is right, and its paired difference to CoT alone.
 
-Left out: words and tables (`experiments/lema_report.py`), and claims over several runs (`refine/report/claims.py`).
+Left out: words and tables (`experiments/report/lema.py`), and claims over several runs (`refine/report/claims.py`).
 """
 
 from __future__ import annotations

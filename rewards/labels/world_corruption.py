@@ -96,7 +96,7 @@ def _step_past(world: World, problem: Problem, worked: Worked, limits: Limits, r
 
 def _wrong_branch(world: World, worked: Worked, limits: Limits, rng: random.Random) -> Corruption:
     """A wrong plan: at some step it goes on to somebody whom the answer does not need, from there as many steps as were
-    left, or one more or fewer, and gives that quantity as the answer."""
+    left, or one more or fewer, or until nobody follows, and gives that quantity as the answer."""
     path = _worked_out(world, worked)
     n = rng.randrange(len(path))
     (here,) = path[n - 1 : n] or world.facts[path[0]].others[:1]

@@ -237,6 +237,13 @@ def test_mistake_leaves_other_runs_alone(kitchen: Path) -> None:
     assert read_yaml(kitchen / "runs" / "cook" / "config.yaml")["names"] == ["b"]
 
 
+def test_told_to_end_while_the_interpreter_ends_it_leaves_no_trace() -> None:
+    late = "import atexit, os, sys; atexit.register(os.kill, os.getpid(), 15); sys.argv = ['sample', '--help']; "
+    program = [sys.executable, "-c", late + "from experiments.sample import main; main()"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGTERM and "policy" in done.stdout and not done.stderr
+
+
 def test_traceback_on_request(kitchen: Path) -> None:
     done = cook(kitchen, "then=value", STEPWISE_TRACEBACK="1")
     assert done.returncode == 2 and "Traceback" in done.stderr and 'case "value": int("x")' in done.stderr

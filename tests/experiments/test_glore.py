@@ -401,6 +401,8 @@ def test_sft_problems_and_policy_of_a_trained_student_are_the_pipelines():
         (["student.round_samples=4"], "student.round_samples=4 has no effect: student.rounds is 0"),
         (["given.orm=o", "orm.train.epochs=3"], "orm.train.epochs=3 has no effect: what is given stands in place"),
         (["corrupt.per_problem=2"], "corrupt.per_problem=2 has no effect: warm_up is false"),
+        (["given.orm=o", "given.sorm=s", "warm_up=true"], "warm_up=true has no effect: what is given stands in place"),
+        (["given.reward_start=r", "warm_up=true"], "warm_up=true has no effect: what is given stands in place"),
         (["given.student=s", "student.rounds=2"], "student.rounds=2 has no effect: given.student=s is used"),
         (["given.drafts=d", "given.samples=s", "test_problems=9"], "test_problems=9 has no effect"),
         (["~problems"], "~problems: a setting cannot be taken away; problems=VALUE gives it another value"),

@@ -14,8 +14,8 @@ import pytest
 from experiments.claims import run as run_claims
 from experiments.commands.config import validate
 from experiments.lema import main
-from experiments.lema_report import LemaReportArgs, finding
 from experiments.pipelines.lema import ARMS, GivenArgs, LemaArgs, lema_nodes
+from experiments.report.lema import LemaReportArgs, finding
 from refine.lema.report import arm_outcomes, build_arms
 from refine.mix import MixArgs
 from rollouts.problems.args import ProblemArgs

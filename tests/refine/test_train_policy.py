@@ -9,7 +9,7 @@ import torch
 
 from refine.lema.correct import CORRECT, CorrectArgs
 from refine.lema.oracle import OracleArgs
-from refine.lema.texts import CorrectionTextArgs
+from refine.lema.texts import CorrectionTextArgs, correction_texts
 from refine.mix import MixArgs
 from refine.pairs import BUILD_PAIRS, PairArgs
 from refine.train_policy import (
@@ -23,7 +23,7 @@ from refine.train_policy import (
 )
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
-from rollouts.records import Correction, RefinementPair
+from rollouts.records import Correction, Problem, RefinementPair
 from rollouts.sampling.policies import load_policy
 from rollouts.sampling.sample import SampleArgs
 from stages.artifacts import Artifact, ArtifactError
@@ -226,6 +226,16 @@ def test_corrections_that_are_kept_are_trained_on_with_words_that_the_student_di
     assert again.manifest["files"] == found.manifest["files"]
 
 
+def test_corrections_of_test_problems_train_nobody(student, tmp_path):
+    problems, own = world_mistakes(3, FEW.world)
+    tested = [dataclasses.replace(one, split="test") for one in problems]
+    mistakes = make_mistakes(tmp_path, write_script(tmp_path / "student", {"*": ["a"]}), own, tested)
+    made, _ = make(CORRECT, CorrectArgs(mistakes=str(mistakes.path)), tmp_path)
+    args = args_of(examples=["corrections"], policy=str(student.path), corrections=[str(made.path)])
+    with pytest.raises(ValueError, match="is of the test split, which trains no model"):
+        make(TRAIN_POLICY, args, tmp_path)
+
+
 def test_a_mix_has_the_size_of_the_solutions_alone(student, corrections, tmp_path):
     settings = {"policy": str(student.path), "corrections": [str(corrections.path)]}
     alone, _ = make(TRAIN_POLICY, args_of(policy=str(student.path)), tmp_path)
@@ -239,7 +249,11 @@ def test_a_mix_has_the_size_of_the_solutions_alone(student, corrections, tmp_pat
     missing = counts["solutions_tokens"] - own["solutions_tokens"] - own["corrections_tokens"]
     assert 0 <= missing < 100  # less than the next example has
     # whole examples, as many as fit: less than the next one is missing
-    assert 0 <= counts["solutions_tokens"] // 2 - own["corrections_tokens"] < args.max_length
+    _, tokenizer = load_policy(str(equal.path), device="cpu")
+    problems = {problem.id: problem for problem in corrections.rows(Problem, "problems")}
+    texts = correction_texts(problems, corrections.rows(Correction), args.correction, args.prompt)
+    longest = max(len(tokenizer(text.prompt).input_ids + tokenizer(text.completion).input_ids) for text in texts)
+    assert 0 <= counts["solutions_tokens"] // 2 - own["corrections_tokens"] <= longest + 1 < 500  # an end token
 
 
 def test_rows_of_which_there_are_none(student, parents, tmp_path):

@@ -184,7 +184,7 @@ def test_duplicates_are_dropped_before_balancing(made, tmp_path):
 def test_problems_that_must_not_train_a_judge(made, tmp_path):
     for change, message in (
         ({"split": "test"}, "problem p3 is of the test split"),
-        ({"question": "Another?"}, "problem p3 has another question than in"),
+        ({"question": "Another?"}, "problem p3 is another one here"),
     ):
         path = write("sample", SampleArgs, rollouts_of(3), [dataclasses.replace(PROBLEMS[3], **change)],
                      tmp_path / message[:14], policy=made["policy"], seed=len(message))  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from experiments.lema_report import LEMA_REPORT, LemaReportArgs
+from experiments.report.lema import LEMA_REPORT, LemaReportArgs
 from experiments.report.stage import REPORT, ReportArgs
 from refine.lema.correct import CORRECT, CorrectArgs
 from refine.lema.mistakes import COLLECT_MISTAKES, MistakeArgs

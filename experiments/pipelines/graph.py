@@ -59,7 +59,8 @@ class Graph:
     """The stages of a pipeline as they are added, and the paths that are given from outside.
 
     `args` are the pipeline's, with `problems`, `seed`, `prompt` and `given`; `default` are those before the user
-    changed anything; `instead` is that of `fill`; `find` gives the path of what a user names (`str`: nothing is looked for).
+    changed anything; `instead` is that of `fill`; `find` gives the path of what a user names (`str`: nothing is looked
+    for).
 
     Raises:
         HubError: the data set of `problems.path` cannot be found. Its commit is fixed here: a branch may move while the

@@ -14,7 +14,7 @@ from refine.mix import CORRECTIONS, MixArgs, count_tokens, mix_examples
 from refine.prompts import KINDS, render_refinement
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
-from rollouts.problems.merge import training_problems
+from rollouts.problems.merge import merge_problems
 from rollouts.problems.splits import draw_held_out
 from rollouts.prompts import PLAIN, PromptArgs, Template, parse_prompt, render_prompt
 from rollouts.records import Correction, Problem, RefinementPair, Rollout
@@ -200,7 +200,7 @@ def _collect_kind(kind: str, args: TrainPolicyArgs, work: Workspace) -> list[Row
 
 
 def _collect_corrections(args: TrainPolicyArgs, work: Workspace) -> list[Row]:
-    problems = training_problems(work.parents["corrections"])
+    problems = merge_problems(work.parents["corrections"], training=True)
     corrections = [one for source in work.parents["corrections"] for one in source.rows(Correction)]
     texts = correction_texts(problems, corrections, args.correction, args.prompt)
     return [Row(CORRECTIONS, question.strip().partition("\n")[0], text) for text, question in texts.items()]

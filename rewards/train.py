@@ -46,7 +46,7 @@ from rewards.thresholds import (
     position_priors,
     where_threshold,
 )
-from rollouts.problems.merge import training_problems
+from rollouts.problems.merge import merge_problems
 from rollouts.problems.splits import draw_held_out
 from rollouts.prompts import PromptArgs
 from rollouts.records import Candidate, Problem, Rollout, StepLabels
@@ -275,7 +275,7 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     from training.adapters import add_adapter, merge_adapter
     from training.loop import fit
 
-    problems = training_problems(sources_of(args, work))
+    problems = merge_problems(sources_of(args, work), training=True)
     template = args.prompt.template()
     questions = {name: problem.question for name, problem in problems.items()}
     train, validation = build_solutions(args, work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,19 @@ def print_folder(folder: Path, check: bool) -> list[str]:
     return faults
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A Parquet file to read. Raises StoreError where it is cut short, damaged, or none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with path.open("rb") as opened:
+            yield pq.ParquetFile(opened, page_checksum_verification=True)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cut short, damaged, or not a Parquet file: {error}") from error
+
+
 def print_groups(path: Path, by: str, rows: int) -> None:
     """Print how many rows of a file have each value of a column, and the first of them.
 
@@ -152,16 +166,10 @@ def print_groups(path: Path, by: str, rows: int) -> None:
         StoreError: the file cannot be read.
         ValueError: it has no such column.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if not path.is_file():
         raise StoreError(f"{path}: there is no such file of rows")
-    try:
-        with path.open("rb") as opened:
-            table = pq.ParquetFile(opened, page_checksum_verification=True).read()
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: cut short, damaged, or not a Parquet file: {error}") from error
+    with _opened(path) as file:
+        table = file.read()
     if by not in table.column_names:
         raise ValueError(f"{path}: has no column {by}, but {', '.join(table.column_names)}")
     groups: dict[Any, list[dict[str, Any]]] = {}
@@ -180,20 +188,13 @@ def print_rows(path: Path, rows: int, check: bool = False, columns: bool = True)
     Raises:
         StoreError: the file is cut short, damaged or no Parquet file.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     first: list[dict[str, Any]] = []
-    try:
-        with path.open("rb") as opened:
-            file = pq.ParquetFile(opened, page_checksum_verification=True)
-            schema, total = file.schema_arrow, file.metadata.num_rows
-            for batch in file.iter_batches(batch_size=8192 if check else max(rows, 1)):
-                first += batch.slice(0, rows - len(first)).to_pylist()
-                if len(first) >= rows and not check:
-                    break
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: cut short, damaged, or not a Parquet file: {error}") from error
+    with _opened(path) as file:
+        schema, total = file.schema_arrow, file.metadata.num_rows
+        for batch in file.iter_batches(batch_size=8192 if check else max(rows, 1)):
+            first += batch.slice(0, rows - len(first)).to_pylist()
+            if len(first) >= rows and not check:
+                break
     record = (schema.metadata or {}).get(b"record", b"").decode(errors="replace") or None
     if columns:
         _pairs(str(path), {"record": record, "rows": total})

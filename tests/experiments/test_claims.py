@@ -18,7 +18,7 @@ from refine.report.inputs import ReportInputs
 from refine.report.outcomes import Outcome, run_outcomes
 from stages.files import read_json, write_json
 from stages.rows import write_rows
-from tests.experiments.test_report import synthetic_inputs
+from tests.experiments.synthetic import synthetic_inputs
 
 
 def seeded(inputs: ReportInputs, seed: int) -> ReportInputs:

@@ -19,8 +19,7 @@ from experiments.report.plots import page_plots
 from experiments.report.words import first_sentence, percent, selector_names
 from refine.report.build import build_report
 from refine.report.example import describe_examples
-from refine.report.inputs import ReportInputs
-from tests.experiments.test_report import HOSTILE, only_drafts, synthetic_inputs
+from tests.experiments.synthetic import HOSTILE, only_drafts
 
 SCRIPTS = "</script><script>alert(1)</script><!--<script> <img src=x onerror=alert(1)> &lt; ]]> {{ 7*7 }} ${7*7}"
 VOID = {"meta", "link", "input", "img", "br"}
@@ -60,16 +59,6 @@ class Page(HTMLParser):
 
     def data(self) -> dict:
         return json.loads(self.text("data"))
-
-
-@pytest.fixture(scope="module")
-def inputs() -> ReportInputs:
-    return synthetic_inputs()
-
-
-@pytest.fixture(scope="module")
-def report(inputs) -> dict:
-    return build_report(inputs)
 
 
 @pytest.fixture(scope="module")

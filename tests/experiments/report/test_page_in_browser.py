@@ -14,7 +14,7 @@ from refine.report.build import build_report
 from refine.report.example import describe_examples
 from stages.text import VALUE, one_line
 from tests.experiments.report.test_page import SCRIPTS, hostile
-from tests.experiments.test_report import synthetic_inputs
+from tests.experiments.synthetic import synthetic_inputs
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if not (CHROMIUM and DRIVER):

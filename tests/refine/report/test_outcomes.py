@@ -9,7 +9,7 @@ import pytest
 
 from refine.report.build import build_report
 from refine.report.outcomes import run_outcomes
-from tests.experiments.test_report import synthetic_inputs
+from tests.experiments.synthetic import synthetic_inputs
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Every row of the paper for the embedded world runs to a report in its `debug=smoke` form; rows share their artifacts."""
+"""Every row of the paper for the embedded world runs to a report in its `debug=smoke` form; they share artifacts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def test_a_row_runs_to_its_report(row: str, artifacts: Path) -> None:
     assert args.problems.source == "arithmetic" and args.train_problems == 6
 
     def run_here(node: Node, stage_args: object) -> NodeResult:
-        return NodeResult(*[(one.path, reused) for one, reused in [make(node.stage, stage_args, artifacts)]][0])
+        artifact, reused = make(node.stage, stage_args, artifacts)
+        return NodeResult(artifact.path, reused)
 
     results = run_pipeline(*glore_nodes(args), run_here, 1)
     report = read_json(results["report"].path / "report.json")

@@ -21,10 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.commands.catalogue import COMMANDS
 from experiments.commands.config import Job, build_job, register_schema
-from experiments.pipelines.glore import GloreArgs, StudentArgs
+from experiments.pipelines.glore import GloreArgs, StudentArgs, glore_nodes
 from experiments.pipelines.lema import LemaArgs
 from rollouts.problems.args import ProblemArgs
 from rollouts.world.args import WorldArgs
+from stages.pipeline import PENDING
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -130,6 +131,39 @@ def test_begins_with_the_command_that_runs_it(path: Path) -> None:
     for name, overrides in found:
         if name in PRIMARY:
             converted(name, overrides)
+
+
+@pytest.mark.parametrize("name", options("sweep"))
+def test_every_arm_of_a_sweep_is_another_run(name: str) -> None:
+    """Of each setting that it varies every value composes, is accepted, and changes what some stage does."""
+    if yaml.safe_load((CONF / "sweep" / f"{name}.yaml").read_text()).get("program"):
+        pytest.skip("for another sweeper than Hydra's")
+    (_, overrides), *_ = commands(CONF / "sweep" / f"{name}.yaml")
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper") if name == "optuna" else None
+    with initialize_config_module("conf", version_base="1.3"):
+        settings = compose("glore", overrides, return_hydra_config=True).hydra
+    assert settings.mode.name == "MULTIRUN" and settings.job.name == name
+    for key, values in settings.sweeper.params.items():
+        # of an interval both ends
+        ends = re.search(r"interval\(([\d.e-]+), ([\d.e-]+)\)", str(values))
+        found = set()
+        for value in ends.groups() if ends else str(values).split(","):
+            args = converted("glore", [*overrides, f"{key}={value}"]).args
+            nodes, _ = glore_nodes(args, str)
+            found.add(repr([node.build(dict.fromkeys(node.after, PENDING)) for node in nodes]))
+        assert len(found) == (2 if ends else len(str(values).split(","))), key
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_slurm", "submitit_local"])
+def test_a_sweep_composes_with_every_launcher(launcher: str) -> None:
+    plugin = launcher.partition("_")[0]
+    if plugin != "basic":
+        pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
+    own = ["hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=600", "hydra.launcher.gpus_per_node=1"]
+    overrides = ["experiment=glore/embedded/small", "+sweep=where", f"hydra/launcher={launcher}"]
+    with initialize_config_module("conf", version_base="1.3"):
+        settings = compose("glore", overrides + own * (launcher == "submitit_slurm"), return_hydra_config=True).hydra
+    assert plugin in settings.launcher._target_.lower() and settings.sweeper.params.headline_where
 
 
 def test_every_command_has_a_config_and_is_listed() -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Found = dict[str, Any]
 
 SHOWN = 300  # problems in the table of disagreements
+TILES = 8  # arms at the head of the page
 FEW_ARMS = 2  # up to so many arms, the plot of tokens shows all of their selectors
 CHANCE = 0.05
 HOW = (
@@ -235,7 +236,7 @@ def render_compared_page(found: Found, folder: Path) -> str:
         title=found["title"],
         told=one_line(verdict(found)),
         opening=notes(found),
-        tiles=[(name, percent(one), interval(one)) for name, one in own],
+        tiles=[(name, percent(one), interval(one)) for name, one in own][:TILES],
         sections=sections,
         plots=compared_plots(found),
     )

@@ -141,17 +141,20 @@ def test_every_arm_of_a_sweep_is_another_run(name: str) -> None:
     (_, overrides), *_ = commands(CONF / "sweep" / f"{name}.yaml")
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper") if name == "optuna" else None
     with initialize_config_module("conf", version_base="1.3"):
-        settings = compose("glore", overrides, return_hydra_config=True).hydra
+        whole = compose("glore", overrides, return_hydra_config=True)
+    settings, (schema, kind) = whole.hydra, schemas("glore")
     assert settings.mode.name == "MULTIRUN" and settings.job.name == name
+    config = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
     for key, values in settings.sweeper.params.items():
-        # of an interval both ends
         ends = re.search(r"interval\(([\d.e-]+), ([\d.e-]+)\)", str(values))
+        tried = ends.groups() if ends else str(values).split(",")
         found = set()
-        for value in ends.groups() if ends else str(values).split(","):
-            args = converted("glore", [*overrides, f"{key}={value}"]).args
-            nodes, _ = glore_nodes(args, str)
+        for value in tried:
+            arm = config.copy()
+            OmegaConf.update(arm, key, yaml.safe_load(value))
+            nodes, _ = glore_nodes(build_job(schema, kind, arm, Path("unused")).args, str)
             found.add(repr([node.build(dict.fromkeys(node.after, PENDING)) for node in nodes]))
-        assert len(found) == (2 if ends else len(str(values).split(","))), key
+        assert len(found) == len(tried) > 1, key
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_slurm", "submitit_local"])

@@ -17,6 +17,7 @@ from experiments.report.compared import print_compared, token_points, verdict
 from experiments.report.lema import arm_words
 from refine.lema.report import arm_outcomes, build_arms
 from refine.report.build import build_report
+from refine.report.compare import pair_runs
 from refine.report.inputs import ReportInputs
 from refine.report.outcomes import Outcome, run_outcomes
 from rollouts.records import Problem, Rollout
@@ -122,6 +123,11 @@ def test_two_single_runs_have_mcnemars_p(sweep: Path) -> None:
     assert one["p"] == one["holm_p"] == one["mcnemar_p"][0] == pytest.approx(binomtest(better, better + worse).pvalue)
     assert one["estimate"]["value"] == pytest.approx((better - worse) / 60)
     assert found["reference"] == "headline_where=sorm" and one["first"] == ["headline_where=none", "reranked"]
+
+
+def test_runs_of_one_seed_are_compared_with_each_other() -> None:
+    assert pair_runs([0, 1, 2], [2, 0]) == [(0, 1), (2, 0)]
+    assert pair_runs([5, 3], [4, 7, 9]) == [(1, 0), (0, 1)]  # none is shared: in the order of seeds
 
 
 def test_seeds_alone_are_one_arm_and_its_selectors_are_compared(sweep: Path) -> None:

@@ -196,7 +196,7 @@ def test_p_and_interval_over_trainings_agree() -> None:
     for mean in (0.0, 0.02, 0.04, 0.08):
         values = mean + 0.01 * rng.standard_normal(4)
         spread = values[:, None] + 0.02 * rng.standard_normal((1, 4000)) + 0.005 * rng.standard_normal((4, 4000))
-        found, p = over_trainings(values, spread, 500), intervals.trainings_p(values, spread)
+        found, p = intervals.over_trainings(values, spread, 500), intervals.trainings_p(values, spread)
         assert (p < 0.04) <= (found["low"] > 0 or found["high"] < 0) <= (p < 0.06)
 
 

@@ -140,9 +140,10 @@ def test_every_arm_of_a_sweep_is_another_run(name: str) -> None:
         pytest.skip("for another sweeper than Hydra's")
     (_, overrides), *_ = commands(CONF / "sweep" / f"{name}.yaml")
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper") if name == "optuna" else None
+    schema, kind = schemas("glore")
     with initialize_config_module("conf", version_base="1.3"):
         whole = compose("glore", overrides, return_hydra_config=True)
-    settings, (schema, kind) = whole.hydra, schemas("glore")
+    settings = whole.hydra
     assert settings.mode.name == "MULTIRUN" and settings.job.name == name
     config = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
     for key, values in settings.sweeper.params.items():
@@ -164,6 +165,7 @@ def test_a_sweep_composes_with_every_launcher(launcher: str) -> None:
         pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
     own = ["hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=600", "hydra.launcher.gpus_per_node=1"]
     overrides = ["experiment=glore/embedded/small", "+sweep=where", f"hydra/launcher={launcher}"]
+    schemas("glore")
     with initialize_config_module("conf", version_base="1.3"):
         settings = compose("glore", overrides + own * (launcher == "submitit_slurm"), return_hydra_config=True).hydra
     assert plugin in settings.launcher._target_.lower() and settings.sweeper.params.headline_where

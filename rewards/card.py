@@ -56,7 +56,7 @@ def reward_card(folder: Path, manifest: dict[str, Any]) -> Card:
 VLLM = """\
 from vllm import LLM, PoolingParams, TokensPrompt
 
-llm = LLM(folder, runner="pooling")
+llm = LLM(folder, runner="pooling", dtype="float32")  # the default rounds the weights
 logits_only = PoolingParams(use_activation=False)
 (output,) = llm.encode([TokensPrompt(prompt_token_ids=ids)], logits_only, pooling_task="token_classify")
 scores = output.outputs.data.float()[ends, 0].sigmoid().tolist()"""

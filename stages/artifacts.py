@@ -86,7 +86,7 @@ def open_artifact(path: str | Path, *stages: str, thorough: bool = True) -> Arti
     for name, wanted in manifest["files"].items():
         _check_file(path, name, wanted, thorough)
     # the card belongs to whoever has the folder
-    if unlisted := sorted(_names(path) - manifest["files"].keys() - {"manifest.json", CARD}):
+    if unlisted := sorted(names_in(path) - manifest["files"].keys() - {"manifest.json", CARD}):
         raise ArtifactError(
             f"{path / unlisted[0]}: the manifest does not list it, and it could change what is read here; move it away"
         )
@@ -127,7 +127,7 @@ def _is_inner(name: str) -> bool:
     return "\\" not in name and "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
 
 
-def _names(folder: Path) -> set[str]:
+def names_in(folder: Path) -> set[str]:
     """The names of all files below a folder but `_JUNK` and `_DOWNLOADS`; a link to a folder counts as a file."""
     names = {
         path.relative_to(folder).as_posix()

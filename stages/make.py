@@ -131,6 +131,7 @@ def _make(
             manifest = _write_manifest(stage, args, key, space, made_by, attempts.seconds)
             own = stage.card and stage.card(partial, manifest)
             (partial / CARD).write_text(render_card(partial, manifest, own), encoding="utf-8")
+            sync(partial / CARD)
         processes.wait()
         if processes.first:
             os.replace(partial, folder / key)

@@ -112,7 +112,7 @@ def test_a_pipeline_names_the_label_and_the_card_says_that_its_score_is_none(tmp
     assert config["id2label"] == {"0": RIGHT} and config["label2id"] == {RIGHT: 0}
 
 
-def test_a_training_writes_the_card_once_with_what_was_measured(tmp_path: Path) -> None:
+def test_a_training_writes_the_card_once_and_the_libraries_raise_no_alarm(tmp_path: Path, capfd) -> None:
     problems = [problem(f"p{i}", f"Ann has {i} pens. How many pens does Ann have?") for i in range(20)]
     rows = [
         rollout([f"<<{i}+1={i + 1}>>{i + 1}", f"#### {n}"], n % 2 == 0, n, f"p{i}") for i in range(20) for n in range(4)
@@ -127,6 +127,9 @@ def test_a_training_writes_the_card_once_with_what_was_measured(tmp_path: Path) 
     train = TrainArgs(device="cpu", tokens_per_step=500, tokens_per_batch=500, epochs=1)
     args = TrainRewardArgs(policy=policy, rollouts=str(rollouts.path), validation_share=0.3, train=train)
     made, _ = make(TRAIN_REWARD, args, tmp_path)
+    said = "".join(capfd.readouterr())
+    for alarm in ("newly initialized", "TRAIN this model", "MISSING", "UNEXPECTED", "score.weight"):
+        assert alarm not in said
     card, counts = (made.path / CARD).read_text(), made.manifest["counts"]
     assert (
         head(made.path)["pipeline_tag"] == "token-classification" and head(made.path)["library_name"] == "transformers"

@@ -52,7 +52,12 @@ def policy_card(folder: Path, manifest: dict[str, Any]) -> Card:
     written = [WRITES[kind] for kind in kinds if kind in WRITES] or [
         "A policy: it reads a question, and writes a solution."
     ]
-    return Card(f"Policy {manifest['key']}", " ".join(written), head_of(manifest, "text-generation", *kinds), sections)
+    return Card(
+        f"Policy {code_span(manifest['key'])}",
+        " ".join(written),
+        head_of(manifest, "text-generation", *kinds),
+        sections,
+    )
 
 
 def _example(kinds: list[str], prompt: dict[str, Any]) -> str | Chat:

@@ -50,7 +50,7 @@ def reward_card(folder: Path, manifest: dict[str, Any]) -> Card:
     code = f"{PIPELINE}\n\n{code_block(scoring_code(folder, facts), 'python')}"
     sections = {"To use": f"{code}\n\n{vllm}", "What it reads": _reads(facts)}
     sections |= {"Data": _data(folder, manifest), "Measured on held-out problems": _measured(manifest)}
-    return Card(f"{facts['kind'].upper()} {manifest['key']}", KINDS[facts["kind"]], head, sections)
+    return Card(f"{facts['kind'].upper()} {code_span(manifest['key'])}", KINDS[facts["kind"]], head, sections)
 
 
 VLLM = """\

@@ -55,9 +55,12 @@ def render_card(folder: Path, manifest: dict[str, Any], own: Card | None = None)
     head = {"license": "unknown", "tags": ["stepwise", manifest["stage"]], **own.head}
     found = {**own.sections, "Counts": _counts(manifest), "Notes": _notes(manifest)}
     found |= {"Made from": _lineage(folder, manifest), "Licence": _LICENCE}
-    made = f"Made on {manifest.get('created', '')[:10]} by the stage {code_span(manifest['stage'])}"
+    when, program = (
+        plain(one_line(text)) for text in (manifest.get("created", "")[:10], describe(manifest.get("code")))
+    )
+    made = f"Made on {when} by the stage {code_span(manifest['stage'])}"
     parts = [f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---", f"# {own.title}", own.opening]
-    parts += [f"{made} of Stepwise, {describe(manifest.get('code'))}; `manifest.json` has every setting."]
+    parts += [f"{made} of Stepwise, {program}; `manifest.json` has every setting."]
     parts += [f"## {title}\n\n{text}" for title, text in found.items() if text]
     return "\n\n".join(parts) + "\n"
 
@@ -75,7 +78,7 @@ def dataset_card(folder: Path, manifest: dict[str, Any]) -> Card:
 
     files = sorted(folder.glob("*.parquet"), key=lambda file: (file.stem != ROWS, file.name))
     names = [file.stem for file in files if pq.read_metadata(file).num_rows]
-    title = f"{code_span(manifest['stage'])} {manifest['key']}"
+    title = f"{code_span(manifest['stage'])} {code_span(manifest['key'])}"
     sections = {"Files": "\n\n".join(map(_columns, files))}
     if not names:
         return Card(title, "No rows to load.", {"viewer": False}, sections)

@@ -127,6 +127,22 @@ def test_a_stage_has_no_card_of_its_own_beside_it(tmp_path: Path) -> None:
         make(stage, WriteArgs(), tmp_path)
 
 
+def test_texts_of_a_manifest_are_data(tmp_path: Path) -> None:
+    evil = "a\n---\nlicense: mit\n---\n# Owned <b>`"
+    manifest = {
+        "stage": evil,
+        "key": evil,
+        "created": "\n# Owned",
+        "code": {"commit": "\n# Owned"},
+        "notes": {evil: evil},
+    }
+    manifest["parents"] = {evil: {"stage": evil, "key": evil, "path": evil}}
+    card = render_card(tmp_path, manifest)
+    (tmp_path / CARD).write_text(card)
+    assert head(tmp_path)["license"] == "unknown" and head(tmp_path)["tags"] == ["stepwise", evil]
+    assert card.count("\n---\n") == 1 and "\n# Owned" not in card and "license: mit" not in card.splitlines()
+
+
 def test_counts_and_notes_of_an_old_manifest_are_shown_whatever_they_are(tmp_path: Path) -> None:
     manifest = {"stage": "write", "key": "ab", "counts": {"a": "<b>", "c": [1]}, "notes": {"n": 3}}
     card = render_card(tmp_path, manifest)

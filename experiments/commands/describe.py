@@ -87,9 +87,10 @@ def print_help(name: str, schema: DictConfig) -> None:
     _print_rows("Groups", groups)
     chosen = [left for left, _ in groups]
     _print_rows("Settings", [row for row in [*settings, *common] if row[0] not in chosen])
+    sweeps = " or -m +sweep=NAME" if name == "glore" else ""
     print(
         f"\nThe rest: --cfg job (all settings), --info defaults-tree (where they come from), and the file\n"
-        f"conf/{name}.yaml. A sweep: -m KEY=A,B or -m +sweep=NAME (conf/sweep/); elsewhere with hydra/launcher=joblib."
+        f"conf/{name}.yaml. A sweep: -m KEY=A,B{sweeps}; elsewhere with hydra/launcher=joblib."
     )
 
 

@@ -5,30 +5,27 @@ RUN is the folder of a run of `glore` or `lema`, or of a sweep: then all runs in
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from experiments.commands.yaml_files import leaves, read_yaml
+from experiments.commands.plain_parser import PlainParser
 from experiments.report.lema import arm_words
-from experiments.report.markdown import OUTCOMES
+from experiments.report.runs import find_runs, read_run, read_settings, shared_stages
 from experiments.report.words import table
 from refine.lema.report import CONTROL, arm_claims
 from refine.report.claims import check_claims
-from refine.report.outcomes import Outcome
-from stages.files import read_json, write_json
-from stages.rows import read_rows
+from refine.report.compare import Run, check_seeds
+from stages.files import write_json
 from stages.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 HEADER = ["claim", "value", "95% interval", "verdict", "each run"]
-OWN = ("seed", "run", "tracking", "launch", "objective", "dry_run")  # settings in which the runs may differ
 SOURCES = {
     "GLoRe": "Claims of GLoRe (arXiv 2402.10963)",
     "LeMa": "Claims of LeMa (arXiv 2310.20689)",
@@ -43,11 +40,6 @@ HOW = (
 )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {one_line(message)} (--help lists what can be asked)\n")
-
-
 def main() -> None:
     """The command."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -56,7 +48,7 @@ def main() -> None:
 
 def run(argv: Sequence[str]) -> int:
     """What the command does; returns its exit code: 0, or 2 after the user's error, in one line on stderr."""
-    parser = _Parser("python -m experiments.claims", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = PlainParser("python -m experiments.claims", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run, or of a sweep")
     parser.add_argument("--out", help="the folder of claims.md and claims.json")
     options = parser.parse_args(argv)
@@ -77,32 +69,17 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def find_runs(folder: Path) -> list[Path]:
-    """A run's folder, or those of the runs of a sweep.
-
-    Raises:
-        ValueError: it holds no run that has finished.
-    """
-    found = [folder] if (folder / OUTCOMES).is_file() else sorted(path.parent for path in folder.glob(f"*/{OUTCOMES}"))
-    if not found:
-        raise ValueError(f"{folder}: neither a finished run of glore or lema ({OUTCOMES}) nor a folder of such runs")
-    return found
-
-
 def read_claims(folders: Sequence[Path]) -> dict[str, Any]:
     """The claims over these runs, with the runs' seeds and what they share.
 
     Raises:
         ValueError: two runs have one seed, other settings or other problems, or there is only one run.
     """
-    reports = {str(folder): read_json(folder / "report.json") for folder in folders}
-    seeds: dict[int, str] = {}
-    for name, report in reports.items():
-        if (other := seeds.setdefault(report["seed"], name)) != name:
-            raise ValueError(f"{other} and {name} are both of seed {report['seed']}: one run counted twice")
-    _check_alike(reports)
-    outcomes = {str(folder): read_rows(folder / OUTCOMES, Outcome) for folder in folders}
-    first, finding, rights = next(iter(reports.values())), "", []
+    runs = [read_run(folder) for folder in folders]
+    check_seeds(runs)
+    _check_alike(runs)
+    outcomes = {run.name: run.outcomes for run in runs}
+    first, finding, rights = runs[0].report, "", []
     if first.get("system") == "lema":
         words = {arm: arm_words(arm) for arm in first["accuracy"]}
         accuracy, differences = arm_claims(list(words), words)
@@ -116,8 +93,8 @@ def read_claims(folders: Sequence[Path]) -> dict[str, Any]:
         "finding": finding,
         "accuracy": rights,
         "problems": first["problems"],
-        "runs": {name: report["seed"] for name, report in reports.items()},
-        "shared": _shared(folders),
+        "runs": {run.name: run.seed for run in runs},
+        "shared": shared_stages(folders),
         "claims": claims,
     }
 
@@ -133,25 +110,13 @@ def _finding(claim: dict[str, Any]) -> str:
     )
 
 
-def _check_alike(reports: dict[str, dict[str, Any]]) -> None:
+def _check_alike(runs: Sequence[Run]) -> None:
     """Raise ValueError where two runs differ in more than their seeds."""
-    settings = {}
-    for name, report in reports.items():
-        settings[name] = {key: report.get(key) for key in ("system", "source", "model", "headline", "samples")}
-        if (file := Path(name) / "config.yaml").is_file():
-            settings[name] |= {key: one for key, one in leaves(read_yaml(file)) if key.split(".")[0] not in OWN}
-    (name, own), *others = settings.items()
+    (name, own), *others = {run.name: read_settings(run) for run in runs}.items()
     for other, theirs in others:
         for key in own.keys() & theirs.keys():
             if own[key] != theirs[key]:
                 raise ValueError(f"{other} has {key}={theirs[key]!r} and {name} {own[key]!r}: only seeds may differ")
-
-
-def _shared(folders: Sequence[Path]) -> list[str]:
-    """The stages whose artifact all runs share, so that its luck is in no interval."""
-    results = [read_json(path) for folder in folders if (path := folder / "result.json").is_file()]
-    items = [set(result.get("artifacts", {}).items()) for result in results]
-    return sorted(name for name, _ in set.intersection(*items)) if items else []
 
 
 def _cells(claim: dict[str, Any]) -> list[str]:

@@ -12,9 +12,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from experiments.commands.catalogue import stage_named
+from experiments.commands.plain_parser import PlainParser
 from stages.artifacts import is_artifact, names_in, open_artifact
 from stages.cards import CARD, render_card
 from stages.hub import is_hub, target, upload
@@ -25,18 +26,13 @@ Files = dict[str, Path | bytes]  # by their names in the repository: a file here
 _MANIFEST, _SHOWN = "manifest.json", 20
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {one_line(message)} (--help lists what can be asked)\n")
-
-
 def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
 def run(argv: Sequence[str]) -> int:
     """What the command does; returns its exit code: 0, or 2 after the user's error, in lines on stderr."""
-    parser = _Parser("python -m experiments.push", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = PlainParser("python -m experiments.push", __doc__)
     parser.add_argument("path", type=Path, help="an artifact, a model's folder, or a folder of rows (*.parquet)")
     parser.add_argument("name", help="hub:org/name")
     parser.add_argument("--dry-run", action="store_true", help="only list what would go")

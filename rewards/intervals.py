@@ -127,23 +127,56 @@ def over_trainings(values: np.ndarray, replicates: np.ndarray, n: int, seed: int
     from scipy.stats import norm, t
 
     trainings, resamples = replicates.shape
-    if trainings < 2 or np.isnan(values).any():
-        raise ValueError(f"the luck of training needs two or more values, all of them numbers, not {values.tolist()}")
-    value, measured = float(values.mean()), replicates[:, ~np.isnan(replicates).any(axis=0)]
+    measured = _measured(values, replicates)
+    value = float(values.mean())
     if not measured.size:
         return {"value": value, "low": None, "high": None, "n": int(n)}
     drawn = np.random.default_rng(seed).integers(0, trainings, (trainings, resamples))[:, : measured.shape[1]]
     spread = np.take_along_axis(measured, drawn, axis=0).mean(axis=0)
-    of_problems = measured.mean(axis=0).var()
-    noise = (measured.var(axis=1).mean() - of_problems) / (trainings - 1)  # of a problem and a training, in the mean
-    between = values.var(ddof=1) / trainings
-    total = of_problems + max(0.0, between - noise)
+    total, freedom = _variance(values, measured)
     stretch = 1.0
     if total > 0 and spread.var() > 0:
-        freedom = (trainings - 1) * (total / between) ** 2 if between > 0 else np.inf
-        stretch = np.sqrt(total / spread.var()) * t.ppf(0.975, max(freedom, trainings - 1)) / norm.ppf(0.975)
+        stretch = np.sqrt(total / spread.var()) * t.ppf(0.975, freedom) / norm.ppf(0.975)
     low, high = value + stretch * (np.percentile(spread, [2.5, 97.5]) - value)
     return {"value": value, "low": float(low), "high": float(high), "n": int(n)}
+
+
+def trainings_p(values: np.ndarray, replicates: np.ndarray) -> float:
+    """Two-sided p that the mean over all trainings and problems is 0, from the variance and the degrees of freedom of
+    `over_trainings`, whose arguments these are; 1 where nothing varies."""
+    from scipy.stats import t
+
+    measured = _measured(values, replicates)
+    total, freedom = _variance(values, measured) if measured.size else (0.0, 1.0)
+    return float(2 * t.sf(abs(values.mean()) / np.sqrt(total), freedom)) if total > 0 else 1.0
+
+
+def _measured(values: np.ndarray, replicates: np.ndarray) -> np.ndarray:
+    """The resamples in which every training could be measured: (trainings, resamples)."""
+    if len(values) < 2 or np.isnan(values).any():
+        raise ValueError(f"the luck of training needs two or more values, all of them numbers, not {values.tolist()}")
+    return replicates[:, ~np.isnan(replicates).any(axis=0)]
+
+
+def _variance(values: np.ndarray, measured: np.ndarray) -> tuple[float, float]:
+    """Variance of the mean of the values over problems and trainings, and its degrees of freedom."""
+    others = len(values) - 1
+    of_problems = measured.mean(axis=0).var()
+    noise = (measured.var(axis=1).mean() - of_problems) / others  # of a problem and a training, in the mean
+    between = values.var(ddof=1) / len(values)
+    total = of_problems + max(0.0, between - noise)
+    freedom = others * (total / between) ** 2 if between > 0 else np.inf
+    return float(total), float(max(freedom, others))
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """The p of each test after Holm's correction for all of them (Holm 1979): below 0.05 in any of them by chance with
+    a probability of at most 0.05."""
+    adjusted, least = [0.0] * len(chances), 0.0
+    for place, at in enumerate(sorted(range(len(chances)), key=lambda at: chances[at])):
+        least = max(least, min(1.0, (len(chances) - place) * chances[at]))
+        adjusted[at] = least
+    return adjusted
 
 
 def join_ratios(

@@ -21,10 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.commands.catalogue import COMMANDS
 from experiments.commands.config import Job, build_job, register_schema
-from experiments.pipelines.glore import GloreArgs, StudentArgs
+from experiments.pipelines.glore import GloreArgs, StudentArgs, glore_nodes
 from experiments.pipelines.lema import LemaArgs
 from rollouts.problems.args import ProblemArgs
 from rollouts.world.args import WorldArgs
+from stages.pipeline import PENDING
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -132,8 +133,46 @@ def test_begins_with_the_command_that_runs_it(path: Path) -> None:
             converted(name, overrides)
 
 
+@pytest.mark.parametrize("name", options("sweep"))
+def test_every_arm_of_a_sweep_is_another_run(name: str) -> None:
+    """Of each setting that it varies every value composes, is accepted, and changes what some stage does."""
+    if yaml.safe_load((CONF / "sweep" / f"{name}.yaml").read_text()).get("program"):
+        pytest.skip("for another sweeper than Hydra's")
+    (_, overrides), *_ = commands(CONF / "sweep" / f"{name}.yaml")
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper") if name == "optuna" else None
+    schema, kind = schemas("glore")
+    with initialize_config_module("conf", version_base="1.3"):
+        whole = compose("glore", overrides, return_hydra_config=True)
+    settings = whole.hydra
+    assert settings.mode.name == "MULTIRUN" and settings.job.name == name
+    config = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
+    for key, values in settings.sweeper.params.items():
+        ends = re.search(r"interval\(([\d.e-]+), ([\d.e-]+)\)", str(values))
+        tried = ends.groups() if ends else str(values).split(",")
+        found = set()
+        for value in tried:
+            arm = config.copy()
+            OmegaConf.update(arm, key, yaml.safe_load(value))
+            nodes, _ = glore_nodes(build_job(schema, kind, arm, Path("unused")).args, str)
+            found.add(repr([node.build(dict.fromkeys(node.after, PENDING)) for node in nodes]))
+        assert len(found) == len(tried) > 1, key
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_slurm", "submitit_local"])
+def test_a_sweep_composes_with_every_launcher(launcher: str) -> None:
+    plugin = launcher.partition("_")[0]
+    if plugin != "basic":
+        pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
+    own = ["hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=600", "hydra.launcher.gpus_per_node=1"]
+    overrides = ["experiment=glore/embedded/small", "+sweep=where", f"hydra/launcher={launcher}"]
+    schemas("glore")
+    with initialize_config_module("conf", version_base="1.3"):
+        settings = compose("glore", overrides + own * (launcher == "submitit_slurm"), return_hydra_config=True).hydra
+    assert plugin in settings.launcher._target_.lower() and settings.sweeper.params.headline_where
+
+
 def test_every_command_has_a_config_and_is_listed() -> None:
-    assert set(PRIMARY) == set(COMMANDS) - {"show", "claims", "push"}
+    assert set(PRIMARY) == set(COMMANDS) - {"show", "claims", "compare", "push"}
     for path in set((ROOT / "experiments").glob("[a-z]*.py")) - {ROOT / "experiments" / "experiments.py"}:
         assert COMMANDS[path.stem] == f"experiments.{path.stem}"
 
@@ -162,7 +201,7 @@ def test_misspelt_keys_and_wrong_types_are_refused(name: str) -> None:
 
 @pytest.mark.skipif(not PRIMARY, reason="no command has a config")
 def test_every_group_is_used() -> None:
-    used = {group for name in PRIMARY for group in groups(name).values()} | {"hydra", "sweep", "accelerate"}
+    used = {group for name in PRIMARY for group in groups(name).values()} | {"hydra", "sweep", "accelerate", "glore"}
     assert {named(path).rpartition("/")[0] for path in FILES} - {""} <= used | {
         f"{group}/{option.rpartition('/')[0]}" for group in used for option in options(group)
     }
@@ -183,7 +222,9 @@ def test_run_folders_have_no_time_stamp() -> None:
         assert "base" in ConfigStore.instance().load(f"{name}_schema.yaml").node.defaults
 
 
-@pytest.mark.parametrize("option", [f"glore/{path.stem}" for path in sorted((CONF / "experiment/glore").glob("*"))])
+@pytest.mark.parametrize(
+    "option", [f"glore/{path.stem}" for path in sorted((CONF / "experiment/glore").glob("*.yaml"))]
+)
 @pytest.mark.parametrize("debug", [[], ["debug=smoke"]], ids=str)
 def test_no_setting_of_the_embedded_world_is_left_in_a_real_experiment(option: str, debug: list[str]) -> None:
     job = converted("glore", [f"experiment={option}", "problems.path=folder", "student.start=model", *debug])

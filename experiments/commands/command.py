@@ -169,7 +169,8 @@ class Command:
             settings = HydraConfig.get()
             if settings.mode != RunMode.MULTIRUN:
                 return self._run_composed(config, None)
-            return sweep.arm(list(settings.overrides.task), lambda: self._run_composed(config, program))
+            overrides, folder = list(settings.overrides.task), Path(settings.runtime.output_dir)
+            return sweep.arm(overrides, folder, lambda: self._run_composed(config, program))
 
         with _one_line_errors(), hydra_told(self.args):
             try:

@@ -174,12 +174,13 @@ def validate(value: Any, name: str = "") -> None:
 
 
 def run_folder(overrides: Iterable[str]) -> str:
-    """The name of a run's folder below that of `run.name`: its overrides, but for those named in `COMMON`.
+    """The name of a run's folder below that of `run.name`: its overrides, but for those named in `COMMON`, and for
+    `sweep`, which says what other runs there are beside it.
 
     Without overrides it is `.`, that folder itself. What is long, or no good as a file's name, is cut short and gets
     8 hex characters of its hash.
     """
-    kept = [one for one in overrides if re.split(r"[.=@]", one.lstrip("+~"), maxsplit=1)[0] not in COMMON]
+    kept = [one for one in overrides if re.split(r"[.=@]", one.lstrip("+~"), maxsplit=1)[0] not in (*COMMON, "sweep")]
     # quotes are for Hydra's eyes: title='007' is title=007
     kept = sorted(re.sub(r"=(['\"])([^'\"\\]*)\1$", r"=\2", one) for one in kept)
     text = ",".join(kept)

@@ -87,9 +87,10 @@ def print_help(name: str, schema: DictConfig) -> None:
     _print_rows("Groups", groups)
     chosen = [left for left, _ in groups]
     _print_rows("Settings", [row for row in [*settings, *common] if row[0] not in chosen])
+    sweeps = " or -m +sweep=NAME" if name == "glore" else ""
     print(
         f"\nThe rest: --cfg job (all settings), --info defaults-tree (where they come from), and the file\n"
-        f"conf/{name}.yaml. A sweep: -m KEY=A,B; elsewhere with hydra/launcher=joblib."
+        f"conf/{name}.yaml. A sweep: -m KEY=A,B{sweeps}; elsewhere with hydra/launcher=joblib."
     )
 
 
@@ -112,7 +113,17 @@ def _groups(config_name: str) -> Iterator[tuple[str, str]]:
             folder = files("conf") / group.split("@")[0]  # `lema/prompts@ask`: for the setting `ask`
             if folder.is_dir():
                 command = config_name if group in OF_ONE_COMMAND else ""
-                yield f"{group}={chosen or 'null'}", " ".join(options_of(group.split("@")[0], command))
+                yield f"{group}={chosen or 'null'}", " ".join(_folded(options_of(group.split("@")[0], command)))
+
+
+def _folded(options: list[str]) -> list[str]:
+    """The options with those of a folder within as one: `lema/… (6)`."""
+    folders = [option.rpartition("/")[0] for option in options]
+    return [
+        f"{folder}/… ({folders.count(folder)})" if folder else option
+        for at, (folder, option) in enumerate(zip(folders, options, strict=True))
+        if not folder or folders.index(folder) == at
+    ]
 
 
 def options_of(group: str, command: str = "") -> list[str]:

@@ -1,5 +1,7 @@
 """The arms of a sweep: one that fails does not end the others, and one that is finished is not run again.
 
+The folder of a sweep has Hydra's `multirun.yaml`, from which its arms follow, and a folder for each arm: with
+`result.json` when it is finished, with `failed.json` when it has failed, with neither when it was killed or still runs.
 Left out: which arms there are (Hydra's sweepers), and where they run (its launchers).
 """
 
@@ -22,10 +24,11 @@ from typing import Any
 
 import psutil
 
-from experiments.commands.yaml_files import ConfigError, leaves
+from experiments.commands.yaml_files import ConfigError, leaves, read_yaml
 from stages.files import read_json, write_json
 from stages.text import one_line
 
+FAILED = "failed.json"  # in the folder of an arm that has failed: its overrides, and why
 REASON = "STEPWISE_REASON"  # the file in which a process says why it failed, for the sweep's table
 
 
@@ -46,15 +49,17 @@ class Sweep:
                 shutil.rmtree(folder, ignore_errors=True)
         return cls(Path(f"runs/{name}-{os.getpid()}").resolve())
 
-    def arm(self, overrides: list[str], run: Callable[[], float | None]) -> float | None:
-        """What `run` returns; None where it fails, which sweepers take for a failed trial.
+    def arm(self, overrides: list[str], folder: Path, run: Callable[[], float | None]) -> float | None:
+        """What `run` returns; None where it fails, which sweepers take for a failed trial. `folder` is the arm's, where
+        it is written why.
 
         Only Ctrl-C and SIGTERM, which end the whole sweep, are raised.
         """
         why = None
+        (folder / FAILED).unlink(missing_ok=True)
         try:
-            with tempfile.TemporaryDirectory(prefix="stepwise-") as folder:
-                file = Path(folder) / "reason"
+            with tempfile.TemporaryDirectory(prefix="stepwise-") as aside:
+                file = Path(aside) / "reason"
                 os.environ[REASON] = str(file)
                 try:
                     return run()
@@ -67,7 +72,11 @@ class Sweep:
                     del os.environ[REASON]
         finally:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / f"{uuid.uuid4().hex}.json", {"overrides": overrides, "why": why})
+            ended = {"overrides": overrides, "why": why}
+            write_json(self.folder / f"{uuid.uuid4().hex}.json", ended)
+            if why is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(folder / FAILED, ended)
 
     def end(self) -> bool:
         """Whether an arm failed; says on stderr which ones and why, in 80 columns."""
@@ -133,6 +142,61 @@ def finished(folder: Path) -> dict[str, Any] | None:
         if all(Path(result[name]).exists() for name in ("path", "report", "output") if result.get(name)):
             return result
     return None
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """An arm of a sweep without a result: the name of its folder, and why."""
+
+    name: str
+    why: str
+
+
+def read_sweep(folder: Path) -> tuple[list[Path], list[Unfinished]]:
+    """The folders of the arms of a sweep that are finished, and the arms that are not, in the order of their names.
+
+    The arms are those whose folders are there, and those of its last launch that have none yet.
+
+    Raises:
+        ValueError: it is not the folder of a sweep.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder of a sweep")
+    found = {path.parent.name for name in ("config.yaml", FAILED) for path in folder.glob(f"*/{name}")}
+    found |= _planned(folder)
+    if not found:
+        raise ValueError(f"{folder}: holds no arms of a sweep; it is the folder below which they are, runs/NAME")
+    done, missing = [], []
+    for name in sorted(found):
+        arm = folder / name
+        if (arm / FAILED).is_file():
+            missing.append(Unfinished(name, f"failed: {one_line(read_json(arm / FAILED)['why'])}"))
+        elif (arm / "result.json").is_file():
+            done.append(arm)
+        else:
+            begun = (arm / "config.yaml").is_file()
+            missing.append(Unfinished(name, "killed, or still running" if begun else "not started"))
+    return done, missing
+
+
+def _planned(folder: Path) -> set[str]:
+    """The folders of the arms of the last launch, as they follow from what Hydra has written of it; none where another
+    sweeper chose them, or another name was asked for."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from experiments.commands.config import run_folder
+
+    if not (folder / "multirun.yaml").is_file():
+        return set()
+    settings = read_yaml(folder / "multirun.yaml")["hydra"]
+    sweeper, where = settings["sweeper"], settings["sweep"]["subdir"]
+    if not sweeper["_target_"].endswith("BasicSweeper") or not where.startswith("${run_folder:"):
+        return set()
+    given = [f"{key}={value}" for key, value in (sweeper["params"] or {}).items()]
+    parsed = OverridesParser.create().parse_overrides([*given, *settings["overrides"]["task"]])
+    (arms,) = BasicSweeper.split_arguments(parsed, None)
+    return {run_folder(arm) for arm in arms}
 
 
 def objective_of(result: dict[str, Any], key: str) -> float:

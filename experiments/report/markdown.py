@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.report.example import example_lines
 from experiments.report.page import render_again, render_page
-from experiments.report.sections import Bullets, Figure, Part, Table, accuracy_rows, report_sections
+from experiments.report.sections import Bullets, Figure, Part, Section, Table, accuracy_rows, report_sections
 from experiments.report.words import first_sentence, opening, plain, selector_names, table, versus
 from stages.files import read_json, write_json
 from stages.text import VALUE, one_line
@@ -53,12 +53,14 @@ def render_markdown(report: dict[str, Any], figures: list[str]) -> str:
     blocks = [f"# {plain(one_line(report['title'], VALUE))}"]
     blocks.append(" ".join([first_sentence(report), *map(plain, opening(report))]))
     for section in report_sections(report):
-        blocks.append(f"## {section.title}")
-        if section.name == "example":
-            blocks += example_lines(report["example"])
-        for part in section.parts:
-            blocks += _part(part, figures)
+        above = example_lines(report["example"]) if section.name == "example" else []
+        blocks += section_lines(section, figures, above)
     return "\n\n".join(blocks) + "\n"
+
+
+def section_lines(section: Section, figures: list[str], above: Sequence[str] = ()) -> list[str]:
+    """The blocks of a section as Markdown; `above` stands under its title."""
+    return [f"## {section.title}", *above, *(block for part in section.parts for block in _part(part, figures))]
 
 
 def _part(part: Part, figures: list[str]) -> list[str]:

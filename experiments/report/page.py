@@ -8,12 +8,12 @@ import base64
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.report.browser import GROUPS, browser_json
-from experiments.report.plots import Rows, page_plots
-from experiments.report.sections import Bullets, Figure, Table, report_sections
+from experiments.report.plots import Axes, Rows, page_plots
+from experiments.report.sections import Bullets, Figure, Link, Section, Table, report_sections
 from experiments.report.words import first_sentence, interval, opening, percent, selector_names
 from stages.text import VALUE, one_line
 
@@ -32,6 +32,34 @@ def render_again(page: str, report: dict[str, Any]) -> str:
 
 
 def _render(report: dict[str, Any], data: str) -> str:
+    found = json.loads(data)
+    counts = Counter(name for example in found["examples"] for name in example["groups"])
+    return fill_page(
+        title=report["title"],
+        told=first_sentence(report),
+        opening=opening(report),
+        tiles=_tiles(report),
+        sections=report_sections(report),
+        plots=page_plots(report),
+        browser={
+            "groups": [(name, words, counts[name]) for name, words in GROUPS.items()],
+            "cut": found["cut"],
+            "data": data,
+        },
+    )
+
+
+def fill_page(
+    title: str,
+    told: str,
+    opening: Sequence[str],
+    tiles: Sequence[tuple[str, str, str]],
+    sections: Sequence[Section],
+    plots: Mapping[str, Sequence[Rows | Axes]],
+    browser: Mapping[str, Any] | None = None,
+) -> str:
+    """A page of these parts. `told` has its verdict between two pairs of asterisks; `plots` has the pictures by the
+    names of figures; `browser` is what the section `example` shows, without which nothing of the page is a script."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -41,28 +69,26 @@ def _render(report: dict[str, Any], data: str) -> str:
     )
     templates.tests |= {"text": lambda part: isinstance(part, str), "rows": lambda plot: isinstance(plot, Rows)}
     templates.tests |= {
-        kind.__name__.lower(): lambda part, kind=kind: isinstance(part, kind) for kind in (Table, Figure, Bullets)
+        kind.__name__.lower(): lambda part, kind=kind: isinstance(part, kind) for kind in (Table, Figure, Bullets, Link)
     }
     style, script = (loader.get_source(templates, name)[0] for name in ("page.css", "page.js"))
-    found = json.loads(data)
-    _, verdict, rest = first_sentence(report).split("**")
-    counts = Counter(name for example in found["examples"] for name in example["groups"])
+    _, verdict, rest = told.split("**")
+    shown = {"groups": [], "cut": None} if browser is None else browser | {"data": Markup(browser["data"])}
     return (
         templates.get_template("page.html").render(
-            title=one_line(report["title"], VALUE),
+            title=one_line(title, VALUE),
             verdict=verdict,
             rest=rest,
-            opening=opening(report),
-            tiles=_tiles(report),
-            sections=report_sections(report),
-            plots=page_plots(report),
-            groups=[(name, words, counts[name]) for name, words in GROUPS.items()],
-            cut=found["cut"],
-            data=Markup(data),
+            opening=opening,
+            tiles=tiles,
+            sections=sections,
+            plots=plots,
+            browser=browser is not None,
             style=Markup(style),
             script=Markup(script),
             style_hash=_hash(style),
             script_hash=_hash(script),
+            **shown,
         )
         + "\n"
     )

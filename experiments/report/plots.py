@@ -84,32 +84,45 @@ def accuracy_plot(report: dict[str, Any]) -> list[Rows]:
     papers, rows = report["paper"]["accuracy"], []
     for name, words in selector_names(report).items():
         if found := report["accuracy"][name]:
-            rows.append((words, found, FAMILIES.get(name, "other"), papers.get(name)))
-    return _rows("Accuracy by selector, % of the problems", rows, 0, 1) if rows else []
+            rows.append((words, found, style(name), papers.get(name)))
+    return share_rows("Accuracy by selector, % of the problems", rows)
 
 
 def difference_plot(report: dict[str, Any]) -> list[Rows]:
     """Differences between selectors, in points."""
     rows = [(f"{a}\n− {b}", found, "other", None) for a, b, found in named_differences(report)]
+    return difference_rows("Differences between selectors, points", rows)
+
+
+Row = tuple[str, dict[str, Any], str, Any]  # name on one line or two, estimate, style, the paper's figure
+
+
+def share_rows(title: str, rows: list[Row]) -> list[Rows]:
+    """Shares from 0 to 100%, one a row."""
+    return _rows(title, rows, 0, 1) if rows else []
+
+
+def difference_rows(title: str, rows: list[Row]) -> list[Rows]:
+    """Differences in points, one a row, with zero in the middle."""
     if not rows:
         return []
     ends = [abs(found[end]) for _, found, *_ in rows for end in ("low", "high")]
     reach = max(0.05, math.ceil(20 * max(ends)) / 20)
-    return _rows("Differences between selectors, points", rows, -reach, reach)
+    return _rows(title, rows, -reach, reach)
 
 
-def _rows(title: str, rows: list[tuple[str, dict[str, Any], str, Any]], least: float, most: float) -> list[Rows]:
+def _rows(title: str, rows: list[Row], least: float, most: float) -> list[Rows]:
     def place(value: float) -> float:
         return _round(EDGE + (value - least) / (most - least) * (WIDTH - 2 * EDGE))
 
     names, marks, height = [], [], 22 + LINE * (1 + rows[0][0].count("\n"))
-    for at, (words, found, style, paper) in enumerate(rows):
+    for at, (words, found, family, paper) in enumerate(rows):
         value = percent(found) if least == 0 else f"{100 * found['value']:+.1f}"
         x, low, high = (place(found[end]) for end in ("value", "low", "high"))
         names.append((words.split("\n"), value))
         diamond = place(paper[0]) if paper else None
         told = _told(words.replace("\n", " "), found, least < 0)
-        marks.append(Mark(x, (at + 1) * height - 11, low, high, style, told, diamond=diamond))
+        marks.append(Mark(x, (at + 1) * height - 11, low, high, family, told, diamond=diamond))
     steps = (0, 0.25, 0.5, 0.75, 1)
     shown = [least + step * (most - least) for step in steps]
     ticks = [(place(value), f"{100 * value:g}" if least == 0 else f"{round(100 * value, 1):+g}") for value in shown]
@@ -124,25 +137,36 @@ def _told(words: str, found: dict[str, Any], signed: bool = False) -> str:
 
 
 def token_plot(report: dict[str, Any]) -> list[Axes]:
-    """Accuracy against all tokens of a problem, sampled and read; the marks are numbered, so that a list can name
+    """Accuracy of each selector against all tokens of a problem, sampled and read."""
+    return token_axes(
+        [
+            (words, report["accuracy"][name], report["tokens"][name] + (report["tokens_read"][name] or 0), style(name))
+            for name, words in selector_names(report).items()
+            if report["accuracy"][name] and report["tokens"][name] is not None
+        ]
+    )
+
+
+def style(selector: str) -> str:
+    """How a selector is drawn."""
+    return FAMILIES.get(selector, "other")
+
+
+def token_axes(points: list[tuple[str, dict[str, Any], float, str]]) -> list[Axes]:
+    """Accuracy against tokens, of (name, estimate, tokens, style); the marks are numbered, so that a list can name
     them."""
-    names = {
-        name: words
-        for name, words in selector_names(report).items()
-        if report["accuracy"][name] and report["tokens"][name] is not None
-    }
-    spent = {name: report["tokens"][name] + (report["tokens_read"][name] or 0) for name in names}
-    if not spent or not max(spent.values()):
+    most = max((tokens for _, _, tokens, _ in points), default=0)
+    if not most:
         return []
-    x_most, x_step = _nice(max(spent.values()))
-    lows, highs = ([report["accuracy"][name][end] for name in names] for end in ("low", "high"))
+    x_most, x_step = _nice(most)
+    lows, highs = ([found[end] for _, found, *_ in points] for end in ("low", "high"))
     y_least, y_most = math.floor(10 * min(lows)) / 10, math.ceil(10 * max(highs)) / 10
     height, marks = 300, []
-    for name, words in names.items():
-        found, x = report["accuracy"][name], _across(spent[name] / x_most)
+    for words, found, tokens, family in points:
+        x = _across(tokens / x_most)
         y, low, high = (_up((found[end] - y_least) / (y_most - y_least), height) for end in ("value", "low", "high"))
-        told = f"{_told(words, found)}; {spent[name]:,.0f} tokens"
-        marks.append(Mark(x, y, low, high, FAMILIES.get(name, "other"), told, number=str(len(marks) + 1)))
+        told = f"{_told(words, found)}; {tokens:,.0f} tokens"
+        marks.append(Mark(x, y, low, high, family, told, number=str(len(marks) + 1)))
     taken = [(mark.x, mark.y) for mark in marks]
     for at, mark in enumerate(marks):
         marks[at] = replace(mark, label=_label_place(mark, taken, height))

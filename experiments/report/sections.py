@@ -26,6 +26,17 @@ from stages.text import VALUE, one_line
 SCORERS = ("orm", "sorm")
 
 
+class Link(str):
+    """A cell that leads to `href`, another page beside this one."""
+
+    href: str
+
+    def __new__(cls, text: str, href: str) -> Link:
+        link = super().__new__(cls, text)
+        link.href = href
+        return link
+
+
 @dataclass(frozen=True)
 class Table:
     """Cells as texts, which may be from outside; the first `texts` columns are words, the others numbers."""

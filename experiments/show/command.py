@@ -11,16 +11,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from experiments.commands.plain_parser import PlainParser
 from experiments.show.text import print_artifact, print_folder, print_groups, print_rows, print_tree
 from stages.artifacts import open_artifact
 from stages.text import one_line
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {one_line(message)} (--help lists what can be asked)\n")
 
 
 def main() -> None:
@@ -33,7 +28,7 @@ def main() -> None:
 
 def run(argv: Sequence[str]) -> int:
     """What the command does; returns its exit code: 0, or 2 after the user's error, in one line on stderr."""
-    parser = _Parser("python -m experiments.show", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = PlainParser("python -m experiments.show", __doc__)
     parser.add_argument("path", nargs="?", type=Path, default=Path("artifacts"), help="what to look at (artifacts)")
     parser.add_argument("--tree", action="store_true", help="everything that an artifact was made from, as a tree")
     parser.add_argument("--rows", type=_number, default=3, metavar="N", help="rows to show (3)")

@@ -97,34 +97,36 @@ def check_claims(
     if len(runs) < 2:
         raise ValueError(f"{', '.join(runs) or 'nothing'}: a claim over the luck of training needs two or more runs")
     known = {one.measure for own in runs.values() for one in own}
-    measured = _measures(runs, _problems(runs, whole), resamples, seed, known - {LABELS})
+    problems = same_problems(runs, whole)
+    measured = _measures(runs, problems, resample(len(problems), resamples, seed), known - {LABELS})
     if LABELS in known:
         labelled = sorted({one.problem for own in runs.values() for one in own if one.measure == LABELS})
-        measured |= _measures(runs, labelled, resamples, seed, {LABELS})
+        measured |= _measures(runs, labelled, resample(len(labelled), resamples, seed), {LABELS})
     return [_check(claim, measured, seed) for claim in claims]
 
 
-def _problems(runs: Mapping[str, Sequence[Outcome]], whole: str) -> list[str]:
-    """The test problems that all runs have."""
+def same_problems(runs: Mapping[str, Sequence[Outcome]], whole: str) -> list[str]:
+    """The test problems that all runs have; `whole` is a measure that has every one.
+
+    Raises:
+        ValueError: two runs have not the same, or there is none.
+    """
     own = {name: {one.problem for one in run if one.measure == whole} for name, run in runs.items()}
     (name, first), *others = own.items()
+    if not first:
+        raise ValueError(f"{name} has no outcomes of '{whole}' to compare with")
     for other, theirs in others:
         if odd := sorted(first ^ theirs):
             raise ValueError(f"{name} and {other} have not the same test problems ({odd[0]} is of one only)")
-    if not first:
-        raise ValueError(f"{name} has no outcomes of '{whole}' to compare with")
     return sorted(first)
 
 
-Measured = dict[str, tuple[np.ndarray, np.ndarray, int]]  # values (runs,), replicates (runs, resamples), problems
-
-
-def _measures(
-    runs: Mapping[str, Sequence[Outcome]], problems: list[str], resamples: int, seed: int, wanted: set[str]
-) -> Measured:
-    """The wanted measures that every run has, resampled over these problems."""
-    counts, rows = resample(len(problems), resamples, seed), {problem: row for row, problem in enumerate(problems)}
-    tallies: dict[str, dict[str, Tally]] = {name: {} for name in wanted}
+def tally_runs(
+    runs: Mapping[str, Sequence[Outcome]], problems: Sequence[str], wanted: set[str]
+) -> dict[str, dict[str, Tally]]:
+    """The wanted measures that every run has: of each, what the problems of each run add to it."""
+    rows = {problem: row for row, problem in enumerate(problems)}
+    tallies: dict[str, dict[str, Tally]] = {name: {} for name in sorted(wanted)}
     for run, outcomes in runs.items():
         for one in outcomes:
             if one.measure in wanted:
@@ -132,13 +134,23 @@ def _measures(
                 tally = tallies[one.measure].setdefault(run, Tally(*zeros))
                 tally.numerators[rows[one.problem]] += one.hits
                 tally.denominators[rows[one.problem]] += one.of
-    whole = {name: own for name, own in tallies.items() if len(own) == len(runs)}
+    return {name: own for name, own in tallies.items() if len(own) == len(runs)}
+
+
+Measured = dict[str, tuple[np.ndarray, np.ndarray, int]]  # values (runs,), replicates (runs, resamples), problems
+
+
+def _measures(
+    runs: Mapping[str, Sequence[Outcome]], problems: list[str], counts: np.ndarray, wanted: set[str]
+) -> Measured:
+    """The wanted measures that every run has, in each resample of these problems."""
+    whole = tally_runs(runs, problems, wanted)
     flat = [own[run] for own in whole.values() for run in runs]
     if not flat:
         return {}
     values = np.array([one.value for one in flat]).reshape(len(whole), len(runs))
-    replicates = replicate(flat, counts).reshape(len(whole), len(runs), resamples)
-    return {name: (values[i], replicates[i], len(rows)) for i, name in enumerate(whole)}
+    replicates = replicate(flat, counts).reshape(len(whole), len(runs), len(counts))
+    return {name: (values[i], replicates[i], len(problems)) for i, name in enumerate(whole)}
 
 
 def _check(claim: Claim, measured: Measured, seed: int) -> dict[str, Any]:

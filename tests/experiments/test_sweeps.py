@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.commands.sweeps import _print_failed
+from experiments.commands.sweeps import Unfinished, _print_failed, read_sweep
+from stages.files import read_json
+from tests.experiments.test_commands import MODULE, cook, kitchen  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,3 +113,63 @@ def test_a_trial_that_fails_often_is_one_row(capsys: pytest.CaptureFixture) -> N
     _print_failed(failed, failed)
     table = capsys.readouterr().err
     assert "3 of 3 arms failed" in table and table.count("n=2") == 1 and table.count("n=6") == 1
+
+
+def test_a_relaunch_runs_the_arms_that_failed_and_the_sweep_says_which(folder: Path) -> None:
+    runs = folder / "runs" / "sample"
+    own = "policy=policy,problems.limit=2,sampler.backend=scripted"
+    taken = runs / f"n=2,{own}"
+    taken.mkdir(parents=True)
+    (taken / "config.yaml").write_text("n: 5\n")
+    done = sample(folder, "n=1,2,3")
+    assert done.returncode == 1 and "1 of 3 arms failed" in done.stderr
+    arms, (missing,) = read_sweep(runs)
+    assert [arm.name for arm in arms] == [f"n=1,{own}", f"n=3,{own}"]
+    assert missing.name == taken.name and missing.why.startswith("failed: ") and "other arguments" in missing.why
+    assert "n=2" in read_json(taken / "failed.json")["overrides"]
+    (taken / "config.yaml").unlink()
+    again = sample(folder, "n=1,2,3")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("(finished before)") == 2 and again.stdout.count("(made in ") == 1
+    assert [arm.name[:3] for arm in read_sweep(runs)[0]] == ["n=1", "n=2", "n=3"] and not read_sweep(runs)[1]
+    assert not (taken / "failed.json").exists()
+
+
+def test_what_a_killed_sweep_leaves_is_named_and_run(kitchen: Path) -> None:  # noqa: F811
+    """One arm was finished, one killed with the whole sweep, one not begun: the second launch runs the last two."""
+    case = """        case "murder" if not os.path.exists("murdered"):
+            open("murdered", "w").close()
+            os.kill(int(os.environ["STEPWISE_PARENT"]), signal.SIGKILL)
+            signal.pause()
+        case "threads"""
+    (kitchen / "kitchen.py").write_text(MODULE.replace('        case "threads', case))
+    argv = ["--multirun", "then=end_well,murder,wait", "run.threads=1"]
+    killed = cook(kitchen, *argv)
+    assert killed.returncode == -9
+    done, missing = read_sweep(kitchen / "runs" / "cook")
+    assert [arm.name for arm in done] == ["then=end_well"]
+    assert missing == [Unfinished("then=murder", "killed, or still running"), Unfinished("then=wait", "not started")]
+    again = cook(kitchen, *argv)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("finished before") == 1 and again.stdout.count("cooking") == 2
+    assert len(read_sweep(kitchen / "runs" / "cook")[0]) == 3
+
+
+def test_a_sweeper_that_is_not_installed_is_one_line(folder: Path) -> None:
+    """As where the extra was left out: a search for thresholds and learning rates says which one it needs."""
+    (folder / "hidden").mkdir()
+    (folder / "hidden" / "sitecustomize.py").write_text(
+        "import pkgutil\n"
+        "walk = pkgutil.walk_packages\n"
+        "pkgutil.walk_packages = lambda *a, **b: (one for one in walk(*a, **b) if 'optuna' not in one.name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.glore", "-m", "experiment=glore/embedded/small", "+sweep=optuna"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder / "hidden"), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2 and "it comes with pip install 'stepwise[optuna]'" in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1

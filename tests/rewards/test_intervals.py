@@ -173,3 +173,33 @@ def test_wilson_by_hand():
     assert intervals.wilson(0, 0) is None
     with pytest.raises(ValueError, match="11"):
         intervals.wilson(11, 10)
+
+
+def test_p_over_trainings_is_students_where_trainings_differ_and_normal_where_problems_do() -> None:
+    norm, ttest_1samp = stats.norm, stats.ttest_1samp
+
+    rng = np.random.default_rng(0)
+    values = np.array([0.02, 0.05, 0.03])
+    nearly_none = values[:, None] + 1e-9 * rng.standard_normal((3, 1000))
+    assert intervals.trainings_p(values, nearly_none) == pytest.approx(ttest_1samp(values, 0).pvalue, rel=1e-3)
+    same = 0.1 + 0.05 * rng.standard_normal(1000)
+    alike = np.array([same, same])
+    assert intervals.trainings_p(np.array([0.1, 0.1]), alike) == pytest.approx(2 * norm.sf(0.1 / same.std()))
+    assert intervals.trainings_p(np.array([0.1, 0.1]), np.full((2, 10), 0.1)) == 1.0
+    with pytest.raises(ValueError, match="two or more values"):
+        intervals.trainings_p(values[:1], nearly_none[:1])
+
+
+def test_p_and_interval_over_trainings_agree() -> None:
+    """The p is below 5% about where the interval leaves out zero."""
+    rng = np.random.default_rng(1)
+    for mean in (0.0, 0.02, 0.04, 0.08):
+        values = mean + 0.01 * rng.standard_normal(4)
+        spread = values[:, None] + 0.02 * rng.standard_normal((1, 4000)) + 0.005 * rng.standard_normal((4, 4000))
+        found, p = intervals.over_trainings(values, spread, 500), intervals.trainings_p(values, spread)
+        assert (p < 0.04) <= (found["low"] > 0 or found["high"] < 0) <= (p < 0.06)
+
+
+def test_holms_correction() -> None:
+    assert intervals.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert intervals.holm([0.5, 0.9]) == [1.0, 1.0] and intervals.holm([0.2]) == [0.2] and intervals.holm([]) == []

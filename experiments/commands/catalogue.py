@@ -26,6 +26,8 @@ COMMANDS = {
     "claims": "experiments.claims",
     "convert": "experiments.convert",
     "evaluate_prm": "experiments.evaluate_prm",
+    "track": "experiments.track",
+    "dashboard": "experiments.dashboard",
     "show": "experiments.show.command",
 }
 

@@ -1,0 +1,342 @@
+"""A run in W&B: its metrics as they come, then what it made, from which artifacts, with numbers and tables.
+
+Whatever goes wrong with W&B is one warning, and the work goes on without the mirror. W&B is told the metrics and the
+arguments, not the command line, the console, the environment or the code. Left out: `metrics.jsonl`, which is the
+record (`stages/tracking.py`), and what there is to show (`experiments/commands/tracked.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import netrc
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from stages.artifacts import Artifact, ArtifactError, open_artifact
+from stages.files import StoreError, read_json, strict_json, write_json
+from stages.text import visible
+from stages.tracking import Mode, TrackingArgs
+
+logger = logging.getLogger(__name__)
+
+# seconds: a server that is down must not hold a pipeline for minutes
+_ANSWERS, _INIT, _FINISH = 3, 10, 60
+_COPIED = 5_000_000  # bytes up to which the files of a report are uploaded; anything else is a reference
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+_PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+# those that make a process one run; the stages of a pipeline are runs of their own
+_OF_ONE_RUN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RESUME", "WANDB_JOB_TYPE")
+
+Table = tuple[list[str], list[list[Any]]]  # columns, rows
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What there is to see in an artifact besides its manifest: numbers and texts by name, and tables."""
+
+    numbers: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as W&B lists it. `args` are resolved. Its files are in `folder/wandb`; `name.json` there keeps its id, so
+    that the run of a job that was killed is gone on with.
+
+    `kind` names what sort of thing an artifact is (rollouts, labels), `show` what is in it. The run of a stage makes
+    its artifact; that of a pipeline (`makes` is false) has used the one that it ends with.
+    """
+
+    args: TrackingArgs
+    folder: Path
+    name: str
+    job_type: str
+    config: dict[str, Any]
+    kind: Callable[[Artifact], str]
+    show: Callable[[Artifact], Shown]
+    makes: bool = True
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "wandb" / f"{self.name}.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether W&B, or the folder, has all of it."""
+        return _read_state(self.state).get("finished") is True
+
+    def open(self) -> WandbMirror | None:
+        """Begin the run, or go on with it; None where nothing is mirrored, or W&B failed, which is a warning."""
+        if self.args.mode != Mode.wandb or os.environ.get("WANDB_MODE") == "disabled":
+            return None
+        try:
+            return WandbMirror(self)
+        except Exception as error:  # W&B raises dozens of kinds, and none may stop a run
+            _warn(error)
+            return None
+
+    def mirror(self, made: Artifact) -> None:
+        """Show an artifact that is there already, unless the run has it: the lines of its metrics.jsonl, and itself."""
+        if not self.finished and (mirror := self.open()):
+            for row in read_metrics(made.path):
+                mirror.log(row)
+            mirror.end(made)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of an artifact's metrics.jsonl that can be read; none where it has no such file."""
+    rows = []
+    with suppress(OSError):
+        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):
+                row = strict_json(line)
+                if isinstance(row, dict) and isinstance(row.get("step"), int):
+                    rows.append(row)
+    return rows
+
+
+class WandbMirror:
+    """An open run in W&B.
+
+    Lines of one step are one line of W&B, sent with the next step. A run that goes on online leaves out the steps that
+    the server has; one that is kept offline is written anew, since what was killed has lost its last lines.
+    """
+
+    def __init__(self, run: Run) -> None:
+        import wandb
+
+        self._about, self._wandb = run, wandb
+        own = {name: os.environ.pop(name, None) for name in _OF_ONE_RUN}
+        mode = _mode(wandb)
+        known = _read_state(run.state).get("id")
+        self.id = known or own["WANDB_RUN_ID"] or secrets.token_hex(4)
+        run.state.parent.mkdir(parents=True, exist_ok=True)
+        write_json(run.state, {"id": self.id, "finished": False})
+        self._run = _start(wandb, run, self.id, mode, own)
+        resumed = self._run.resumed and not self._run.settings._offline
+        self._last = int(self._run.summary.get("step", -1)) if resumed else -1
+        self._pending: dict[str, Any] = {}
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Show one line of `metrics.jsonl`."""
+        if self._run is None or row["step"] <= self._last:
+            return
+        if self._pending.get("step") not in (None, row["step"]):
+            self._safely(self._send)
+        own = {"_timestamp" if name == "time" else name: value for name, value in row.items()}
+        self._pending |= {name: value for name, value in own.items() if value is not None}
+
+    def end(self, made: Artifact | None) -> None:
+        """Show what the run has made, or that it failed (None)."""
+        self._safely(self._send)
+        if made is not None:
+            self._safely(lambda: self._show(made))
+            self._safely(lambda: self._trace(made))
+        finished = self._safely(lambda: self._run.finish(exit_code=0 if made else 1))
+        self._run = None
+        if finished and made is not None:
+            with suppress(OSError):
+                write_json(self._about.state, {"id": self.id, "finished": True})
+
+    def _safely(self, work: Callable[[], Any]) -> bool:
+        if self._run is None:
+            return False
+        try:
+            work()
+        except Exception as error:  # as in `Run.open`
+            self._run = None
+            _warn(error)
+            return False
+        return True
+
+    def _send(self) -> None:
+        row, self._pending = self._pending, {}
+        if row:
+            self._run.log(row)
+
+    def _show(self, made: Artifact) -> None:
+        """The manifest's counts and all that there is to see, as the run's summary and tables."""
+        manifest, shown = made.manifest, self._about.show(made)
+        numbers = dict(shown.numbers)
+        if self._about.makes:
+            seconds, tokens = manifest.get("seconds", 0), manifest.get("tokens", 0)
+            rate = {"tokens_per_second": tokens / seconds} if seconds > 0 and tokens else {}
+            numbers = {"seconds": seconds, "tokens": tokens} | rate | manifest.get("counts", {}) | numbers
+        parents = {
+            name: [_name(one) for one in (found if isinstance(found, list) else [found])]
+            for name, found in manifest.get("parents", {}).items()
+            if found
+        }
+        about = {"artifact": _name(manifest), "parents": parents, "code": manifest.get("code", {})}
+        self._run.config.update(clean(about), allow_val_change=True)
+        self._run.summary.update(clean(numbers))
+        tables = {
+            name: self._wandb.Table(columns=columns, data=clean(rows)) for name, (columns, rows) in shown.tables.items()
+        }
+        if tables:
+            self._run.log({"step": int(self._run.summary.get("step", 0)), **tables})
+
+    def _trace(self, made: Artifact) -> None:
+        """The lineage: which artifacts the run has used, and which it has made."""
+        if not self._about.makes:
+            return self._use(made)
+        parents = made.manifest.get("parents", {}).values()
+        for one in [one for found in parents for one in (found if isinstance(found, list) else [found]) if one]:
+            with suppress(ArtifactError):  # it is gone, or was made by no stage: the run's config names it
+                self._use(open_artifact(one["path"], thorough=False))
+        self._run.log_artifact(self._entry(made))
+
+    def _use(self, found: Artifact) -> None:
+        if self._run.settings._offline:  # `use_artifact` refuses then; this is what it does of an artifact's own files
+            self._run._log_artifact(self._entry(found), is_user_created=True, use_after_commit=True)
+        else:
+            self._run.use_artifact(self._entry(found))
+
+    def _entry(self, found: Artifact) -> Any:
+        """An artifact of ours as one of W&B: references to its files, and the small files of a report themselves.
+
+        The same artifact gives the same entry in every run, so that W&B takes them for one.
+        """
+        manifest, kind = found.manifest, self._about.kind(found)
+        about = {name: manifest.get(name) for name in ("counts", "tokens", "seconds", "created", "code")}
+        entry = self._wandb.Artifact(f"{manifest['stage']}-{manifest['key']}", kind, metadata=clean(about))
+        for name, facts in manifest["files"].items():
+            path = (found.path / name).resolve()
+            if kind == "report" and facts["size"] <= _COPIED:
+                entry.add_file(str(path), name=name, policy="immutable", skip_cache=True)
+            else:
+                entry.add_reference(path.as_uri(), name=name, checksum=False)
+        return entry
+
+
+def _name(one: dict[str, Any]) -> str:
+    """An artifact by its manifest, or as a manifest names a parent."""
+    return f"{one['stage']}/{one['key']}" if one["stage"] else one["key"]
+
+
+def _start(wandb: Any, run: Run, identity: str, mode: str, own: dict[str, str | None]) -> Any:
+    """Begin the run or go on with it; offline, too, where the server refuses or is slow."""
+    args = run.args
+    settings = wandb.Settings(
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        save_code=False,
+        silent=True,
+        init_timeout=_INIT,
+        finish_timeout=_FINISH,
+        finish_timeout_raises=True,
+        x_disable_meta=True,
+        x_save_requirements=False,
+        **({"sweep_id": own["WANDB_SWEEP_ID"]} if own["WANDB_SWEEP_ID"] else {}),
+    )
+
+    def start(mode: str) -> Any:
+        if mode == "offline":
+            for folder in (run.folder / "wandb").glob(f"offline-run-*-{identity}"):
+                shutil.rmtree(folder, ignore_errors=True)
+        return wandb.init(
+            id=identity,
+            resume="allow",
+            mode=mode,
+            dir=str(run.folder),
+            job_type=own["WANDB_JOB_TYPE"] or run.job_type,
+            config=clean(run.config),
+            reinit="create_new",
+            settings=settings,
+            **clean({name: value for name, value in asdict(args).items() if name != "mode"}),
+        )
+
+    try:
+        found = start(mode)
+    except wandb.errors.Error as error:
+        if mode != "online":
+            raise
+        found = start(_offline(f"W&B cannot be reached, runs are kept offline: {error}"))
+    # W&B's own counter begins at 0 again when a run is resumed offline
+    found.define_metric("*", step_metric="step")
+    return found
+
+
+def _mode(wandb: Any) -> str:
+    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key(wandb) else "offline")
+    url = wandb.setup().settings.base_url
+    if mode == "online" and not _answers(url):
+        return _offline(f"W&B's server {url} does not answer, runs are kept offline")
+    return mode
+
+
+def can_reach() -> bool:
+    """Whether there is a key for W&B's server, nobody has asked for offline, and the server answers."""
+    import wandb
+
+    return _mode(wandb) == "online"
+
+
+def _offline(why: str) -> str:
+    """From now on every run of this process, and of those that it starts, is offline: they need not wait as well."""
+    logger.warning("%s", clean(why))
+    os.environ["WANDB_MODE"] = "offline"
+    return "offline"
+
+
+def _answers(url: str) -> bool:
+    """Whether anything answers at this address, be it with an error."""
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=_ANSWERS):
+            return True
+    except HTTPError:
+        return True
+    except (OSError, ValueError) as error:
+        return "certificate" in str(error).lower()  # one that W&B may have been told to trust
+
+
+def _has_key(wandb: Any) -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(wandb.setup().settings.base_url).hostname
+    files = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
+    for name in files:
+        try:
+            if netrc.netrc(Path(name).expanduser()).authenticators(host):
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False
+
+
+def _read_state(file: Path) -> dict[str, Any]:
+    with suppress(StoreError):
+        state = read_json(file)
+        if isinstance(state, dict) and isinstance(state.get("id"), str):
+            return state
+    return {}
+
+
+def _warn(error: Exception) -> None:
+    logger.warning("W&B failed, the work goes on without it: %s: %s", type(error).__name__, clean(str(error)))
+
+
+def clean(value: Any) -> Any:
+    """Plain values without secrets: the value of every secret environment variable becomes the variable's name, a
+    password in a URL `***`, and so does a secret that `stages.text` was told of."""
+    if isinstance(value, dict):
+        return {key: clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    if isinstance(value, str):
+        for name, secret in os.environ.items():
+            if _SECRET.search(name) and len(secret) >= 8:
+                value = value.replace(secret, f"${name}")
+        return visible(_PASSWORD.sub("***", value))
+    return value

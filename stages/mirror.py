@@ -13,6 +13,8 @@ import os
 import re
 import secrets
 import shutil
+import struct
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -30,7 +32,7 @@ from stages.tracking import Mode, TrackingArgs
 logger = logging.getLogger(__name__)
 
 # seconds: a server that is down must not hold a pipeline for minutes
-_ANSWERS, _INIT, _FINISH = 3, 10, 60
+_ANSWERS, _INIT, _FINISH, _WRITTEN = 3, 10, 60, 30
 _COPIED = 5_000_000  # bytes up to which the files of a report are uploaded; anything else is a reference
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
@@ -142,7 +144,7 @@ class WandbMirror:
         if made is not None:
             self._safely(lambda: self._show(made))
             self._safely(lambda: self._trace(made))
-        finished = self._safely(lambda: self._run.finish(exit_code=0 if made else 1))
+        finished = self._safely(lambda: self._finish(0 if made else 1))
         self._run = None
         if finished and made is not None:
             with suppress(OSError):
@@ -156,8 +158,20 @@ class WandbMirror:
         except Exception as error:  # as in `Run.open`
             self._run = None
             _warn(error)
+            if isinstance(error, ConnectionError) or type(error).__name__ == "MailboxClosedError":
+                with suppress(Exception):  # its process has gone: else it prints a trace when this one ends
+                    self._wandb.teardown()
             return False
         return True
+
+    def _finish(self, code: int) -> None:
+        settings = self._run.settings
+        self._run.finish(exit_code=code)
+        deadline = time.monotonic() + _WRITTEN
+        while settings._offline and not _has_its_end(Path(settings.sync_file)):
+            if time.monotonic() > deadline:
+                raise OSError(f"{settings.sync_file}: cut short; is the disk full?")  # of which W&B says nothing
+            time.sleep(0.02)
 
     def _send(self) -> None:
         row, self._pending = self._pending, {}
@@ -249,7 +263,7 @@ def _start(wandb: Any, run: Run, identity: str, mode: str, own: dict[str, str | 
             id=identity,
             resume="allow",
             mode=mode,
-            dir=str(run.folder),
+            dir=str(run.folder.resolve()),  # W&B's process may stand elsewhere
             job_type=own["WANDB_JOB_TYPE"] or run.job_type,
             config=clean(run.config),
             reinit="create_new",
@@ -263,6 +277,7 @@ def _start(wandb: Any, run: Run, identity: str, mode: str, own: dict[str, str | 
         if mode != "online":
             raise
         found = start(_offline(f"W&B cannot be reached, runs are kept offline: {error}"))
+    os.environ.pop("WANDB_SERVICE", None)  # else the processes that this one starts depend on W&B's process of this one
     # W&B's own counter begins at 0 again when a run is resumed offline
     found.define_metric("*", step_metric="step")
     return found
@@ -313,6 +328,28 @@ def _has_key(wandb: Any) -> bool:
         except (OSError, netrc.NetrcParseError):
             continue
     return False
+
+
+def _has_its_end(log: Path) -> bool:
+    """Whether the last record of a run's log is the one that ends it.
+
+    The log is that of LevelDB: blocks of 32 KiB with pieces of records, each after 4 bytes of checksum, 2 of length and
+    1 that says whether it is whole (1), the first (2), one within (3) or the last (4).
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, record = log.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        left = (1 << 15) - at % (1 << 15)
+        length, kind = struct.unpack_from("<HB", data, at + 4) if left >= 7 else (0, 0)
+        if kind == 0:  # the rest of the block is empty
+            at += left
+            continue
+        piece, at = data[at + 7 : at + 7 + length], at + 7 + length
+        record = piece if kind in (1, 2) else record + piece
+    last = Record()
+    last.ParseFromString(record)
+    return last.HasField("exit")
 
 
 def _read_state(file: Path) -> dict[str, Any]:

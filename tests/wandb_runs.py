@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from wandb.util import get_core_path
 
 
 @dataclass
@@ -32,12 +32,13 @@ class Kept:
 
 def read_runs(folder: Path) -> list[Kept]:
     """All offline runs below a folder, in the order of their names."""
-    runs = [_read(log) for log in sorted(folder.rglob("offline-run-*/*.wandb"))]
+    found = [(log, inspect(log)) for log in sorted(folder.rglob("offline-run-*/*.wandb"))]
+    # the log of one whose process was killed at once may hold nothing
+    runs = [_read(log, records) for log, records in found if any(one["type"] == "run" for one in records)]
     return sorted(runs, key=lambda run: run.name)
 
 
-def _read(log: Path) -> Kept:
-    records = inspect(log)
+def _read(log: Path, records: list[dict[str, Any]]) -> Kept:
     run = next(record["run"] for record in records if record["type"] == "run")
     kept = Kept(run["run_id"], run, config=dict(run["config"]["update"]))
     for record in records:
@@ -61,6 +62,7 @@ def _read(log: Path) -> Kept:
 
 def inspect(log: Path) -> list[dict[str, Any]]:
     """The records of a run's log."""
-    wandb = shutil.which("wandb", path=str(Path(sys.executable).parent))
-    done = subprocess.run([wandb, "leet", "inspect", "--json", str(log)], capture_output=True, text=True, check=True)
+    # what `wandb leet inspect --json` runs, without the seconds that the command takes to start
+    command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", "--run-file", log, log.parent]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

@@ -338,7 +338,7 @@ def _has_its_end(log: Path) -> bool:
     """
     from wandb.proto.wandb_internal_pb2 import Record
 
-    data, at, record = log.read_bytes(), 7, b""
+    data, at, record, whole = log.read_bytes(), 7, b"", b""
     while at + 7 <= len(data):
         left = (1 << 15) - at % (1 << 15)
         length, kind = struct.unpack_from("<HB", data, at + 4) if left >= 7 else (0, 0)
@@ -347,8 +347,10 @@ def _has_its_end(log: Path) -> bool:
             continue
         piece, at = data[at + 7 : at + 7 + length], at + 7 + length
         record = piece if kind in (1, 2) else record + piece
+        if kind in (1, 4) and at <= len(data):
+            whole = record
     last = Record()
-    last.ParseFromString(record)
+    last.ParseFromString(whole)
     return last.HasField("exit")
 
 

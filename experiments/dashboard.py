@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from stages.mirror import can_reach
 from stages.text import one_line
-from stages.tracking import TrackingArgs
+from stages.tracking import Mode, TrackingArgs
 
 NAME = "Stepwise"
 SELECTORS = (
@@ -167,7 +167,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print it as JSON, and save nothing")
     options = parser.parse_args(argv)
     try:
-        args = TrackingArgs(project=options.project, entity=options.entity).resolved("dashboard", NAME)
+        args = TrackingArgs(Mode.wandb, options.project, options.entity).resolved("dashboard", NAME)
         workspace = build_workspace(args.project, args.entity or "")
         if options.json or not can_reach():
             print(workspace._to_model().model_dump_json(by_alias=True, exclude_none=True, indent=1))

@@ -69,7 +69,13 @@ class TrackingArgs:
                 raise ValueError(f"WANDB_MODE={mode!r} is none of {', '.join(MODES)}")
 
     def resolved(self, group: str, name: str) -> TrackingArgs:
-        """These arguments with W&B's variables, and then these defaults, wherever nothing was set."""
+        """These arguments with W&B's variables, and then these defaults, wherever nothing was set.
+
+        Raises:
+            ValueError: W&B would refuse one of them. Where nothing is mirrored, nobody is asked.
+        """
+        if self.mode == Mode.none:
+            return self
         defaults = {"project": PROJECT, "group": group, "name": name}
         own = {
             one: getattr(self, one) or os.environ.get(variable) or defaults.get(one)
@@ -85,6 +91,8 @@ class TrackingArgs:
         Raises:
             ValueError: its name is too long for W&B.
         """
+        if self.mode == Mode.none:
+            return self
         found = replace(self, name=f"{self.name}/{name}")
         found.validate()
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,22 +143,24 @@ def test_so_is_one_of_a_variable(name: str, value: str, monkeypatch: pytest.Monk
     with pytest.raises(ValueError, match=f"^{name}"):
         TrackingArgs(mode=Mode.wandb).validate()
     TrackingArgs().validate()  # nobody is told
+    assert TrackingArgs().resolved("g", "n").of_stage("orm") == TrackingArgs()
 
 
 def test_what_is_set_wins_over_variables_and_these_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert TrackingArgs().resolved("sweep", "arm") == TrackingArgs(project="stepwise", group="sweep", name="arm")
+    on = TrackingArgs(mode=Mode.wandb)
+    assert on.resolved("sweep", "arm") == replace(on, project="stepwise", group="sweep", name="arm")
     for name in VARIABLES:
         monkeypatch.setenv(VARIABLES[name], f"{name} of the variable")
     monkeypatch.setenv("WANDB_TAGS", "a,b")
-    found = TrackingArgs(group="mine").resolved("sweep", "arm")
+    found = replace(on, group="mine").resolved("sweep", "arm")
     own = {name: f"{name} of the variable" for name in VARIABLES} | {"group": "mine"}
-    assert found == TrackingArgs(**own, tags=["a", "b"])
+    assert found == replace(on, **own, tags=["a", "b"])
     # a stage of a pipeline gets all of that, so that the variables mean the pipeline's run
     assert found.of_stage("orm").resolved("x", "y") == found.of_stage("orm")
     assert found.of_stage("orm").name == "name of the variable/orm"
 
 
 def test_a_stage_whose_name_would_be_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = TrackingArgs(name="x" * 120).resolved("g", "n")
+    found = TrackingArgs(mode=Mode.wandb, name="x" * 120).resolved("g", "n")
     with pytest.raises(ValueError, match=r"tracking\.name='x+/global_refiner' must have"):
         found.of_stage("global_refiner")

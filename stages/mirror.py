@@ -2,15 +2,14 @@
 
 Whatever goes wrong with W&B is one warning, and the work goes on without the mirror. W&B is told the metrics and the
 arguments, not the command line, the console, the environment or the code. Left out: `metrics.jsonl`, which is the
-record (`stages/tracking.py`), and what there is to show (`experiments/commands/tracked.py`).
+record (`stages/tracking.py`), W&B's server (`stages/wandb_server.py`), and what there is to show
+(`experiments/commands/tracked.py`).
 """
 
 from __future__ import annotations
 
 import logging
-import netrc
 import os
-import re
 import secrets
 import shutil
 import struct
@@ -20,22 +19,17 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
 from stages.artifacts import Artifact, ArtifactError, open_artifact
 from stages.files import StoreError, read_json, strict_json, write_json
-from stages.text import visible
 from stages.tracking import Mode, TrackingArgs
+from stages.wandb_server import clean, find_mode, go_offline
 
 logger = logging.getLogger(__name__)
 
 # seconds: a server that is down must not hold a pipeline for minutes
-_ANSWERS, _INIT, _FINISH, _WRITTEN = 3, 10, 60, 30
+_INIT, _FINISH, _WRITTEN = 8, 60, 30
 _COPIED = 5_000_000  # bytes up to which the files of a report are uploaded; anything else is a reference
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
-_PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 # those that make a process one run; the stages of a pipeline are runs of their own
 _OF_ONE_RUN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RESUME", "WANDB_JOB_TYPE")
 
@@ -119,12 +113,25 @@ class WandbMirror:
 
         self._about, self._wandb = run, wandb
         own = {name: os.environ.pop(name, None) for name in _OF_ONE_RUN}
-        mode = _mode(wandb)
+        mode = find_mode(wandb)
         known = _read_state(run.state).get("id")
-        self.id = known or own["WANDB_RUN_ID"] or secrets.token_hex(4)
+        wanted = known or own["WANDB_RUN_ID"]
+        self.id = wanted or secrets.token_hex(4)
         run.state.parent.mkdir(parents=True, exist_ok=True)
-        write_json(run.state, {"id": self.id, "finished": False})
-        self._run = _start(wandb, run, self.id, mode, own)
+        self._keep(finished=False)
+        try:
+            self._run = _start(wandb, run, self.id, mode, own)
+        except wandb.errors.Error as error:
+            if mode != "online":
+                raise
+            mode = go_offline(f"W&B cannot be reached, runs are kept offline: {error}")
+            if wanted is None:  # W&B's process holds the id of what it could not begin
+                self.id = secrets.token_hex(4)
+                self._keep(finished=False)
+            else:
+                with suppress(Exception):
+                    wandb.teardown()
+            self._run = _start(wandb, run, self.id, mode, own)
         resumed = self._run.resumed and not self._run.settings._offline
         self._last = int(self._run.summary.get("step", -1)) if resumed else -1
         self._pending: dict[str, Any] = {}
@@ -148,7 +155,10 @@ class WandbMirror:
         self._run = None
         if finished and made is not None:
             with suppress(OSError):
-                write_json(self._about.state, {"id": self.id, "finished": True})
+                self._keep(finished=True)
+
+    def _keep(self, finished: bool) -> None:
+        write_json(self._about.state, {"id": self.id, "finished": finished})
 
     def _safely(self, work: Callable[[], Any]) -> bool:
         if self._run is None:
@@ -239,7 +249,7 @@ def _name(one: dict[str, Any]) -> str:
 
 
 def _start(wandb: Any, run: Run, identity: str, mode: str, own: dict[str, str | None]) -> Any:
-    """Begin the run or go on with it; offline, too, where the server refuses or is slow."""
+    """Begin the run or go on with it."""
     args = run.args
     settings = wandb.Settings(
         console="off",
@@ -255,79 +265,31 @@ def _start(wandb: Any, run: Run, identity: str, mode: str, own: dict[str, str | 
         **({"sweep_id": own["WANDB_SWEEP_ID"]} if own["WANDB_SWEEP_ID"] else {}),
     )
 
-    def start(mode: str) -> Any:
-        if mode == "offline":
-            for folder in (run.folder / "wandb").glob(f"offline-run-*-{identity}"):
-                shutil.rmtree(folder, ignore_errors=True)
-        return wandb.init(
-            id=identity,
-            resume="allow",
-            mode=mode,
-            dir=str(run.folder.resolve()),  # W&B's process may stand elsewhere
-            job_type=own["WANDB_JOB_TYPE"] or run.job_type,
-            config=clean(run.config),
-            reinit="create_new",
-            settings=settings,
-            **clean({name: value for name, value in asdict(args).items() if name != "mode"}),
-        )
-
-    try:
-        found = start(mode)
-    except wandb.errors.Error as error:
-        if mode != "online":
-            raise
-        found = start(_offline(f"W&B cannot be reached, runs are kept offline: {error}"))
+    if mode == "offline":
+        for folder in (run.folder / "wandb").glob(f"offline-run-*-{identity}"):
+            shutil.rmtree(folder, ignore_errors=True)
+    found = wandb.init(
+        id=identity,
+        resume="allow",
+        mode=mode,
+        dir=str(run.folder.resolve()),  # W&B's process may stand elsewhere
+        job_type=own["WANDB_JOB_TYPE"] or run.job_type,
+        config=clean(run.config),
+        reinit="create_new",
+        settings=settings,
+        **clean({name: value for name, value in asdict(args).items() if name != "mode"}),
+    )
     os.environ.pop("WANDB_SERVICE", None)  # else the processes that this one starts depend on W&B's process of this one
     # W&B's own counter begins at 0 again when a run is resumed offline
     found.define_metric("*", step_metric="step")
     return found
 
 
-def _mode(wandb: Any) -> str:
-    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key(wandb) else "offline")
-    url = wandb.setup().settings.base_url
-    if mode == "online" and not _answers(url):
-        return _offline(f"W&B's server {url} does not answer, runs are kept offline")
-    return mode
-
-
 def can_reach() -> bool:
     """Whether there is a key for W&B's server, nobody has asked for offline, and the server answers."""
     import wandb
 
-    return _mode(wandb) == "online"
-
-
-def _offline(why: str) -> str:
-    """From now on every run of this process, and of those that it starts, is offline: they need not wait as well."""
-    logger.warning("%s", clean(why))
-    os.environ["WANDB_MODE"] = "offline"
-    return "offline"
-
-
-def _answers(url: str) -> bool:
-    """Whether anything answers at this address, be it with an error."""
-    try:
-        with urlopen(Request(url, method="HEAD"), timeout=_ANSWERS):
-            return True
-    except HTTPError:
-        return True
-    except (OSError, ValueError) as error:
-        return "certificate" in str(error).lower()  # one that W&B may have been told to trust
-
-
-def _has_key(wandb: Any) -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlsplit(wandb.setup().settings.base_url).hostname
-    files = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
-    for name in files:
-        try:
-            if netrc.netrc(Path(name).expanduser()).authenticators(host):
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False
+    return find_mode(wandb) == "online"
 
 
 def _has_its_end(log: Path) -> bool:
@@ -364,18 +326,3 @@ def _read_state(file: Path) -> dict[str, Any]:
 
 def _warn(error: Exception) -> None:
     logger.warning("W&B failed, the work goes on without it: %s: %s", type(error).__name__, clean(str(error)))
-
-
-def clean(value: Any) -> Any:
-    """Plain values without secrets: the value of every secret environment variable becomes the variable's name, a
-    password in a URL `***`, and so does a secret that `stages.text` was told of."""
-    if isinstance(value, dict):
-        return {key: clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean(item) for item in value]
-    if isinstance(value, str):
-        for name, secret in os.environ.items():
-            if _SECRET.search(name) and len(secret) >= 8:
-                value = value.replace(secret, f"${name}")
-        return visible(_PASSWORD.sub("***", value))
-    return value

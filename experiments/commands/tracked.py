@@ -16,11 +16,12 @@ from refine.prompts import KINDS
 from refine.report.example import Example
 from stages.artifacts import Artifact
 from stages.files import read_json
-from stages.mirror import Run, Shown, Table, clean
+from stages.mirror import Run, Shown, Table
 from stages.pipeline import Node, NodeResult
 from stages.rows import read_rows
 from stages.stage import Stage
 from stages.tracking import Tracker, TrackingArgs
+from stages.wandb_server import clean
 
 REPORT = "report.json"
 EXAMPLES, WRONG = 100, 200  # most rows of the tables `examples` and `wrong`

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from experiments import dashboard
-from stages import mirror
+from stages import wandb_server
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_online_it_is_saved(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
     monkeypatch.setattr(dashboard, "build_workspace", lambda project, entity: Workspace())
     monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setattr(mirror, "_answers", lambda url: True)
+    monkeypatch.setattr(wandb_server, "answers", lambda url: True)
     assert dashboard.run([]) == 2 and "--entity" in capsys.readouterr().err and not saved
     assert dashboard.run(["--entity", "team"]) == 0
     assert len(saved) == 1 and capsys.readouterr().out == "https://wandb.example/team/mine\n"

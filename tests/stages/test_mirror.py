@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from stages import mirror
-from stages.mirror import Run, Shown, clean
+from stages import wandb_server
+from stages.mirror import Run, Shown
 from stages.tracking import Mode, TrackingArgs
+from stages.wandb_server import clean
 from tests.wandb_runs import Kept, read_runs
 
 ROOT = Path(__file__).parents[2]
@@ -27,13 +28,16 @@ from pathlib import Path
 
 import psutil
 
-from stages import mirror
+from stages import mirror, wandb_server
 from stages.make import make
 from stages.mirror import Run, Shown
 from stages.stage import Stage, parent
 from stages.tracking import Mode, Tracker, TrackingArgs
 
 HOW, ROOT = sys.argv[1], Path(sys.argv[2])
+if "ANSWERS" in os.environ:
+    wandb_server.answers = lambda url: True
+    mirror._INIT = 2
 
 
 @dataclass
@@ -220,12 +224,14 @@ def test_variables_of_wandb_win_over_defaults(tmp_path: Path) -> None:
     assert {(run.id == "abc", run.facts["job_type"]) for run in (first, second)} == {(True, "try"), (False, "eat")}
 
 
-@pytest.mark.parametrize("how", ["", "killed", "full", "no server", "in the way"])
+@pytest.mark.parametrize("how", ["", "killed", "full", "no server", "a server that is none", "in the way"])
 def test_the_work_is_unharmed(how: str, tmp_path: Path) -> None:
     """W&B's process is killed, cannot write to its disk, has a key but no server, or cannot even begin."""
     environment = {"WANDB_MODE": "offline"}
     if how == "no server":
         environment = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    if how == "a server that is none":  # something answers, but not as W&B does
+        environment = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9", "ANSWERS": "1"}
     if how == "in the way":
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "wandb").write_text("a file")
@@ -233,7 +239,7 @@ def test_the_work_is_unharmed(how: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert recorded(tmp_path) == [(n, 1 / n, n / 10) for n in range(1, STEPS + 1)]
     assert len(list(tmp_path.glob("eat/*/bill"))) == 1
-    if how in ("", "no server"):
+    if how in ("", "no server", "a server that is none"):
         assert steps(runs(tmp_path)["arm/cook"]) == recorded(tmp_path)
     said, failed = done.stderr.splitlines(), "W&B failed, the work goes on without it: "
     match how:
@@ -241,6 +247,9 @@ def test_the_work_is_unharmed(how: str, tmp_path: Path) -> None:
             assert said == []
         case "no server":
             assert said == ["W&B's server http://127.0.0.1:9 does not answer, runs are kept offline"]
+        case "a server that is none":
+            (line,) = [line for line in said if "W&B" in line]
+            assert line.startswith("W&B cannot be reached, runs are kept offline: ")
         case "killed":
             assert [line.startswith(failed) for line in said] == [True]
             assert runs(tmp_path)["arm/eat"].exit_code == 0  # W&B's next process is another one
@@ -270,7 +279,7 @@ def online(folder: Path, monkeypatch: pytest.MonkeyPatch, init: Any) -> Run:
     import wandb
 
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setattr(mirror, "_answers", lambda url: True)
+    monkeypatch.setattr(wandb_server, "answers", lambda url: True)
     monkeypatch.setenv("WANDB_MODE", "online")
     args = TrackingArgs(mode=Mode.wandb).resolved("g", "n")
     return Run(args, folder, "cook-1", "cook", {}, lambda one: "food", lambda one: Shown())
@@ -315,15 +324,15 @@ def test_key_is_looked_for_in_environment_and_netrc(tmp_path: Path, monkeypatch:
 
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    assert not mirror._has_key(wandb)
+    assert not wandb_server.has_key(wandb)
     (tmp_path / "netrc").write_text("not a netrc at all {")
-    assert not mirror._has_key(wandb)
-    host = mirror.urlsplit(wandb.setup().settings.base_url).hostname
+    assert not wandb_server.has_key(wandb)
+    host = wandb_server.urlsplit(wandb.setup().settings.base_url).hostname
     (tmp_path / "netrc").write_text(f"machine {host} login user password nothing\n")
-    assert mirror._has_key(wandb)
+    assert wandb_server.has_key(wandb)
     (tmp_path / "netrc").unlink()
     monkeypatch.setenv("WANDB_API_KEY", "nothing")
-    assert mirror._has_key(wandb)
+    assert wandb_server.has_key(wandb)
 
 
 def test_disabled_is_no_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

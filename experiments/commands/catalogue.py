@@ -29,6 +29,7 @@ COMMANDS = {
     "track": "experiments.track",
     "dashboard": "experiments.dashboard",
     "show": "experiments.show.command",
+    "push": "experiments.push",
 }
 
 

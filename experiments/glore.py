@@ -29,7 +29,7 @@ def run_glore(job: Job) -> dict[str, Any]:
 
     nodes, given = _checked(job.args)
     console = Console()
-    results = run_nodes(job, (nodes, given), console)
+    results = run_nodes(job, "glore", (nodes, given), console)
     copy_report(results["report"].path, job.folder, {name: result.reused for name, result in results.items()})
     print_main_table(read_json(job.folder / "report.json"), console)
     console.print(f"{job.folder / 'report.md'}, report.html, report.json and figures/ are written", highlight=False)

@@ -29,7 +29,7 @@ def run_lema(job: Job) -> dict[str, Any]:
 
     nodes, given = _checked(job.args)
     console = Console()
-    results = run_nodes(job, (nodes, given), console)
+    results = run_nodes(job, "lema", (nodes, given), console)
     for name in FILES:
         shutil.copy(results["report"].path / name, job.folder)
     print_arms(read_json(job.folder / "report.json"), console)

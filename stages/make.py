@@ -34,14 +34,14 @@ def make(
     stage: Stage,
     args: Any,
     root: str | Path,
-    track: Callable[[Path], Tracker] | None = None,
+    track: Callable[[Path, str], Tracker] | None = None,
     processes: Processes | None = None,
 ) -> tuple[Artifact, bool]:
     """Find this stage's artifact or make it; also say whether it was there already.
 
-    `track` opens the tracker in the folder that the stage writes in. A second job that wants the same artifact waits
-    for the first, and takes over if that one dies. A stage that fails or is stopped leaves no artifact, but what it
-    has in `Workspace.unfinished` stays for the next attempt. All ranks of a launch call this.
+    `track` opens the tracker, given the folder that the stage writes in and the key. A second job that wants the same
+    artifact waits for the first, and takes over if that one dies. A stage that fails or is stopped leaves no artifact,
+    but what it has in `Workspace.unfinished` stays for the next attempt. All ranks of a launch call this.
 
     Raises:
         ArtifactError: a parent cannot be used, or the artifact that is there is damaged.
@@ -110,7 +110,7 @@ def _make(
     key: str,
     folder: Path,
     parents: Parents,
-    track: Callable[[Path], Tracker] | None,
+    track: Callable[[Path, str], Tracker] | None,
     processes: Processes,
 ) -> None:
     unfinished, partial = folder / f".{key}.unfinished", folder / f".{key}.partial"
@@ -125,8 +125,10 @@ def _make(
             for path in leftovers(folder, key, processes.count):
                 shutil.rmtree(path, ignore_errors=True)
             attempts.begin()
+            if track is not None:
+                space.track = track(partial, key)
         made_by = provenance.code() if processes.first else {}  # before the work: the checkout may change meanwhile
-        _run(stage, args, space, track if processes.first else None)
+        _run(stage, args, space)
         if processes.first:
             manifest = _write_manifest(stage, args, key, space, made_by, attempts.seconds)
             own = stage.card and stage.card(partial, manifest)
@@ -138,17 +140,18 @@ def _make(
             sync(folder)
             shutil.rmtree(unfinished, ignore_errors=True)
         processes.wait()
+        if processes.first:
+            space.track.end(open_artifact(folder / key, stage.name, thorough=False))
     except BaseException:
         if processes.first:
             attempts.fail()
+        space.track.end(None)
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _run(stage: Stage, args: Any, space: Workspace, track: Callable[[Path], Tracker] | None) -> None:
-    if track is not None:
-        space.track = track(space.folder)
+def _run(stage: Stage, args: Any, space: Workspace) -> None:
     try:
         stage.run(with_local_paths(args, space.parents), space)
         space.finish()

@@ -121,7 +121,7 @@ class StageRunner:
         folder: Path,
         program: Callable[[Stage], list[str]],
         threads: int | None,
-        settings: dict[str, Any],
+        settings: Callable[[str], dict[str, Any]],
         console: Console,
     ) -> None:
         self.root, self.folder, self.program = root, folder, program
@@ -145,7 +145,7 @@ class StageRunner:
             return NodeResult(found.path, True)
         self.folder.mkdir(parents=True, exist_ok=True)
         file, log = self.folder / f"{node.name}.yaml", self.folder / f"{node.name}.log"
-        config = {**dataclasses.asdict(args), **self.settings}
+        config = {**dataclasses.asdict(args), **self.settings(node.name)}
         config["run"] = {"name": node.name, "artifacts": self.root, "threads": self.threads}
         # JSON is YAML; all escaped, since a text may hold what no encoding has
         file.write_text(json.dumps(config, indent=1) + "\n")

@@ -1,7 +1,6 @@
-"""Metrics of a run: `metrics.jsonl` always, and a mirror in W&B when asked.
+"""Metrics of a run: `metrics.jsonl` always, which is the record, and a mirror of it where one is given.
 
-The file is the record. Whatever goes wrong with W&B is one warning, and the run goes on without the mirror.
-W&B is told the metrics and the arguments, not the command line, the console, the environment or the code.
+Left out: the mirror in W&B (`stages/mirror.py`).
 """
 
 from __future__ import annotations
@@ -9,21 +8,30 @@ from __future__ import annotations
 import json
 import logging
 import math
-import netrc
 import numbers
 import os
-import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from stages.artifacts import Artifact
 
 logger = logging.getLogger(__name__)
 
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+PROJECT = "stepwise"
+# W&B takes longer ones offline, and refuses them when they are synced
+MOST = {"project": 128, "entity": 128, "group": 128, "name": 128, "tag": 64}
+VARIABLES = {  # of W&B, by setting
+    "project": "WANDB_PROJECT",
+    "entity": "WANDB_ENTITY",
+    "group": "WANDB_RUN_GROUP",
+    "name": "WANDB_NAME",
+    "notes": "WANDB_NOTES",
+}
+MODES = ("online", "offline", "disabled")
 
 
 class Mode(StrEnum):
@@ -37,24 +45,86 @@ class Mode(StrEnum):
 class TrackingArgs:
     """How a run appears in W&B. The key comes from WANDB_API_KEY or netrc, never from here.
 
-    `group` defaults to the run's name and `name` to the stage's. Without a key the mirror is kept offline, in the
-    run's folder, where `wandb sync` finds it.
+    What is not set comes from W&B's own variables (WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_NAME,
+    WANDB_TAGS, WANDB_NOTES); then `project` is stepwise, `group` the name of the run, and `name` that of its folder.
+    The stages of a pipeline are called `name/STAGE`. Without a key the mirror is kept offline, in the run's folder,
+    where `wandb sync` finds it.
     """
 
     mode: Mode = Mode.none
-    project: str = "stepwise"
+    project: str | None = None
     entity: str | None = None
     group: str | None = None
     name: str | None = None
     tags: list[str] = field(default_factory=list)
+    notes: str | None = None
 
     def validate(self) -> None:
-        """Raise ValueError naming the first setting that W&B cannot take."""
-        if not self.project or set(self.project) & set("/\\#?%:"):
-            raise ValueError(f"tracking.project={self.project!r} must not be empty or hold any of / \\ # ? % :")
-        for tag in self.tags:
-            if not 1 <= len(tag) <= 64:
-                raise ValueError(f"tracking.tags: {tag!r} must have 1 to 64 characters")
+        """Raise ValueError naming the first setting or variable that W&B would refuse, now or when a run is synced."""
+        _check({f"tracking.{name}": (name, getattr(self, name)) for name in VARIABLES}, "tracking.tags", self.tags)
+        if self.mode != Mode.none:
+            given = {variable: (name, os.environ.get(variable) or None) for name, variable in VARIABLES.items()}
+            _check(given, "WANDB_TAGS", _tags())
+            if (mode := os.environ.get("WANDB_MODE", MODES[0])) not in MODES:
+                raise ValueError(f"WANDB_MODE={mode!r} is none of {', '.join(MODES)}")
+
+    def resolved(self, group: str, name: str) -> TrackingArgs:
+        """These arguments with W&B's variables, and then these defaults, wherever nothing was set.
+
+        Raises:
+            ValueError: W&B would refuse one of them. Where nothing is mirrored, nobody is asked.
+        """
+        if self.mode == Mode.none:
+            return self
+        defaults = {"project": PROJECT, "group": group, "name": name}
+        own = {
+            one: getattr(self, one) or os.environ.get(variable) or defaults.get(one)
+            for one, variable in VARIABLES.items()
+        }
+        found = replace(self, **own, tags=self.tags or _tags())
+        found.validate()
+        return found
+
+    def of_stage(self, name: str) -> TrackingArgs:
+        """The resolved arguments of a pipeline's stage.
+
+        Raises:
+            ValueError: its name is too long for W&B.
+        """
+        if self.mode == Mode.none:
+            return self
+        found = replace(self, name=f"{self.name}/{name}")
+        found.validate()
+        return found
+
+
+def _tags() -> list[str]:
+    return [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
+
+
+def _check(values: dict[str, tuple[str, str | None]], of_tags: str, tags: list[str]) -> None:
+    for setting, (kind, value) in values.items():
+        if value is None or kind == "notes":
+            continue
+        if not 1 <= len(value) <= MOST[kind] or value != value.strip() or not value.isprintable():
+            raise ValueError(
+                f"{setting}={value!r} must have 1 to {MOST[kind]} printable characters, and no space at its ends"
+            )
+        if kind in ("project", "entity") and set(value) & set("/\\#?%:"):
+            raise ValueError(f"{setting}={value!r} must not hold any of / \\ # ? % :")
+    for tag in tags:
+        if not 1 <= len(tag) <= MOST["tag"]:
+            raise ValueError(f"{of_tags}: {tag!r} must have 1 to {MOST['tag']} characters")
+
+
+class Mirror(Protocol):
+    """What shows a run elsewhere. Neither method raises, whatever goes wrong."""
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Show one line of `metrics.jsonl`."""
+
+    def end(self, made: Artifact | None) -> None:
+        """Show what the run has made, or that it failed (None)."""
 
 
 class Untracked:
@@ -64,29 +134,16 @@ class Untracked:
 
     def close(self) -> None: ...
 
+    def end(self, made: Artifact | None) -> None: ...
+
 
 class Tracker:
-    """Writes one JSON object a line to `<folder>/metrics.jsonl` and mirrors it.
+    """Writes one JSON object a line to `<folder>/metrics.jsonl`, and shows it to the mirror."""
 
-    `config` is what W&B shows as the run's arguments; its files go to `<mirror_folder>/wandb`.
-    """
-
-    def __init__(
-        self,
-        args: TrackingArgs,
-        folder: Path,
-        *,
-        config: dict[str, Any] | None = None,
-        mirror_folder: Path | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, mirror: Mirror | None = None) -> None:
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
         self._warned: set[str] = set()
-        self._mirror: Any = None
-        if args.mode == Mode.wandb:
-            try:
-                self._mirror = _open_mirror(args, config or {}, mirror_folder or folder)
-            except Exception as error:  # W&B raises dozens of kinds, and none may stop a run
-                self._give_up(error)
+        self._mirror = mirror
 
     def log(self, step: int, **metrics: float) -> None:
         """Write one line: the step, the time in seconds since 1970, and the metrics.
@@ -105,20 +162,18 @@ class Tracker:
             row[name] = self._plain(name, value, step)
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         if self._mirror is not None:
-            try:
-                self._mirror.log({name: value for name, value in row.items() if name != "time" and value is not None})
-            except Exception as error:  # as above
-                self._give_up(error)
+            self._mirror.log(row)
 
     def close(self) -> None:
-        """Finish the mirror and close the file. Closing again does nothing."""
+        """Close the file. Closing again does nothing."""
         self._file.close()
+
+    def end(self, made: Artifact | None) -> None:
+        """Close the file, and end the mirror with what was made (None: the run failed). Again, it does nothing."""
+        self.close()
         mirror, self._mirror = self._mirror, None
         if mirror is not None:
-            try:
-                mirror.finish()
-            except Exception as error:  # as above
-                self._give_up(error)
+            mirror.end(made)
 
     def _plain(self, name: str, value: Any, step: int) -> int | float | None:
         if not isinstance(value, numbers.Real):
@@ -129,76 +184,3 @@ class Tracker:
             self._warned.add(name)
             logger.warning("metric %s is %s at step %d; metrics.jsonl says null", name, value, step)
         return None
-
-    def _give_up(self, error: Exception) -> None:
-        self._mirror = None
-        logger.warning("W&B failed, the run goes on without it: %s: %s", type(error).__name__, error)
-
-
-def _open_mirror(args: TrackingArgs, config: dict[str, Any], folder: Path) -> Any:
-    import wandb
-
-    settings = wandb.Settings(
-        console="off",
-        disable_code=True,
-        disable_git=True,
-        save_code=False,
-        quiet=True,
-        # seconds: a server that is down must not hold every stage of a pipeline for minutes
-        init_timeout=20,
-        finish_timeout=60,
-        finish_timeout_raises=True,
-        x_disable_meta=True,
-        x_disable_stats=True,
-        x_save_requirements=False,
-    )
-    start = partial(
-        wandb.init,
-        project=args.project,
-        entity=args.entity,
-        group=args.group,
-        name=args.name,
-        tags=list(args.tags),
-        config=_without_secrets(config),
-        dir=str(folder),
-        reinit="create_new",
-        settings=settings,
-    )
-    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key(wandb) else "offline")
-    try:
-        run = start(mode=mode)
-    except wandb.errors.Error as error:
-        if mode != "online":
-            raise
-        logger.warning("W&B cannot be reached, its run is kept offline: %s", error)
-        run = start(mode="offline")
-    # W&B's own counter begins at 0 again when a run is resumed offline
-    run.define_metric("*", step_metric="step")
-    return run
-
-
-def _has_key(wandb: Any) -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlsplit(wandb.setup().settings.base_url).hostname
-    files = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
-    for name in files:
-        try:
-            if netrc.netrc(Path(name).expanduser()).authenticators(host):
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False
-
-
-def _without_secrets(value: Any) -> Any:
-    """The configuration with the value of every secret environment variable replaced by the variable's name."""
-    if isinstance(value, dict):
-        return {key: _without_secrets(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_secrets(item) for item in value]
-    if isinstance(value, str):
-        for name, secret in os.environ.items():
-            if _SECRET.search(name) and len(secret) >= 8:
-                value = value.replace(secret, f"${name}")
-    return value

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from stages.artifacts import Artifact
 
 T = TypeVar("T")
+COUNTED_EVERY = 10.0  # seconds between two lines of counts in metrics.jsonl
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Workspace:
         self.notes: dict[str, str] = {}
         self.tokens = 0
         self._quarantined: list[Quarantined] = []
+        self._done: dict[str, _Counter] = {}
         self._open = ExitStack()
 
     def count(self, **values: float) -> None:
@@ -86,9 +89,26 @@ class Workspace:
         if self.processes.first:
             self.count(**{name: write_rows(self.folder / f"{name}.parquet", records, cls)})
 
-    def progress(self, total: float | None, unit: str, label: str) -> AbstractContextManager[Progress]:
-        """Show the progress of one long piece of work (`stages.progress.progress`); only rank 0 does."""
-        return progress(total, unit, label) if self.processes.first else nullcontext(Progress())
+    def progress(
+        self, total: float | None, unit: str, label: str, kept: int | None = None
+    ) -> AbstractContextManager[Progress]:
+        """Show the progress of one long piece of work (`stages.progress.progress`); only rank 0 does.
+
+        With `kept`, how many units were there before, all pieces together are counted in metrics.jsonl too, each kind
+        of unit in lines of its own: `samples`, and `samples_per_second` since the line before.
+        """
+        if not self.processes.first:
+            return nullcontext(Progress())
+        bar = progress(total, unit, label)
+        return bar if kept is None else self._counted(bar, unit, kept)
+
+    @contextmanager
+    def _counted(self, shown: AbstractContextManager[Progress], unit: str, kept: int) -> Iterator[Progress]:
+        counter = self._done.setdefault(unit, _Counter(self.track, unit))
+        counter.done += kept
+        with shown as bar:
+            counter.bar = bar
+            yield counter
 
     def keep_open(self, resource: T) -> T:
         """Call the resource's `close` when the stage has ended."""
@@ -96,10 +116,35 @@ class Workspace:
         return resource
 
     def finish(self) -> None:
-        """Write what was left out."""
+        """Write what was left out, and the last counts."""
+        for counter in self._done.values():
+            counter.log()
         if self._quarantined:
             self.write_rows("quarantine", sorted(self._quarantined, key=lambda one: (one.id, one.reason)))
 
     def close(self) -> None:
         """Close what was to be kept open."""
         self._open.close()
+
+
+class _Counter(Progress):
+    """Counts units for metrics.jsonl, and passes them on to a bar."""
+
+    def __init__(self, track: Tracker | Untracked, unit: str) -> None:
+        self.track, self.unit, self.bar = track, unit, Progress()
+        self.done, self.new, self.logged, self.since = 0, 0, None, time.monotonic()
+
+    def advance(self, n: float = 1) -> None:
+        self.done, self.new = self.done + int(n), self.new + int(n)
+        self.bar.advance(n)
+        if time.monotonic() - self.since >= COUNTED_EVERY:
+            self.log()
+
+    def log(self) -> None:
+        """Write a line, unless the last one said the same."""
+        if self.done == self.logged:
+            return
+        now = time.monotonic()
+        rate = self.new / max(now - self.since, 1e-3)
+        self.track.log(self.done, **{self.unit: self.done, f"{self.unit}_per_second": rate})
+        self.new, self.logged, self.since = 0, self.done, now

@@ -38,6 +38,7 @@ REQUIRED = {("glore", "problems", "arithmetic"): EMBEDDED} | {
 }
 # an option of these belongs to one command, with which its file begins; other groups go with every command
 OF_ONE_COMMAND = ("experiment", "debug", "sweep")
+SWEEPS = "sweep/wandb/"  # files of W&B, not of Hydra
 
 
 def named(path: Path) -> str:
@@ -123,7 +124,11 @@ def test_composes_and_converts(name: str, overrides: list[str]) -> None:
     assert converted(name, overrides).run.name == name
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if named(path).startswith(OF_ONE_COMMAND)], ids=named)
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if named(path).startswith(OF_ONE_COMMAND) and not named(path).startswith(SWEEPS)],
+    ids=named,
+)
 def test_begins_with_the_command_that_runs_it(path: Path) -> None:
     group, option = named(path).split("/", 1)
     found = commands(path)
@@ -172,7 +177,7 @@ def test_a_sweep_composes_with_every_launcher(launcher: str) -> None:
 
 
 def test_every_command_has_a_config_and_is_listed() -> None:
-    assert set(PRIMARY) == set(COMMANDS) - {"show", "claims", "compare", "push"}
+    assert set(PRIMARY) == set(COMMANDS) - {"show", "claims", "compare", "push", "track", "dashboard"}
     for path in set((ROOT / "experiments").glob("[a-z]*.py")) - {ROOT / "experiments" / "experiments.py"}:
         assert COMMANDS[path.stem] == f"experiments.{path.stem}"
 
@@ -293,3 +298,26 @@ def test_a_training_stage_alone_is_set_for_a_pretrained_model(name: str, overrid
     args = converted(name, overrides).args
     assert args.train.learning_rate == 1e-5 and args.train.tokens_per_step == 65536 and args.max_length == 1024
     assert args.train.dtype == "auto" and args.train.gradient_checkpointing and args.train.beta2 == 0.999
+
+
+@pytest.mark.parametrize("path", sorted((CONF / SWEEPS).glob("*.yaml")), ids=named)
+def test_a_sweep_of_wandb_is_made_of_commands_that_compose(path: Path) -> None:
+    """Its command, expanded for the first and the last choice of each parameter as W&B's agent does it."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    text = path.read_text()
+    sweep = yaml.safe_load(text)
+    assert f"wandb sweep --project stepwise conf/{named(path)}.yaml" in text
+    assert sweep["name"] == path.stem and sweep["metric"] == {"name": "accuracy/reranked/value", "goal": "maximize"}
+    env, python, _, module, *words, last = sweep["command"]
+    assert (env, python, last) == ("${env}", "python", "${args_no_hyphens}")
+    name = module.removeprefix("experiments.")
+    for end in (0, -1):
+        chosen = {
+            one: {"value": how["values"][end] if "values" in how else (how["min"], how["max"])[end]}
+            for one, how in sweep["parameters"].items()
+        }
+        job = converted(name, [*words, *create_sweep_command_args({"args": chosen})["args_no_hyphens"]])
+        assert job.tracking.mode == "wandb" and job.run.name != name
+        for one, how in chosen.items():
+            assert OmegaConf.select(OmegaConf.create(job.config), one) == how["value"], one

@@ -96,13 +96,14 @@ def rollout(steps: Sequence[str], correct: bool | None = False, sample: int = 0,
 
 
 class Log:
-    """A track that keeps what is logged."""
+    """A track that keeps what is logged, but for speed and memory, which differ from run to run."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
 
     def log(self, step: int, **metrics: float) -> None:
-        self.rows.append({"step": step} | metrics)
+        kept = {name: value for name, value in metrics.items() if name not in ("tokens_per_second", "memory_gib")}
+        self.rows.append({"step": step} | kept)
 
     def close(self) -> None: ...
 

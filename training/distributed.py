@@ -14,6 +14,8 @@ import copy
 import inspect
 import math
 import os
+import resource
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -122,10 +124,21 @@ class Engine:
         return torch.cat([seen, norm.detach().reshape(1).to(seen)])
 
     @staticmethod
-    def read(seen: torch.Tensor) -> tuple[float, bool]:
-        """The mean loss a target, not finite where the gradient is not; and whether any rank gave a signal."""
+    def read(seen: torch.Tensor) -> tuple[float, float, bool]:
+        """The mean loss a target, not finite where the gradient is not; the gradient's norm before it was clipped; and
+        whether any rank gave a signal."""
         value, signals, norm = seen.tolist()
-        return (value if math.isfinite(norm) else norm), signals > 0
+        return (value if math.isfinite(norm) else norm), norm, signals > 0
+
+    @property
+    def memory(self) -> float:
+        """The most memory so far of this rank, in GiB: of its GPU, or of the process."""
+        import torch
+
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**30
+        # bytes on macOS, else KiB
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == "darwin" else 20)
 
     def set_rate(self, rate: float) -> None:
         """The learning rate of the steps that follow."""

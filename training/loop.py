@@ -116,6 +116,7 @@ class _Run:
         self.best: dict[str, Any] | None = None
         self.best_weights: Tensors | None = None
         self.began = self.saved = time.monotonic()
+        self.logged = (self.began, 0.0)  # when, and how many tokens had been trained on
 
     @property
     def finished(self) -> bool:
@@ -137,26 +138,36 @@ class _Run:
             seen = self.engine.step(step.batches, step.counted, step.targets, self.loss, self.is_due(number + 1))
             # prepared while the device is at work on this one
             following = self.loader.prepare(number + 1) if number + 1 < self.last else None
-            value, due = self.engine.read(seen)
+            value, norm, due = self.engine.read(seen)
             if not math.isfinite(value):
                 self.fail(value, step)
             self.done += 1
             bar.advance(1)
-            self.note(value, rate, step)
+            self.note(value, norm, rate, step)
             if self.done in self.evaluate_at:
                 self.judge()
             if due:
                 self.save()
             step = None if self.finished else following
 
-    def note(self, value: float, rate: float, step: Step) -> None:
+    def note(self, value: float, norm: float, rate: float, step: Step) -> None:
         """Add up the figures of a step that is done; about fifty steps of a run are logged."""
         for name, count in step.figures.items():
             self.figures[name] += count
         running = self.figures["running"]
         self.figures["running"] = value if self.done == 1 else 0.95 * running + 0.05 * value
         if (self.done - 1) % math.ceil(self.last / 50) == 0 or self.done == self.last:
-            self.log(loss=self.figures["running"], learning_rate=rate, tokens=self.figures["tokens"])
+            now, tokens = time.monotonic(), self.figures["tokens"]
+            speed = (tokens - self.logged[1]) / max(now - self.logged[0], 1e-6)
+            self.logged = (now, tokens)
+            self.log(
+                loss=self.figures["running"],
+                gradient_norm=norm,
+                learning_rate=rate,
+                tokens=tokens,
+                tokens_per_second=speed,
+                memory_gib=self.engine.memory,
+            )
 
     def log(self, **metrics: float) -> None:
         """Log, and keep it for the checkpoint: a resumed run has a new log, and writes it there again."""
@@ -256,6 +267,7 @@ class _Run:
         self.engine.set_moments(found.moments if found else {})
         self.done, self.figures, self.rows = state["step"], state["figures"], state["rows"]
         self.evaluation, self.best, self.best_weights = state["evaluation"], state["best"], found and found.best
+        self.logged = (time.monotonic(), self.figures["tokens"])
         for step, metrics in self.rows:
             self.work.track.log(step, **metrics)
         logger.info("going on after step %d of %d", self.done, self.last)

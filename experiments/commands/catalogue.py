@@ -27,6 +27,8 @@ COMMANDS = {
     "compare": "experiments.compare",
     "convert": "experiments.convert",
     "evaluate_prm": "experiments.evaluate_prm",
+    "track": "experiments.track",
+    "dashboard": "experiments.dashboard",
     "show": "experiments.show.command",
     "push": "experiments.push",
 }

@@ -5,7 +5,6 @@ Left out: how arguments are checked and folders named (`experiments/commands/con
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import logging
@@ -27,6 +26,7 @@ from experiments.commands.dry_run import stage_plan
 from experiments.commands.evidence import error_log
 from experiments.commands.overrides import hydra_told
 from experiments.commands.sweeps import Sweep, finished, objective_of, reason_told, said
+from experiments.commands.tracked import TrackedStage
 from stages.artifacts import Artifact
 from stages.child import PARENT, JobFailed, end_with_parent, run_resolved
 from stages.files import write_json
@@ -35,7 +35,6 @@ from stages.make import make
 from stages.processes import current
 from stages.stage import Stage
 from stages.text import CleanRecord, one_line, visible
-from stages.tracking import Tracker
 
 Work = Callable[[Job], dict[str, Any]]
 Plan = Callable[[Job], tuple[list[str], bool]]  # what a dry run prints; whether all of it is made already
@@ -45,14 +44,10 @@ def stage_command(stage: Stage, show: Callable[[Artifact], None] | None = None) 
     """The command of one stage: finds or makes its artifact, of which `show` prints more than the path."""
 
     def work(job: Job) -> dict[str, Any]:
-        tracking = dataclasses.replace(
-            job.tracking, group=job.tracking.group or job.run.name, name=job.tracking.name or stage.name
-        )
-
-        def track(folder: Path) -> Tracker:
-            return Tracker(tracking, folder, config=job.config, mirror_folder=job.folder)
-
-        artifact, reused = make(stage, job.args, job.run.artifacts, track)
+        tracked = TrackedStage(job, stage)
+        artifact, reused = make(stage, job.args, job.run.artifacts, tracked.track)
+        if reused and current().first:
+            tracked.found(artifact)
         if show is not None and current().first:
             show(artifact)
         known = {name: artifact.manifest[name] for name in ("stage", "key", "seconds", "tokens")}

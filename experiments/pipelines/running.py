@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.commands.config import Job
+from experiments.commands.tracked import TrackedPipeline, resolved
 from experiments.commands.yaml_files import ConfigError
 from stages.artifacts import open_artifact
 from stages.hub import is_hub
@@ -58,16 +59,33 @@ def _check_given(one: ParentField, path: str, name: str) -> None:
             raise ConfigError(f"{name}={path}: is a reward model of kind={kind}")
 
 
-def run_nodes(job: Job, graph: Graph, console: Console) -> dict[str, NodeResult]:
-    """Run the stages of a pipeline's job; what is there already is found. Returns the artifact of each."""
-    settings = {"tracking": dataclasses.asdict(job.tracking), "launch": dataclasses.asdict(job.launch)}
+def run_nodes(job: Job, name: str, graph: Graph, console: Console) -> dict[str, NodeResult]:
+    """Run the stages of a job of the pipeline `name`, the last of which is `report`; what is there already is found.
+    Returns the artifact of each."""
     nodes, given = graph
+    args = {node.name: resolved(job).of_stage(node.name) for node in nodes}  # too long a name is refused now
+
+    def settings(stage: str) -> dict[str, Any]:
+        return {"tracking": dataclasses.asdict(args[stage]), "launch": dataclasses.asdict(job.launch)}
+
     console.print(
         f"{len(nodes)} stages, {job.args.parallel} at once; artifacts in {job.run.artifacts}/", highlight=False
     )
     runner = StageRunner(job.run.artifacts, job.folder / "stages", stage_program, job.run.threads, settings, console)
-    with runner:
-        return run_pipeline(nodes, given, runner, job.args.parallel, runner.stop)
+    tracked, report = TrackedPipeline(job, name), None
+
+    def run(node: Node, args: Any) -> NodeResult:
+        result = runner(node, args)
+        tracked.done(node, result, open_artifact(result.path, thorough=False))
+        return result
+
+    try:
+        with runner:
+            results = run_pipeline(nodes, given, run, job.args.parallel, runner.stop)
+        report = open_artifact(results["report"].path, thorough=False)
+        return results
+    finally:
+        tracked.end(report)
 
 
 def result_of(job: Job, given: dict[str, str], results: dict[str, NodeResult]) -> dict[str, Any]:

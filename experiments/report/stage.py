@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from experiments.commands.command import stage_command
 from refine.report.build import build_report
-from refine.report.example import describe_examples
+from refine.report.example import Example, describe_examples, example_rows
 from refine.report.inputs import ReportInputs
 from refine.report.outcomes import Outcome, run_outcomes
 from refine.report.truth import check_apart, judge_candidates, judge_labels, name_errors
@@ -51,7 +51,8 @@ class ReportArgs:
 
 
 def write_glore_report(args: ReportArgs, work: Workspace) -> None:
-    """Write report.md, report.html, report.json and figures/, and the outcome of each problem (`outcomes`)."""
+    """Write report.md, report.html, report.json and figures/, each problem with its solutions (`examples`), and its
+    outcomes (`outcomes`)."""
     from experiments.report.markdown import write_report
 
     problems = work.parents["candidates"].rows(Problem, "problems")
@@ -89,7 +90,9 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
         where=args.where,
         when=args.when,
     )
-    write_report(work.folder, build_report(inputs), describe_examples(inputs))
+    examples = describe_examples(inputs)
+    write_report(work.folder, build_report(inputs), examples)
+    work.write_rows("examples", example_rows(examples), Example)
     work.write_rows("outcomes", run_outcomes(inputs), Outcome)
 
 
@@ -102,5 +105,5 @@ def _cost(artifact: Artifact) -> dict[str, float]:
     return {name: artifact.manifest.get(name, 0) for name in ("seconds", "tokens")}
 
 
-REPORT = Stage("report", 7, ReportArgs, write_glore_report)
+REPORT = Stage("report", 8, ReportArgs, write_glore_report)
 main = stage_command(REPORT)

@@ -5,7 +5,8 @@ Left out: drawing them (`experiments/report/`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from refine.report.inputs import ReportInputs
@@ -14,6 +15,57 @@ from rewards.metrics import first_error
 from rollouts.records import Candidate, CandidateKey, Choice, Problem, identity
 
 KINDS = ("draft", "global", "local")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One problem of a report as a row: texts with a step a line, the scores after each step of the draft, the first
+    wrong step (0-based) as it was located and as the oracle knows it, and the choice of the headline.
+
+    What was not made or chosen is None; without scores there are none.
+    """
+
+    problem_id: str
+    question: str
+    answer: str
+    draft: str | None
+    draft_correct: bool | None
+    orm: tuple[float, ...]
+    sorm: tuple[float, ...]
+    located_error: int | None
+    true_error: int | None
+    global_refinement: str | None
+    global_correct: bool | None
+    local_refinement: str | None
+    local_correct: bool | None
+    chosen: str | None
+    correct: bool | None
+
+
+def example_rows(examples: Sequence[dict[str, Any]]) -> Iterator[Example]:
+    """What `describe_examples` gives, as rows."""
+    for one in examples:
+        solutions = {kind: one["solutions"][kind] or {} for kind in KINDS}
+        texts = {kind: "\n".join(own["steps"]) if own else None for kind, own in solutions.items()}
+        right = {kind: own.get("correct") for kind, own in solutions.items()}
+        scores = {name: tuple(solutions["draft"].get(name) or ()) for name in SCORERS}
+        yield Example(
+            problem_id=one["problem_id"],
+            question=one["question"],
+            answer=one["answer"],
+            draft=texts["draft"],
+            draft_correct=right["draft"],
+            orm=scores["orm"],
+            sorm=scores["sorm"],
+            located_error=one["located_error"],
+            true_error=one["true_error"],
+            global_refinement=texts["global"],
+            global_correct=right["global"],
+            local_refinement=texts["local"],
+            local_correct=right["local"],
+            chosen=one["chosen"],
+            correct=one["correct"],
+        )
 
 
 def choose_example(examples: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

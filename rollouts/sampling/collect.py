@@ -87,14 +87,15 @@ def collect(
     work.processes.wait()  # nobody writes while another still reads
     missing = [_missing(request, index.samples(keys[request.id])) for request in requests]
     left = sum(len(request.indices) for request in missing)
-    _log_kept(index, label, sum(request.n for request in requests) - left, left, work)
+    kept = sum(request.n for request in requests) - left
+    _log_kept(index, label, kept, left, work)
     # by the request's place in the list, so that a shard is the same whatever is missing
     shard = missing[work.processes.rank :: work.processes.count]
     if budget is not None:
         for row in (row for key in keys.values() for row in index.rows(key)):
             budget.pay(row["prompt_tokens"], row["completion_tokens"])
         budget.divide(work.processes.count)
-    with work.progress(left, "samples", label) as bar:
+    with work.progress(left, "samples", label, kept) as bar:
 
         def show() -> None:
             """Show what all processes have kept."""

@@ -29,6 +29,7 @@ from tests.tiny import tokenizer
 RUN_SECONDS = 120  # after which a run that should have ended is a failure
 END_SECONDS = 15  # in which the others of a launch end when one of them has died
 STEPS = 12
+MEASURED = ("time", "tokens_per_second", "memory_gib")  # in metrics.jsonl, of the machine and not of the run
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def train(policy: str, root: Path, count: int) -> None:
     from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
     from rollouts.problems.args import ProblemArgs
     from stages.make import make
-    from stages.tracking import Tracker, TrackingArgs
+    from stages.tracking import Tracker
     from training.args import CheckpointArgs, TrainArgs
 
     keep = CheckpointArgs(every_seconds=None, every_steps=2)
@@ -57,7 +58,7 @@ def train(policy: str, root: Path, count: int) -> None:
         learning_rate=1e-3, gradient_checkpointing=False,
     )  # fmt: skip
     args = TrainPolicyArgs(policy=policy, problems=ProblemArgs(limit=30), train=how)
-    make(TRAIN_POLICY, args, root, lambda folder: Tracker(TrackingArgs(), folder))
+    make(TRAIN_POLICY, args, root, lambda folder, key: Tracker(folder))
 
 
 def process(rank: int, count: int, port: int, policy: str, root: Path, prepare: Callable[[], None] | None) -> None:
@@ -190,7 +191,8 @@ def result(root: Path) -> dict[str, object]:
         name: hashlib.sha256((artifact.parent / name).read_bytes()).hexdigest()
         for name in ("model.safetensors", "config.json", "tokenizer.json")
     }
-    return {"files": files, "counts": counts, "rows": [row | {"time": 0} for row in rows], "tokens": manifest["tokens"]}
+    rows = [{name: value for name, value in row.items() if name not in MEASURED} for row in rows]
+    return {"files": files, "counts": counts, "rows": rows, "tokens": manifest["tokens"]}
 
 
 def said(root: Path) -> str:

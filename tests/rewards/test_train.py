@@ -32,7 +32,7 @@ from stages import processes
 from stages.artifacts import ArtifactError, open_artifact
 from stages.make import make
 from stages.stage import Stage
-from stages.tracking import Tracker, TrackingArgs
+from stages.tracking import Tracker
 from stages.workspace import Quarantined, Untracked, Workspace
 from tests.tiny import problem, rollout, save_policy
 from tests.training.runs import close, on_two
@@ -79,8 +79,8 @@ def made(tmp_path_factory) -> dict[str, str]:
     return {"root": str(root), "policy": policy, "rollouts": str(rollouts.path), "labels": str(labels.path)}
 
 
-def tracked(folder) -> Tracker:
-    return Tracker(TrackingArgs(), folder)
+def tracked(folder, key) -> Tracker:
+    return Tracker(folder)
 
 
 def args_of(made, kind: str, **changes) -> TrainRewardArgs:

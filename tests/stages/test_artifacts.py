@@ -360,7 +360,7 @@ def test_tracker_is_opened_in_the_folder_and_closed(tmp_path: Path) -> None:
     seen = []
 
     class Tracker:
-        def __init__(self, folder: Path) -> None:
+        def __init__(self, folder: Path, key: str) -> None:
             self.file = (folder / "metrics.jsonl").open("w")
 
         def log(self, step: int, **metrics: float) -> None:
@@ -369,6 +369,9 @@ def test_tracker_is_opened_in_the_folder_and_closed(tmp_path: Path) -> None:
         def close(self) -> None:
             self.file.close()
             seen.append("closed")
+
+        def end(self, made: Artifact | None) -> None:
+            seen.append(made and made.path)
 
     def run(args: CookArgs, space: Workspace) -> None:
         space.track.log(1, loss=0.5)
@@ -380,7 +383,7 @@ def test_tracker_is_opened_in_the_folder_and_closed(tmp_path: Path) -> None:
     assert (made.path / "metrics.jsonl").read_text() == "1 {'loss': 0.5}" and "metrics.jsonl" in made.manifest["files"]
     with pytest.raises(ValueError, match="no"):
         make(stage, CookArgs(fail=True), tmp_path, Tracker)
-    assert seen == ["closed", "closed"]
+    assert seen == ["closed", made.path, "closed", None]
 
 
 def test_stage_may_not_write_a_manifest(tmp_path: Path) -> None:

@@ -96,7 +96,12 @@ class Kitchen:
         console = Console(file=self.screen, force_terminal=terminal, width=200)
         program = [sys.executable, str(folder / "cook.py")]
         self.runner = StageRunner(
-            str(folder / "artifacts"), folder / "stages", lambda stage: program, None, {"tracking": {}}, console
+            str(folder / "artifacts"),
+            folder / "stages",
+            lambda stage: program,
+            None,
+            lambda name: {},
+            console,
         )
 
     def run(self, *nodes: Node, parallel: int = 2) -> dict[str, NodeResult]:

@@ -18,7 +18,7 @@ from stages.artifacts import Artifact, ArtifactError
 from stages.make import make
 from stages.processes import Processes
 from stages.stage import Stage, runtime
-from stages.tracking import Tracker, TrackingArgs
+from stages.tracking import Tracker
 from stages.unfinished import Attempts
 from stages.workspace import Workspace
 
@@ -47,8 +47,8 @@ def work(args: WorkArgs, space: Workspace) -> None:
 WORK = Stage("work", 1, WorkArgs, work)
 
 
-def tracker(folder: Path) -> Tracker:
-    return Tracker(TrackingArgs(), folder)
+def tracker(folder: Path, key: str) -> Tracker:
+    return Tracker(folder)
 
 
 def attempt(tmp_path: Path, **args: bool) -> Artifact:

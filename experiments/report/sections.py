@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.report.words import (
+    AGGREGATE_NAMES,
+    CURVE_NAMES,
     ERROR_NAMES,
     FIXED_NAMES,
     JUDGE_MEASURES,
@@ -67,6 +69,7 @@ def report_sections(report: dict[str, Any]) -> list[Section]:
     """Everything under the opening, in order; parts that the numbers do not allow are left out."""
     sections = [
         Section("accuracy", "Accuracy by selector", _accuracy(report)),
+        Section("samples", "More samples, and votes", _samples(report)),
         Section("differences", "Differences on the same problems", _differences(report)),
         Section("errors", "What is wrong with the drafts", _errors(report)),
         Section("repairs", "What the refiners mend and break", [*_repairs(report), *_wheres(report), *_gates(report)]),
@@ -81,6 +84,7 @@ def report_sections(report: dict[str, Any]) -> list[Section]:
 _CAPTIONS = {
     "accuracy": "Accuracy by selector with 95% intervals; diamonds are the paper's figures.",
     "tokens": "Accuracy against all tokens of a problem, sampled and read, with 95% intervals.",
+    "curves": "Accuracy by the number of samples, by who chooses among them.",
     "differences": "Differences in points on the same problems, with 95% intervals.",
     "step_accuracy": "Accuracy on intermediate steps by their position, ORM and SORM, with 95% intervals.",
     "reliability": "How often solutions and steps are right, by the probability that each model gave them.",
@@ -117,6 +121,56 @@ def _accuracy(report: dict[str, Any]) -> list[Part]:
     )
     rows = accuracy_rows(report, read=True)
     return [Table("Accuracy by selector", header, rows), _figure("accuracy"), notes, _figure("tokens")]
+
+
+def _samples(report: dict[str, Any]) -> list[Part]:
+    """Best of n and votes of n, by n; and the scores that can be made of those of the steps."""
+    curves = report["curves"]
+    if not curves:
+        return []
+    rows = []
+    for at, first in enumerate(next(iter(curves.values()))):
+        own = {name: curve[at] for name, curve in curves.items()}
+        tokens = [first["tokens"], *(own[name]["tokens_read"] for name in SCORERS if name in own)]
+        rows.append([str(first["samples"]), *map(_with_interval, own.values()), *(f"{n:,.0f}" for n in tokens)])
+    read = [f"read for the {name.upper()}" for name in SCORERS if name in curves]
+    header = ["n", *(CURVE_NAMES[name] for name in curves), "sampled", *read]
+    most = int(rows[-1][0])
+    notes = (
+        f"Each value is a mean over subsets of n of the {most} samples of a problem, not of the first n: over all "
+        "of them for best of n and the oracle, over random orders (all orders of up to 6 samples) for votes. The "
+        "intervals are over problems. Tokens are means over problems, as above."
+    )
+    return [
+        Table("Accuracy by the number of samples", header, rows),
+        _figure("curves"),
+        " ".join(filter(None, [notes, _reached(report, most)])),
+        *_aggregates(report, most),
+    ]
+
+
+def _reached(report: dict[str, Any], most: int) -> str:
+    """From which n on best of n is as often right as reranking."""
+    scorer, reranked = report["headline"]["scorer"], report["accuracy"]["reranked"]
+    curve = report["curves"].get(scorer)
+    if reranked is None or curve is None:
+        return ""
+    n = next((point["samples"] for point in curve if point["value"] >= reranked["value"]), None)
+    told = f"with none of up to {most} samples" if n is None else f"from n = {n} on"
+    return f"Best of n by {SCORER_NAMES[scorer]} is as often right as reranking ({percent(reranked)}) {told}."
+
+
+def _aggregates(report: dict[str, Any], most: int) -> list[Part]:
+    found = report["aggregation"]
+    if not found:
+        return []
+    header, rows = ["score of a solution"], []
+    for scorer in found:
+        header += [f"{scorer.upper()}, best of {most}", f"{scorer.upper()}, vote of {most}"]
+    for how, words in AGGREGATE_NAMES.items():
+        cells = [_with_interval(one[how][rule]) for one in found.values() for rule in ("best", "weighted")]
+        rows.append([words, *cells])
+    return [Table("By how the scores of steps are made one", header, rows)]
 
 
 def named_differences(report: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:

@@ -102,5 +102,5 @@ def _cost(artifact: Artifact) -> dict[str, float]:
     return {name: artifact.manifest.get(name, 0) for name in ("seconds", "tokens")}
 
 
-REPORT = Stage("report", 7, ReportArgs, write_glore_report)
+REPORT = Stage("report", 8, ReportArgs, write_glore_report)
 main = stage_command(REPORT)

@@ -34,6 +34,20 @@ FIXED_NAMES = {
     "control": "control (saw no draft)",
     "shuffled": "shuffled (saw another problem's draft)",
 }
+CURVE_NAMES = {
+    "orm": "best, ORM",
+    "sorm": "best, SORM",
+    "weighted_orm": "vote, ORM weighs",
+    "weighted_sorm": "vote, SORM weighs",
+    "majority": "majority",
+    "oracle": "oracle",
+}
+AGGREGATE_NAMES = {
+    "last": "of the last step",
+    "min": "the least of its steps",
+    "product": "the product of its steps",
+    "mean": "the mean of its steps",
+}
 ERROR_NAMES = {
     "arithmetic": "wrong arithmetic: an equation that does not hold",
     "lookup": "wrong look-up: not what the question tells of this person",

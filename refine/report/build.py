@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from refine.report.curves import curve_report
 from refine.report.example import choose_example, describe_examples
 from refine.report.inputs import ReportInputs
 from refine.report.repairs import WHERES, count_errors, repair_report, share
@@ -115,6 +116,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "ablation": ablation.get(inputs.when, {}),
         "ablation_when": ablation,
         "kept": _kept(arms, rows),
+        **curve_report(inputs.candidates, inputs.judgements, inputs.problems, counts),
         "label_accuracy": _label_accuracy(inputs.label_truth, inputs),
         "label_accuracy_strict": _label_accuracy(inputs.strict_label_truth, inputs),
         **judged,

@@ -11,11 +11,22 @@ import pytest
 
 from experiments.report.figures import draw_figures
 from experiments.report.markdown import copy_report, print_main_table, render_markdown, write_report
-from experiments.report.words import ERROR_NAMES, code_span, first_sentence, opening, plain, versus
+from experiments.report.words import (
+    AGGREGATE_NAMES,
+    CURVE_NAMES,
+    ERROR_NAMES,
+    code_span,
+    first_sentence,
+    opening,
+    plain,
+    versus,
+)
 from refine.report.build import DIFFERENCES, SELECTORS, build_report
+from refine.report.curves import CURVES
 from refine.report.example import describe_examples
 from refine.report.repairs import ERRORS
 from refine.selection import is_control
+from rewards.aggregate import AGGREGATES
 from tests.experiments.synthetic import HOSTILE, only_drafts, synthetic_inputs
 
 
@@ -62,6 +73,8 @@ def test_every_stable_key_is_there(report):
     assert set(report["ablation"]) == {"none", "orm", "sorm", "oracle"}
     assert report["ablation"]["sorm"]["orm"]["reranked"] == report["accuracy"]["reranked"]
     assert [row["position"] for row in report["step_accuracy_by_position"]["orm"]] == [1, 2, 3, 4, 5]
+    assert set(report["curves"]) == set(CURVE_NAMES) == set(CURVES)
+    assert set(report["aggregation"]["sorm"]) == set(AGGREGATES) == set(AGGREGATE_NAMES)
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path, inputs):
@@ -71,6 +84,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path, inputs):
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))
     assert [str(path) for path in files] == [
         "figures/accuracy.png",
+        "figures/curves.png",
         "figures/example.png",
         "figures/reliability.png",
         "figures/step_accuracy.png",

@@ -20,6 +20,7 @@ from refine.revise import REVISE, ReviseArgs
 from refine.students.shipped import SHIPPED, find_start
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
 from rewards.labels.corrupt import CORRUPT_SOLUTIONS, CorruptArgs
+from rewards.labels.search import PAPER_K
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.problems.args import ProblemArgs
@@ -115,6 +116,7 @@ class GivenArgs:
     student: str | None = parent("train_policy", any_path=True, default=None)
     rollouts: str | None = parent("sample", default=None)
     labels: str | None = parent("label_steps", "import_labels", default=None)
+    test_labels: str | None = parent("label_steps", "import_labels", default=None)
     reward_start: str | None = parent("train_reward", default=None)
     orm: str | None = parent("train_reward", default=None)
     sorm: str | None = parent("train_reward", default=None)
@@ -134,9 +136,11 @@ class GloreArgs:
     Training rollouts come from `train_problems` problems of the train split, after the first `train_offset`; the test
     split gives `test_problems` drafts (None: all there are). With `warm_up`, both reward models start from
     `reward_start`, which is trained on corrupted gold solutions (`corrupt`) of `warm_up_problems` problems (None: all).
-    `parallel` stages run at once where they do not need one another. `prompt` and `seed` go for every stage, but a seed
-    that is given to a stage is used there. A parent that is given to a stage is used by that stage alone, one in
-    `given` by all; stages that nobody needs then are not run.
+    With `label_test`, the steps of the test drafts are labelled too (`test_labels`: every prefix continued 32 times),
+    so that the report has the reward models' accuracy on steps without an oracle. `parallel` stages run at once where
+    they do not need one another. `prompt` and `seed` go for every stage, but a seed that is given to a stage is used
+    there. A parent that is given to a stage is used by that stage alone, one in `given` by all; stages that nobody
+    needs then are not run.
     """
 
     problems: ProblemArgs | None = None  #: which problems
@@ -156,6 +160,10 @@ class GloreArgs:
     orm: TrainRewardArgs = field(default_factory=lambda: _reward("orm"))  #: how the ORM is trained
     labels: LabelArgs = field(default_factory=_labels)  #: step labels
     sorm: TrainRewardArgs = field(default_factory=lambda: _reward("sorm"))  #: how the SORM is trained
+    label_test: bool = False  #: the reward models are measured on labelled steps of test drafts
+    test_labels: LabelArgs = field(
+        default_factory=lambda: replace(_labels(), search="exhaustive", rule="posterior", continuations=4 * PAPER_K)
+    )
     pairs: PairArgs = field(default_factory=lambda: PairArgs(rollouts=PENDING, labels=PENDING, seed=PIPELINE_SEED))
     refiner: TrainPolicyArgs = field(
         default_factory=lambda: TrainPolicyArgs(
@@ -270,16 +278,22 @@ def glore_nodes(args: GloreArgs, find: Callable[[str], str] = find_start) -> tup
     graph.add("rerank", RERANK, graph.fill("rerank"), candidates="revise", orm="orm", sorm="sorm")
     if "samples" in graph.nodes and args.samples.n < (args.rerank.samples or 1):
         raise ValueError(f"rerank.samples={args.rerank.samples} cannot be chosen from samples.n={args.samples.n}")
+    wanted = ["rerank"]
+    if args.label_test:
+        wanted.append("test_labels")
+        graph.add("test_labels", LABEL_STEPS, graph.fill("test_labels"), rollouts="drafts", policy="student")
     refuse_typed(graph.filled)  # also where it is what stands there already
     # the report checks labels and problems of artifacts that are given, though no other stage may need them
-    graph.keep(["rerank", *(name for name in ("rollouts", "labels") if name in graph.given)])
+    graph.keep([*wanted, *(name for name in ("rollouts", "labels", "test_labels") if name in graph.given)])
     return [*graph.nodes.values(), _report_node(graph)], graph.given
 
 
 def _report_node(graph: Graph) -> Node:
     """The last stage. It reads what `rerank` read, and lists all that was run and all that was given."""
     args, made, given, reranked = graph.args, list(graph.nodes), dict(graph.given), graph.links["rerank"]
-    labels, rollouts = (name if name in made or name in given else None for name in ("labels", "rollouts"))
+    labels, test_labels, rollouts = (
+        name if name in made or name in given else None for name in ("labels", "test_labels", "rollouts")
+    )
     listed = [name for name in given if name not in ("start", "student") or args.given.student is not None]
 
     def build(paths: dict[str, str]) -> ReportArgs:
@@ -292,6 +306,7 @@ def _report_node(graph: Graph) -> Node:
             rerank=paths["rerank"],
             **{name: paths[source] for name, source in reranked.items()},
             labels=labels and paths[labels],
+            test_labels=test_labels and paths[test_labels],
             trained_on=rollouts and paths[rollouts],
             stages=list(run),
             names=list(run.values()),
@@ -321,6 +336,8 @@ def _unused(args: GloreArgs, made: set[str]) -> dict[str, str]:
     if not args.warm_up:
         for name in ("warm_up_problems", "corrupt", "reward_start"):
             reasons[name] = "warm_up is false"
+    if not args.label_test:
+        reasons["test_labels"] = "label_test is false"
     if args.given.student is not None:
         reasons["student"] = f"given.student={args.given.student} is used in its place"
     sections = {
@@ -333,9 +350,10 @@ def _unused(args: GloreArgs, made: set[str]) -> dict[str, str]:
         "warm_up": {"reward_start"},
         "warm_up_problems": {"corrupted"},
         "corrupt": {"corrupted"},
+        "label_test": {"test_labels"},
     } | {name: {name} for name in ("samples", "reward_start", "orm", "labels", "sorm", "pairs", "revise")}
     return {
         name: "what is given stands in place of the stages that would use it"
         for name, users in sections.items()
-        if not users & made
+        if not users & made and getattr(args, name) is not False  # what is turned off needs nobody
     } | reasons

@@ -22,6 +22,7 @@ from experiments.report.words import (
     percent,
     selector_names,
 )
+from rewards.labelled import MEASURES as LABELLED
 from rewards.metrics import show_threshold
 from stages.text import VALUE, one_line
 
@@ -247,6 +248,8 @@ def _judges(report: dict[str, Any]) -> list[Part]:
     rows = []
     for name, words in JUDGE_MEASURES.items():
         found = report[name]
+        if name in LABELLED and report["test_labels"] is None:
+            continue
         paper = report["paper"].get(name)
         papers = "–" if paper is None else " → ".join(paper_percent(paper[scorer]) for scorer in SCORERS)
         rows.append([words, *(_with_interval(found[scorer]) for scorer in SCORERS), papers])
@@ -283,6 +286,8 @@ def _judge_notes(report: dict[str, Any]) -> list[str]:
             f"Of {label['n']:,} step labels {percent(label)} are right by the oracle "
             f"(95% interval {interval(label)}; the paper's hand check {paper})."
         )
+    if report["test_labels"] is not None:
+        lines.append(_test_labels(report["test_labels"]))
     if strict := report["label_accuracy_strict"]:
         lines.append(
             "A needless step, true but past the answer or about somebody not needed, counts as wrong above, and so "
@@ -290,6 +295,20 @@ def _judge_notes(report: dict[str, Any]) -> list[str]:
             "of them are right."
         )
     return lines
+
+
+def _test_labels(facts: dict[str, Any]) -> str:
+    """Where the labels of test solutions come from, and how they are used."""
+    text = (
+        f"Labels of {facts['solutions']:,} test solutions ({facts['wrong_solutions']:,} of them wrong) say of "
+        f"{facts['positive']:,} intermediate steps that a right answer can still be reached, of {facts['negative']:,} "
+        f"that it cannot (up to {facts['continuations']:,} continuations of a prefix; rule: {facts['rule'] or '–'}). "
+        "As many right as wrong steps of each position count. A threshold of one half is what labels balanced so call "
+        "for; the model's own is for steps as they come."
+    )
+    if accuracy := facts["accuracy"]:
+        text += f" By the oracle {percent(accuracy)} of the labels of wrong solutions are right ({interval(accuracy)})."
+    return text
 
 
 def _positions(report: dict[str, Any]) -> list[Part]:

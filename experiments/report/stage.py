@@ -22,8 +22,9 @@ class ReportArgs:
     """Arguments of the stage `report`. `stages` are the artifacts whose seconds and tokens are listed, `names` theirs;
     `given` are those that a user put in the place of some, `given_names` the places.
 
-    `trained_on` are rollouts whose problems must not be among those tested. The headline is the arm that `scorer`
-    ranks, `where` locates and `when` gates.
+    `labels` trained the SORM, `test_labels` judge both reward models where there is no oracle. `trained_on` are
+    rollouts whose problems must not be among those tested. The headline is the arm that `scorer` ranks, `where` locates
+    and `when` gates.
     """
 
     rerank: str = parent("rerank")  #: an artifact of rerank
@@ -31,6 +32,7 @@ class ReportArgs:
     orm: str = parent("train_reward")  #: an artifact of train_reward
     sorm: str = parent("train_reward")  #: an artifact of train_reward
     labels: str | None = parent("label_steps", "import_labels", default=None)  #: an artifact of label_steps
+    test_labels: str | None = parent("label_steps", "import_labels", default=None)  #: step labels of drafts or samples
     trained_on: str | None = parent("sample", default=None)  #: rollouts that must not be of the test problems
     stages: list[str] = parent(any_path=True, default=[])
     names: list[str] = field(default_factory=list)
@@ -81,6 +83,7 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
         error_kinds=name_errors(by_id, candidates),
         label_truth=label_truth,
         strict_label_truth=strict_label_truth,
+        test_labels=None if args.test_labels is None else work.parents["test_labels"].rows(StepLabels),
         stages=dict(zip(args.names, map(_cost, work.parents["stages"]), strict=True)),
         given=dict(zip(args.given_names, map(_describe, work.parents["given"]), strict=True)),
         samples=work.parents["rerank"].manifest["counts"]["samples"],

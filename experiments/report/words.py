@@ -59,6 +59,8 @@ ERROR_NAMES = {
 JUDGE_MEASURES = {
     "step_accuracy": "intermediate steps judged rightly",
     "step_balanced_accuracy": "the same, right and wrong steps weighing alike",
+    "labelled_step_accuracy": "steps judged as continuations label them, balanced by length",
+    "labelled_step_accuracy_own": "the same, at the model's own threshold",
     "step_auroc": "AUROC over intermediate steps (no threshold)",
     "first_error_accuracy": "first error named exactly (or that there is none)",
     "first_error_located": "the same, on solutions with an error",
@@ -252,12 +254,18 @@ def _refiners(report: dict[str, Any]) -> str:
 
 
 def _judges(report: dict[str, Any]) -> str:
-    change = report["difference"]["sorm_minus_orm_step_accuracy"]
-    if change is None:
+    measured = [
+        name
+        for name in ("step_accuracy", "labelled_step_accuracy")
+        if report["difference"][f"sorm_minus_orm_{name}"] is not None
+    ]
+    if not measured:
         return ""
-    orm, sorm = (report["step_accuracy"][name] for name in ("orm", "sorm"))
+    change = report["difference"][f"sorm_minus_orm_{measured[0]}"]
+    orm, sorm = (report[measured[0]][name] for name in ("orm", "sorm"))
+    basis = ", as continuations label them," if measured[0] == "labelled_step_accuracy" else ""
     text = (
-        f"On intermediate steps the SORM judges {percent(sorm)} rightly and the ORM {percent(orm)}: "
+        f"On intermediate steps{basis} the SORM judges {percent(sorm)} rightly and the ORM {percent(orm)}: "
         f"the SORM is {versus(change, 'the ORM')}"
     )
     final = report["difference"]["sorm_minus_orm_final_accuracy"]

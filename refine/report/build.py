@@ -16,11 +16,13 @@ from refine.report.curves import curve_report
 from refine.report.example import choose_example, describe_examples
 from refine.report.inputs import ReportInputs
 from refine.report.repairs import WHERES, count_errors, repair_report, share
+from refine.report.truth import judge_labels
 from refine.rerank import WHEN
 from refine.selection import EQUAL, SCORED, is_control, offers_refinements
 from refine.selection import SELECTORS as OFFERS
 from rewards.evaluate import SCORERS, judge_report
 from rewards.intervals import Estimate, Tally, mcnemar, resample, wilson
+from rewards.labelled import labelled_report, match_labels
 from rewards.metrics import threshold_at
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, identity
 
@@ -70,6 +72,7 @@ PAPER = {
     "accuracy": {"draft": (0.53, ""), "reranked": (0.65, ""), "best_of_n": (0.58, "(2nd)")},
     "fixed": {"global": (0.28, "(2nd)"), "local": (0.28, "(2nd)"), "either": (0.41, "(2nd)")},
     "step_accuracy": {"orm": (0.73, "(2nd)"), "sorm": (0.81, "(2nd)")},
+    "labelled_step_accuracy": {"orm": (0.73, "(2nd)"), "sorm": (0.81, "(2nd)")},
     "label_accuracy": (0.94, "(2nd)"),
 }
 
@@ -90,6 +93,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         for name, where in inputs.thresholds.items()
     }
     judged = judge_report(inputs.judgements, thresholds, inputs.step_truth, inputs.where, rows, candidates, counts)
+    judged |= _labelled(inputs, rows, counts, judged["difference"])
     fixed, broken, repair_differences, by_where = repair_report(inputs.where, rows, candidates, counts)
     headline = {name: _find_arm(arms, name, inputs.scorer, inputs.where, inputs.when) for name in SELECTORS}
     strongest = _strongest_control(headline)
@@ -243,6 +247,31 @@ def _kept(arms: dict[Arm, dict[str, Choice]], rows: dict[str, int]) -> dict[str,
     return table
 
 
+def _labelled(
+    inputs: ReportInputs, rows: dict[str, int], counts: np.ndarray, differences: dict[str, Estimate | None]
+) -> dict[str, Any]:
+    """How the reward models judge the steps that were labelled by continuations, and what is known of these labels;
+    the differences come to the others."""
+    labels = inputs.test_labels
+    matched = None if labels is None else match_labels(inputs.candidates, labels)
+    found = labelled_report(inputs.judgements, inputs.thresholds, matched, rows, counts)
+    differences |= found.pop("difference")
+    if labels is None:
+        return found | {"test_labels": None}
+    flat = [label for row in labels for label in row.labels[:-1]]
+    wrong = [row for row in labels if not row.correct]
+    facts = {
+        "solutions": len(labels),
+        "wrong_solutions": len(wrong),
+        "positive": flat.count(True),
+        "negative": flat.count(False),
+        "rule": next((row.rule for row in wrong), ""),
+        "continuations": max((number for row in wrong for number in row.trials), default=0),
+        "accuracy": _label_accuracy(judge_labels({one.id: one for one in inputs.problems}, labels), inputs),
+    }
+    return found | {"test_labels": facts}
+
+
 def _label_accuracy(truth: dict[str, tuple[int, int]] | None, inputs: ReportInputs) -> Estimate | None:
     """Share of the step labels that are right, with its interval over training problems: one problem's labels depend on
     each other."""
@@ -274,7 +303,8 @@ def _notes(inputs: ReportInputs, report: dict[str, Any]) -> list[str]:
     if absent:
         notes.append(f"Not run, hence empty: {', '.join(absent)}.")
     if inputs.step_truth is None:
-        notes.append("This source has no oracle, so step accuracy and first-error accuracy are not measured.")
+        instead = "" if inputs.test_labels is None else "; steps are judged by the labels that continuations gave them"
+        notes.append(f"This source has no oracle, so step accuracy and first-error accuracy are not measured{instead}.")
     if inputs.label_truth is None:
         notes.append("The step labels could not be checked against the truth.")
     if report["ungraded"]:

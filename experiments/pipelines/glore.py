@@ -13,8 +13,10 @@ from experiments.commands.unused import refuse_typed
 from experiments.pipelines.graph import PIPELINE_SEED, Graph, sampling
 from experiments.pipelines.students import add_rounds
 from experiments.report.stage import REPORT, ReportArgs
+from refine.beam_search import BEAM_SEARCH, BeamArgs
 from refine.pairs import BUILD_PAIRS, PairArgs
 from refine.prompts import KINDS
+from refine.refine_until import REFINE_UNTIL, UntilArgs
 from refine.rerank import RERANK, RerankArgs
 from refine.revise import REVISE, ReviseArgs
 from refine.students.shipped import SHIPPED, find_start
@@ -73,6 +75,18 @@ def _revise() -> ReviseArgs:
     return ReviseArgs(
         drafts=PENDING, samples=PENDING, global_refiner=PENDING, local_refiner=PENDING, control=PENDING,
         shuffled=PENDING, orm=PENDING, sorm=PENDING, seed=PIPELINE_SEED,
+        sampler=SamplerArgs(temperature=0.0, max_tokens=512),
+    )  # fmt: skip
+
+
+def _beam() -> BeamArgs:
+    sampler = SamplerArgs(temperature=0.7, max_tokens=128)
+    return BeamArgs(policy=PENDING, scorer=PENDING, seed=PIPELINE_SEED, sampler=sampler)
+
+
+def _until() -> UntilArgs:
+    return UntilArgs(
+        drafts=PENDING, global_refiner=PENDING, local_refiner=PENDING, orm=PENDING, sorm=PENDING, seed=PIPELINE_SEED,
         sampler=SamplerArgs(temperature=0.0, max_tokens=512),
     )  # fmt: skip
 
@@ -171,6 +185,10 @@ class GloreArgs:
         )
     )  #: how the refiners are trained
     revise: ReviseArgs = field(default_factory=_revise)
+    beam: bool = False  #: step beam search with the SORM too
+    beam_search: BeamArgs = field(default_factory=_beam)
+    until: bool = False  #: drafts are refined until the ORM accepts them too
+    refine_until: UntilArgs = field(default_factory=_until)
     rerank: RerankArgs = field(
         default_factory=lambda: RerankArgs(candidates=PENDING, orm=PENDING, sorm=PENDING, samples=3, seed=PIPELINE_SEED)
     )
@@ -246,6 +264,28 @@ def add_reward_start(graph: Graph) -> str:
     return "reward_start"
 
 
+def add_searches(graph: Graph, test: ProblemArgs) -> dict[str, list[str]]:
+    """The searches that are wanted beside what is always there; returns what `rerank` gets of them.
+
+    Raises:
+        ValueError: there are such artifacts of the user's own too.
+    """
+    args = graph.args
+    if args.beam:
+        graph.add("beam_search", BEAM_SEARCH, graph.fill("beam_search", problems=test), policy="student", scorer="sorm")
+    if args.until:
+        graph.add(
+            "refine_until", REFINE_UNTIL, graph.fill("refine_until"), drafts="drafts", orm="orm", sorm="sorm",
+            global_refiner="global_refiner", local_refiner="local_refiner",
+        )  # fmt: skip
+    made = [name for name, wanted in (("beam_search", args.beam), ("refine_until", args.until)) if wanted]
+    if made and args.rerank.more:
+        raise ValueError(
+            f"rerank.more={list(args.rerank.more)} stands in place of beam=true and until=true: set either"
+        )
+    return {"more": made} if made else {}
+
+
 def glore_nodes(args: GloreArgs, find: Callable[[str], str] = find_start) -> tuple[list[Node], dict[str, str]]:
     """Every stage of the pipeline, in an order in which they can run, and the paths given from outside.
 
@@ -275,7 +315,8 @@ def glore_nodes(args: GloreArgs, find: Callable[[str], str] = find_start) -> tup
         "revise", REVISE, graph.fill("revise"), drafts="drafts", samples="samples", global_refiner="global_refiner",
         local_refiner="local_refiner", control="control_refiner", shuffled="shuffled_refiner", orm="orm", sorm="sorm",
     )  # fmt: skip
-    graph.add("rerank", RERANK, graph.fill("rerank"), candidates="revise", orm="orm", sorm="sorm")
+    more = add_searches(graph, test)
+    graph.add("rerank", RERANK, graph.fill("rerank"), candidates="revise", orm="orm", sorm="sorm", **more)
     if "samples" in graph.nodes and args.samples.n < (args.rerank.samples or 1):
         raise ValueError(f"rerank.samples={args.rerank.samples} cannot be chosen from samples.n={args.samples.n}")
     wanted = ["rerank"]
@@ -304,7 +345,10 @@ def _report_node(graph: Graph) -> Node:
                 run.setdefault(paths[name], name)
         return ReportArgs(
             rerank=paths["rerank"],
-            **{name: paths[source] for name, source in reranked.items()},
+            **{
+                name: [paths[one] for one in source] if isinstance(source, list) else paths[source]
+                for name, source in ({"more": args.rerank.more} | reranked).items()
+            },
             labels=labels and paths[labels],
             test_labels=test_labels and paths[test_labels],
             trained_on=rollouts and paths[rollouts],
@@ -336,6 +380,9 @@ def _unused(args: GloreArgs, made: set[str]) -> dict[str, str]:
     if not args.warm_up:
         for name in ("warm_up_problems", "corrupt", "reward_start"):
             reasons[name] = "warm_up is false"
+    for name, wanted in (("beam_search", args.beam), ("refine_until", args.until)):
+        if not wanted:
+            reasons[name] = f"{'beam' if name == 'beam_search' else 'until'} is false"
     if not args.label_test:
         reasons["test_labels"] = "label_test is false"
     if args.given.student is not None:

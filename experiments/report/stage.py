@@ -10,8 +10,9 @@ from refine.report.example import describe_examples
 from refine.report.inputs import ReportInputs
 from refine.report.outcomes import Outcome, run_outcomes
 from refine.report.truth import check_apart, judge_candidates, judge_labels, name_errors
+from refine.rerank import read_candidates
 from rewards.reward_model import read_facts
-from rollouts.records import Candidate, Choice, Judgement, Problem, StepLabels
+from rollouts.records import Choice, Judgement, Problem, StepLabels
 from stages.artifacts import Artifact
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
@@ -29,6 +30,7 @@ class ReportArgs:
 
     rerank: str = parent("rerank")  #: an artifact of rerank
     candidates: str = parent("revise")  #: an artifact of revise
+    more: list[str] = parent("beam_search", "refine_until", default=[])  #: what rerank had beside these
     orm: str = parent("train_reward")  #: an artifact of train_reward
     sorm: str = parent("train_reward")  #: an artifact of train_reward
     labels: str | None = parent("label_steps", "import_labels", default=None)  #: an artifact of label_steps
@@ -58,7 +60,7 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
 
     problems = work.parents["candidates"].rows(Problem, "problems")
     by_id = {problem.id: problem for problem in problems}
-    candidates = work.parents["candidates"].rows(Candidate)
+    candidates = read_candidates(work.parents["candidates"], work.parents["more"])
     if args.trained_on is not None:
         check_apart(work.parents["trained_on"].rows(Problem, "problems"), problems)
     label_truth = strict_label_truth = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from refine.selection import SEARCHES
 from stages.text import VALUE, one_line
 
 Estimate = dict[str, Any]
@@ -77,7 +78,7 @@ def selector_names(report: dict[str, Any]) -> dict[str, str]:
     """What a reader calls each selector, in the order of the table."""
     scorer, n, equal = report["headline"]["scorer"].upper(), report["samples"] or "n", report["samples_equal_tokens"]
     fewer = n - 1 if report["samples"] else "n − 1"
-    return {
+    names = {
         "draft": "draft (greedy)",
         "global": "global refinement",
         "local": "local refinement",
@@ -93,9 +94,12 @@ def selector_names(report: dict[str, Any]) -> dict[str, str]:
         "best_of_n_equal_tokens": f"best of {equal or 'n'} at equal tokens, {scorer} picks",
         "majority_of_n": f"majority of {n} samples",
         "weighted_of_n": f"vote of {n} samples, {scorer} weighs",
+        "beam": f"step beam search, {scorer} picks",
+        "until": "refined until accepted",
         "random": "random of the three",
         "oracle": "oracle of the three",
     }
+    return {name: words for name, words in names.items() if name not in SEARCHES or report["accuracy"][name]}
 
 
 def percent(found: Estimate | None) -> str:

@@ -18,7 +18,7 @@ from refine.report.inputs import ReportInputs
 from refine.report.repairs import WHERES, count_errors, repair_report, share
 from refine.report.truth import judge_labels
 from refine.rerank import WHEN
-from refine.selection import EQUAL, SCORED, is_control, offers_refinements
+from refine.selection import EQUAL, SCORED, SEARCHES, is_control, offers_refinements
 from refine.selection import SELECTORS as OFFERS
 from rewards.evaluate import SCORERS, judge_report
 from rewards.intervals import Estimate, Tally, mcnemar, resample, wilson
@@ -33,7 +33,7 @@ Arm = tuple[str, str, str, str]  # selector, scorer, where, when
 SELECTORS = {
     name: (
         "local" in kinds or name == EQUAL,
-        rule in SCORED and (len(kinds) > 1 or "sample" in kinds),
+        rule in SCORED and (len(kinds) > 1 or kinds in (("sample",), ("beam",))),
         offers_refinements(name) or name == EQUAL,
     )
     for name, (kinds, rule) in OFFERS.items()
@@ -48,12 +48,16 @@ DIFFERENCES = (
     ("reranked", "draft_shuffled"),
     ("reranked", "best_of_n_with_draft"),
     ("reranked", EQUAL),
+    ("reranked", "beam"),
+    ("reranked", "until"),
     ("reranked", "random"),
     ("reranked", "global"),
     ("reranked", "local"),
     ("reranked", "draft_global"),
     ("reranked", "draft_local"),
     ("best_of_n", "draft"),
+    ("beam", "best_of_n"),
+    ("until", "draft"),
     ("global", "draft"),
     ("local", "draft"),
     ("control", "draft"),
@@ -295,7 +299,7 @@ def _notes(inputs: ReportInputs, report: dict[str, Any]) -> list[str]:
         notes.append(f"Given, not made in this run: {names}. What they were trained on is not known here.")
     if not inputs.apart:
         notes.append("The test problems were not compared with those trained on, which are not known here.")
-    absent = [name for name, found in report["accuracy"].items() if found is None]
+    absent = [name for name, found in report["accuracy"].items() if found is None and name not in SEARCHES]
     drawn = max((c.sample + 1 for c in inputs.candidates if c.kind == "sample"), default=0)
     if EQUAL in absent and "reranked" not in absent and drawn:
         absent.remove(EQUAL)

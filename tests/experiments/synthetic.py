@@ -145,6 +145,8 @@ def _choose(problem: Problem, offers: dict, rng: random.Random) -> list[Choice]:
         add("draft_control", scorer, "none", [draft, control])
         add("draft_shuffled", scorer, "none", [draft, shuffled])
         add("best_of_n_with_draft", scorer, "none", [draft, *samples[:2]])
+        add("beam", scorer, "none", samples)
+    add("until", "orm", "none", [draft, whole])
     for where in ("none", "orm", "sorm", "oracle"):
         local = ("local", where, 0)
         add("local", "none", where, [local])

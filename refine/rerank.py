@@ -27,16 +27,15 @@ WHEN = ("always", "orm", "sorm", "oracle")  # who says when a draft is refined
 class RerankArgs:
     """Arguments of the stage `rerank`. `samples` is the n of best-of-n and majority-of-n: they choose among the first
     `samples` of the sampled solutions (None: among all). `when` names the gates: a draft is refined always, where a
-    reward model's final score is under its threshold, or where it is wrong (oracle). `aggregate` makes the one score by
+    reward model's final score is under its threshold, or where it is wrong (oracle). `more` are artifacts of
+    `beam_search` and `refine_until`, one of each at most, of the same problems. `aggregate` makes the one score by
     which is chosen of those after the steps; a gate goes by the last in any case, which its threshold is for. `seed` is
     that of `random`."""
 
     candidates: str = parent("revise")  #: an artifact of revise
-    more: list[str] = only_when(  #: artifacts of beam_search and refine_until, of the same problems
-        parent("beam_search", "refine_until", default=[]), "searched", True
-    )
     orm: str = parent("train_reward")  #: an artifact of train_reward
     sorm: str = parent("train_reward")  #: an artifact of train_reward
+    more: list[str] = only_when(parent("beam_search", "refine_until", default=[]), "searched", True)  #: searches
     samples: int | None = None  #: how many best-of-n chooses from
     aggregate: str = only_when("last", "aggregated", True)  #: of the scores of steps: last, min, product, mean
     when: list[str] = field(default_factory=lambda: ["always"])  #: who says when to refine: always, orm, sorm, oracle

@@ -114,11 +114,11 @@ def _accuracy(report: dict[str, Any]) -> list[Part]:
     notes = (
         f"{report['problems']:,} problems. Refined are {WHEN_NAMES[report['headline']['when']]}, also by the controls. "
         f"The local refiner here is {where}; {scorer} "
-        "chooses wherever a choice is made. Tokens are means over problems: those that had to be sampled before the "
-        "choice, and those that policies and reward models read for it (questions, drafts, solutions; what could be "
-        "shared is counted each time). At equal tokens: sampled and read together. The paper's figures (GLoRe, arXiv "
-        "2402.10963) are Llama-2 13B on GSM8K, for orientation: another student, other problems. (2nd): from "
-        "secondary summaries of the paper, approximate."
+        f"chooses wherever a choice is made, by {AGGREGATE_NAMES[report['headline']['aggregate']]}. Tokens are means "
+        "over problems: those that had to be sampled before the choice, and those that policies and reward models read "
+        "for it (questions, drafts, solutions; what could be shared is counted each time). At equal tokens: sampled and "
+        "read together. The paper's figures (GLoRe, arXiv 2402.10963) are Llama-2 13B on GSM8K, for orientation: "
+        "another student, other problems. (2nd): from secondary summaries of the paper, approximate."
     )
     rows = accuracy_rows(report, read=True)
     return [Table("Accuracy by selector", header, rows), _figure("accuracy"), notes, _figure("tokens")]

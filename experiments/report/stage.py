@@ -30,9 +30,9 @@ class ReportArgs:
 
     rerank: str = parent("rerank")  #: an artifact of rerank
     candidates: str = parent("revise")  #: an artifact of revise
-    more: list[str] = parent("beam_search", "refine_until", default=[])  #: what rerank had beside these
     orm: str = parent("train_reward")  #: an artifact of train_reward
     sorm: str = parent("train_reward")  #: an artifact of train_reward
+    more: list[str] = parent("beam_search", "refine_until", default=[])  #: what rerank had beside these
     labels: str | None = parent("label_steps", "import_labels", default=None)  #: an artifact of label_steps
     test_labels: str | None = parent("label_steps", "import_labels", default=None)  #: step labels of drafts or samples
     trained_on: str | None = parent("sample", default=None)  #: rollouts that must not be of the test problems
@@ -90,6 +90,7 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
         given=dict(zip(args.given_names, map(_describe, work.parents["given"]), strict=True)),
         samples=work.parents["rerank"].manifest["counts"]["samples"],
         apart=args.trained_on is not None,
+        aggregate=work.parents["rerank"].manifest["args"].get("aggregate", "last"),
         scorer=args.scorer,
         where=args.where,
         when=args.when,

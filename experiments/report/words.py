@@ -44,10 +44,10 @@ CURVE_NAMES = {
     "oracle": "oracle",
 }
 AGGREGATE_NAMES = {
-    "last": "of the last step",
-    "min": "the least of its steps",
-    "product": "the product of its steps",
-    "mean": "the mean of its steps",
+    "last": "the score after the last step",
+    "min": "the least of the scores of its steps",
+    "product": "the product of the scores of its steps",
+    "mean": "the mean of the scores of its steps",
 }
 ERROR_NAMES = {
     "arithmetic": "wrong arithmetic: an equation that does not hold",

@@ -109,7 +109,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "seed": inputs.seed,
         "problems": len(rows),
         "splits": sorted({problem.split for problem in inputs.problems}),
-        "headline": {"scorer": inputs.scorer, "where": inputs.where, "when": inputs.when},
+        "headline": {name: getattr(inputs, name) for name in ("scorer", "where", "when", "aggregate")},
         "samples": inputs.samples,
         "accuracy": {name: arm and _accuracy(arm) for name, arm in headline.items()},
         "tokens": {name: arm and _mean(arm, "completion_tokens") for name, arm in headline.items()},

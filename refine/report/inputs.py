@@ -13,7 +13,8 @@ from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What a report is made from. `scorer`, `where` and `when` name the arm of the headline.
+    """What a report is made from. `scorer`, `where` and `when` name the arm of the headline, and `aggregate` the score
+    of a solution by which is chosen.
 
     `step_truth[key][i]` says whether that draft or sample has only right steps up to step i (0-based), and
     `error_kinds[key]` what went wrong first in that draft, which is not right; None where no oracle exists.
@@ -44,6 +45,7 @@ class ReportInputs:
     scorer: str = "orm"
     where: str = "sorm"
     when: str = "always"
+    aggregate: str = "last"
     given: dict[str, str] = field(default_factory=dict)
     apart: bool = True
     samples: int = 3

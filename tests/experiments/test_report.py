@@ -78,6 +78,12 @@ def test_every_stable_key_is_there(report):
     assert set(report["aggregation"]["sorm"]) == set(AGGREGATES) == set(AGGREGATE_NAMES)
 
 
+def test_a_report_says_by_what_score_is_chosen(inputs):
+    for how, words in AGGREGATE_NAMES.items():
+        text = render_markdown(build_report(dataclasses.replace(inputs, aggregate=how)), [])
+        assert f"wherever a choice is made, by {words}." in text
+
+
 def test_the_papers_row_of_steps_is_there_without_an_oracle(inputs):
     """ORM 73% and SORM 81% are of GSM8K, where nobody but continuations says which step is wrong."""
     candidates = {identity(one): one for one in inputs.candidates}

@@ -156,8 +156,8 @@ COUNTED: list[tuple[Stage, Any, str]] = [
     (
         REPORT,
         ReportArgs(),
-        "rerank candidates more orm sorm labels test_labels trained_on stages names given given_names title model scorer where when "
-        "seed",
+        "rerank candidates more orm sorm labels test_labels trained_on stages names given given_names title model "
+        "scorer where when seed",
     ),
 ]
 

@@ -151,10 +151,11 @@ class GloreArgs:
     split gives `test_problems` drafts (None: all there are). With `warm_up`, both reward models start from
     `reward_start`, which is trained on corrupted gold solutions (`corrupt`) of `warm_up_problems` problems (None: all).
     With `label_test`, the steps of the test drafts are labelled too (`test_labels`: every prefix continued 32 times),
-    so that the report has the reward models' accuracy on steps without an oracle. `parallel` stages run at once where
-    they do not need one another. `prompt` and `seed` go for every stage, but a seed that is given to a stage is used
-    there. A parent that is given to a stage is used by that stage alone, one in `given` by all; stages that nobody
-    needs then are not run.
+    so that the report has the reward models' accuracy on steps without an oracle. With `beam`, the student searches
+    step by step with the SORM; with `until`, drafts are refined until the ORM accepts them; both stand beside the other
+    selectors. `parallel` stages run at once where they do not need one another. `prompt` and `seed` go for every stage,
+    but a seed that is given to a stage is used there. A parent that is given to a stage is used by that stage alone,
+    one in `given` by all; stages that nobody needs then are not run.
     """
 
     problems: ProblemArgs | None = None  #: which problems

@@ -116,8 +116,8 @@ def _accuracy(report: dict[str, Any]) -> list[Part]:
         f"The local refiner here is {where}; {scorer} "
         f"chooses wherever a choice is made, by {AGGREGATE_NAMES[report['headline']['aggregate']]}. Tokens are means "
         "over problems: those that had to be sampled before the choice, and those that policies and reward models read "
-        "for it (questions, drafts, solutions; what could be shared is counted each time). At equal tokens: sampled and "
-        "read together. The paper's figures (GLoRe, arXiv 2402.10963) are Llama-2 13B on GSM8K, for orientation: "
+        "for it (questions, drafts, solutions; what could be shared is counted each time). At equal tokens: sampled "
+        "and read together. The paper's figures (GLoRe, arXiv 2402.10963) are Llama-2 13B on GSM8K, for orientation: "
         "another student, other problems. (2nd): from secondary summaries of the paper, approximate."
     )
     rows = accuracy_rows(report, read=True)

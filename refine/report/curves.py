@@ -21,7 +21,7 @@ from rewards.intervals import Estimate, Tally, estimate, replicate
 from rollouts.grading.answers import canonical
 from rollouts.records import Candidate, CandidateKey, Judgement, Problem, identity
 
-ORDERS = 100  # of the samples of a problem, for votes of more than 6
+ORDERS = 100  # of the samples of a problem, at least, for votes of more than 6
 CURVES = ("orm", "sorm", "weighted_orm", "weighted_sorm", "majority", "oracle")
 
 
@@ -93,8 +93,10 @@ def _draw(
     if factorial(len(places)) <= 720:
         orders = list(itertools.permutations(places))
     else:
-        rng = random.Random(f"orders/{problem.id}")
-        orders = [rng.sample(places, len(places)) for _ in range(ORDERS)]
+        # turned round, an order begins with each sample once: then n = 1 is exact for votes too
+        rng, count = random.Random(f"orders/{problem.id}"), len(places)
+        mixed = [rng.sample(places, count) for _ in range(-(-ORDERS // count))]
+        orders = [order[at:] + order[:at] for order in mixed for at in places]
     return _Drawn(
         right=np.array([one.correct is True for one in samples], dtype=float),
         answers=np.array(answers),

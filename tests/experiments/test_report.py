@@ -261,7 +261,7 @@ def test_the_strongest_control_is_the_best_that_does_without_the_refiners(report
     without = {name for name in SELECTORS if is_control(name)}
     assert without == {
         *("draft", "control", "draft_control", "shuffled", "draft_shuffled", "best_of_n", "best_of_n_with_draft"),
-        *("best_of_n_equal_tokens", "majority_of_n", "weighted_of_n"),
+        *("best_of_n_equal_tokens", "majority_of_n", "weighted_of_n", "beam"),
     }
     name = report["strongest_control"]
     best = max(report["accuracy"][one]["value"] for one in without)

@@ -125,6 +125,13 @@ def test_votes_of_many_samples_are_close_to_all_subsets():
     assert point["value"] == pytest.approx(want, abs=0.08)
 
 
+def test_of_a_single_sample_every_rule_makes_the_same():
+    asked, candidates, judgements = drawn(samples=9, problems=3, seed=1)
+    curves = curve_report(candidates, judgements, asked, resample(3, 10))["curves"]
+    share = np.mean([c.correct for c in candidates])
+    assert [curve[0]["value"] for curve in curves.values()] == [pytest.approx(share)] * len(CURVES)
+
+
 def test_where_there_is_nothing_to_choose_from():
     asked, candidates, judgements = drawn(samples=1)
     assert curve_report(candidates, judgements, asked, resample(3, 10)) == {"curves": {}, "aggregation": {}}

@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from experiments.report.parts import Bullets, Figure, Part, Section, Table
+from experiments.report.samples import samples_parts
 from experiments.report.words import (
     AGGREGATE_NAMES,
-    CURVE_NAMES,
     ERROR_NAMES,
     FIXED_NAMES,
     JUDGE_MEASURES,
@@ -21,6 +21,7 @@ from experiments.report.words import (
     paper_percent,
     percent,
     selector_names,
+    with_interval,
 )
 from rewards.labelled import MEASURES as LABELLED
 from rewards.metrics import show_threshold
@@ -29,48 +30,11 @@ from stages.text import VALUE, one_line
 SCORERS = ("orm", "sorm")
 
 
-@dataclass(frozen=True)
-class Table:
-    """Cells as texts, which may be from outside; the first `texts` columns are words, the others numbers."""
-
-    caption: str
-    header: list[str]
-    rows: list[list[str]]
-    texts: int = 1
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A picture by its name: a file of figures/, and what is drawn in the page."""
-
-    name: str
-    caption: str
-
-
-@dataclass(frozen=True)
-class Bullets:
-    """Sentences, each of which stands for itself."""
-
-    lines: list[str]
-
-
-Part = str | Table | Figure | Bullets
-
-
-@dataclass(frozen=True)
-class Section:
-    """What stands under one title; `name` is what a link to it says."""
-
-    name: str
-    title: str
-    parts: list[Part]
-
-
 def report_sections(report: dict[str, Any]) -> list[Section]:
     """Everything under the opening, in order; parts that the numbers do not allow are left out."""
     sections = [
         Section("accuracy", "Accuracy by selector", _accuracy(report)),
-        Section("samples", "More samples, and votes", _samples(report)),
+        Section("samples", "More samples, and votes", samples_parts(report)),
         Section("differences", "Differences on the same problems", _differences(report)),
         Section("errors", "What is wrong with the drafts", _errors(report)),
         Section("repairs", "What the refiners mend and break", [*_repairs(report), *_wheres(report), *_gates(report)]),
@@ -85,7 +49,6 @@ def report_sections(report: dict[str, Any]) -> list[Section]:
 _CAPTIONS = {
     "accuracy": "Accuracy by selector with 95% intervals; diamonds are the paper's figures.",
     "tokens": "Accuracy against all tokens of a problem, sampled and read, with 95% intervals.",
-    "curves": "Accuracy by the number of samples, by who chooses among them.",
     "differences": "Differences in points on the same problems, with 95% intervals.",
     "step_accuracy": "Accuracy on intermediate steps by their position, ORM and SORM, with 95% intervals.",
     "reliability": "How often solutions and steps are right, by the probability that each model gave them.",
@@ -122,56 +85,6 @@ def _accuracy(report: dict[str, Any]) -> list[Part]:
     )
     rows = accuracy_rows(report, read=True)
     return [Table("Accuracy by selector", header, rows), _figure("accuracy"), notes, _figure("tokens")]
-
-
-def _samples(report: dict[str, Any]) -> list[Part]:
-    """Best of n and votes of n, by n; and the scores that can be made of those of the steps."""
-    curves = report["curves"]
-    if not curves:
-        return []
-    rows = []
-    for at, first in enumerate(next(iter(curves.values()))):
-        own = {name: curve[at] for name, curve in curves.items()}
-        tokens = [first["tokens"], *(own[name]["tokens_read"] for name in SCORERS if name in own)]
-        rows.append([str(first["samples"]), *map(_with_interval, own.values()), *(f"{n:,.0f}" for n in tokens)])
-    read = [f"read for the {name.upper()}" for name in SCORERS if name in curves]
-    header = ["n", *(CURVE_NAMES[name] for name in curves), "sampled", *read]
-    most = int(rows[-1][0])
-    notes = (
-        f"Each value is a mean over subsets of n of the {most} samples of a problem, not of the first n: over all "
-        "of them for best of n and the oracle, over random orders (all orders of up to 6 samples) for votes. The "
-        "intervals are over problems. Tokens are means over problems, as above."
-    )
-    return [
-        Table("Accuracy by the number of samples", header, rows),
-        _figure("curves"),
-        " ".join(filter(None, [notes, _reached(report, most)])),
-        *_aggregates(report, most),
-    ]
-
-
-def _reached(report: dict[str, Any], most: int) -> str:
-    """From which n on best of n is as often right as reranking."""
-    scorer, reranked = report["headline"]["scorer"], report["accuracy"]["reranked"]
-    curve = report["curves"].get(scorer)
-    if reranked is None or curve is None:
-        return ""
-    n = next((point["samples"] for point in curve if point["value"] >= reranked["value"]), None)
-    told = f"with none of up to {most} samples" if n is None else f"from n = {n} on"
-    return f"Best of n by {SCORER_NAMES[scorer]} is as often right as reranking ({percent(reranked)}) {told}."
-
-
-def _aggregates(report: dict[str, Any], most: int) -> list[Part]:
-    found = report["aggregation"]
-    if not found:
-        return []
-    header, rows = ["score of a solution"], []
-    for scorer in found:
-        header += [f"{scorer.upper()}, best of {most}", f"{scorer.upper()}, vote of {most}"]
-    for how, words in AGGREGATE_NAMES.items():
-        cells = [_with_interval(one[how][rule]) for one in found.values() for rule in ("best", "weighted")]
-        rows.append([words, *cells])
-    return [Table("By how the scores of steps are made one", header, rows)]
 
 
 def named_differences(report: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -217,7 +130,7 @@ def _wheres(report: dict[str, Any]) -> list[Part]:
     for where, found in report["by_where"].items():
         scored = [report["ablation"].get(where, {}).get(s, {}).get("reranked") for s in SCORERS]
         cells = [percent(found[name]) for name in ("located", "fixed", "fixed_either", "broken")]
-        rows.append([WHERE_NAMES[where], *cells, *(_with_interval(score) for score in scored)])
+        rows.append([WHERE_NAMES[where], *cells, *(with_interval(score) for score in scored)])
     header = ["local refiner", "refined", "wrong fixed", "with global", "right broken"]
     header += ["reranked by the ORM", "reranked by the SORM"]
     return [Table("By who locates the error", header, rows)] if rows else []
@@ -233,15 +146,11 @@ def _gates(report: dict[str, Any]) -> list[Part]:
         shares = [percent(kept[name]) if kept else percent(None) for name in ("right", "wrong")]
         scored = [cells.get(scorer, {}).get("reranked") for scorer in SCORERS]
         plain_ones = [cells.get("orm", {}).get(name) for name in ("global", "local", "control")]
-        rows.append([WHEN_NAMES[when], *shares, *(_with_interval(found) for found in [*plain_ones, *scored])])
+        rows.append([WHEN_NAMES[when], *shares, *(with_interval(found) for found in [*plain_ones, *scored])])
     header = ["refined are", "right drafts kept", "wrong kept", "global", "local", "control"]
     header += ["reranked by the ORM", "reranked by the SORM"]
     below = "A gate keeps the other drafts, and nothing is sampled for them. The control has the same gate."
     return [Table("By who says when to refine", header, rows), below]
-
-
-def _with_interval(found: dict[str, Any] | None) -> str:
-    return "–" if found is None else f"{percent(found)} ({interval(found)})"
 
 
 def _judges(report: dict[str, Any]) -> list[Part]:
@@ -252,7 +161,7 @@ def _judges(report: dict[str, Any]) -> list[Part]:
             continue
         paper = report["paper"].get(name)
         papers = "–" if paper is None else " → ".join(paper_percent(paper[scorer]) for scorer in SCORERS)
-        rows.append([words, *(_with_interval(found[scorer]) for scorer in SCORERS), papers])
+        rows.append([words, *(with_interval(found[scorer]) for scorer in SCORERS), papers])
     for name, words in (("brier", "Brier score (lower is better)"), ("ece", "calibration error (lower is better)")):
         found = [(report["calibration"][scorer] or {}).get(name) for scorer in SCORERS]
         rows.append([words, *("–" if value is None else f"{value:.3f}" for value in found), "–"])
@@ -318,7 +227,7 @@ def _positions(report: dict[str, Any]) -> list[Part]:
     }
     sizes = {place: row["n"] for rows in by_place.values() for place, row in rows.items()}
     rows = [
-        [str(place), f"{sizes[place]:,}", *(_with_interval(found.get(place)) for found in by_place.values())]
+        [str(place), f"{sizes[place]:,}", *(with_interval(found.get(place)) for found in by_place.values())]
         for place in sorted(sizes)
     ]
     return [Table("Step accuracy by position", ["step", "steps", "ORM", "SORM"], rows)] if rows else []

@@ -114,6 +114,11 @@ def interval(found: Estimate | None, between: str = "–", form: str = ".1f") ->
     return f"{100 * found['low']:{form}}{between}{100 * found['high']:{form}}"
 
 
+def with_interval(found: Estimate | None) -> str:
+    """An estimate's value and interval, or a dash."""
+    return "–" if found is None else f"{percent(found)} ({interval(found)})"
+
+
 def paper_percent(figure: Any) -> str:
     """A figure of the paper, with its mark where it is from secondary summaries."""
     return "–" if figure is None else f"{100 * figure[0]:.0f}% {figure[1]}".strip()

@@ -15,14 +15,13 @@ import numpy as np
 from refine.report.curves import curve_report
 from refine.report.example import choose_example, describe_examples
 from refine.report.inputs import ReportInputs
+from refine.report.labels import label_accuracy, labelled_steps
 from refine.report.repairs import WHERES, count_errors, repair_report, share
-from refine.report.truth import judge_labels
 from refine.rerank import WHEN
 from refine.selection import EQUAL, SCORED, SEARCHES, is_control, offers_refinements
 from refine.selection import SELECTORS as OFFERS
 from rewards.evaluate import SCORERS, judge_report
 from rewards.intervals import Estimate, Tally, mcnemar, resample, wilson
-from rewards.labelled import labelled_report, match_labels
 from rewards.metrics import threshold_at
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, identity
 
@@ -97,7 +96,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         for name, where in inputs.thresholds.items()
     }
     judged = judge_report(inputs.judgements, thresholds, inputs.step_truth, inputs.where, rows, candidates, counts)
-    judged |= _labelled(inputs, rows, counts, judged["difference"])
+    judged |= labelled_steps(inputs, rows, counts, judged["difference"])
     fixed, broken, repair_differences, by_where = repair_report(inputs.where, rows, candidates, counts)
     headline = {name: _find_arm(arms, name, inputs.scorer, inputs.where, inputs.when) for name in SELECTORS}
     strongest = _strongest_control(headline)
@@ -125,8 +124,8 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "ablation_when": ablation,
         "kept": _kept(arms, rows),
         **curve_report(inputs.candidates, inputs.judgements, inputs.problems, counts),
-        "label_accuracy": _label_accuracy(inputs.label_truth, inputs),
-        "label_accuracy_strict": _label_accuracy(inputs.strict_label_truth, inputs),
+        "label_accuracy": label_accuracy(inputs.label_truth, inputs),
+        "label_accuracy_strict": label_accuracy(inputs.strict_label_truth, inputs),
         **judged,
         "thresholds": {name: {"where": where, "when": when} for name, (where, when) in thresholds.items()},
         "stages": {name: dict(stage) for name, stage in inputs.stages.items()},
@@ -249,40 +248,6 @@ def _kept(arms: dict[Arm, dict[str, Choice]], rows: dict[str, int]) -> dict[str,
         groups = {"all": np.ones(len(rows)), "right": right, "wrong": 1 - right}
         table[when] = {name: share(kept, group) for name, group in groups.items()}
     return table
-
-
-def _labelled(
-    inputs: ReportInputs, rows: dict[str, int], counts: np.ndarray, differences: dict[str, Estimate | None]
-) -> dict[str, Any]:
-    """How the reward models judge the steps that were labelled by continuations, and what is known of these labels;
-    the differences come to the others."""
-    labels = inputs.test_labels
-    matched = None if labels is None else match_labels(inputs.candidates, labels)
-    found = labelled_report(inputs.judgements, inputs.thresholds, matched, rows, counts)
-    differences |= found.pop("difference")
-    if labels is None:
-        return found | {"test_labels": None}
-    flat = [label for row in labels for label in row.labels[:-1]]
-    wrong = [row for row in labels if not row.correct]
-    facts = {
-        "solutions": len(labels),
-        "wrong_solutions": len(wrong),
-        "positive": flat.count(True),
-        "negative": flat.count(False),
-        "rule": next((row.rule for row in wrong), ""),
-        "continuations": max((number for row in wrong for number in row.trials), default=0),
-        "accuracy": _label_accuracy(judge_labels({one.id: one for one in inputs.problems}, labels), inputs),
-    }
-    return found | {"test_labels": facts}
-
-
-def _label_accuracy(truth: dict[str, tuple[int, int]] | None, inputs: ReportInputs) -> Estimate | None:
-    """Share of the step labels that are right, with its interval over training problems: one problem's labels depend on
-    each other."""
-    if not truth:
-        return None
-    tally = Tally(*np.array(list(truth.values()), dtype=float).T)
-    return tally.estimate(resample(len(truth), inputs.resamples, inputs.seed))
 
 
 def _too_long(judgements: Sequence[Judgement], candidates: dict[CandidateKey, Candidate], scorer: str) -> int:

@@ -346,10 +346,9 @@ def _report_node(graph: Graph) -> Node:
                 run.setdefault(paths[name], name)
         return ReportArgs(
             rerank=paths["rerank"],
-            **{
-                name: [paths[one] for one in source] if isinstance(source, list) else paths[source]
-                for name, source in ({"more": args.rerank.more} | reranked).items()
-            },
+            **{name: paths[source] for name, source in reranked.items() if name != "more"},
+            # searches that were made here, or artifacts of the user's own
+            more=[paths[name] for name in reranked["more"]] if "more" in reranked else list(args.rerank.more),
             labels=labels and paths[labels],
             test_labels=test_labels and paths[test_labels],
             trained_on=rollouts and paths[rollouts],

@@ -26,6 +26,8 @@ def make_table(result: dict[str, Any]) -> Table:
     from rich.text import Text
 
     title = f"{result['model']}: threshold {show_threshold(result['threshold'])}, {result['threshold_from']}"
+    if result["right_from"] is not None:
+        title += f"; right solutions: {result['right_from']}"
     table = Table(title=Text(title), box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("subset", overflow="fold")
     for heading in ("wrong", "right", "acc. wrong", "acc. right", "F1", "95%"):

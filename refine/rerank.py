@@ -5,22 +5,20 @@ A gate says *when* drafts are refined: where it keeps a draft, every selector th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from refine.prompts import KINDS
 from refine.selection import EQUAL, SCORED, SELECTORS, offers_refinements, select
+from rewards.aggregate import AGGREGATES, aggregate
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem, identity
 from rollouts.sampling.policies import own_device_class
-from stages.checks import check_least
-from stages.stage import Stage, parent, resolved, runtime
+from stages.artifacts import Artifact
+from stages.checks import check_choices, check_least
+from stages.stage import Stage, only_when, parent, resolved, runtime
 from stages.workspace import Workspace
-
-if TYPE_CHECKING:
-    pass
 
 WHEN = ("always", "orm", "sorm", "oracle")  # who says when a draft is refined
 
@@ -29,12 +27,17 @@ WHEN = ("always", "orm", "sorm", "oracle")  # who says when a draft is refined
 class RerankArgs:
     """Arguments of the stage `rerank`. `samples` is the n of best-of-n and majority-of-n: they choose among the first
     `samples` of the sampled solutions (None: among all). `when` names the gates: a draft is refined always, where a
-    reward model's final score is under its threshold, or where it is wrong (oracle). `seed` is that of `random`."""
+    reward model's final score is under its threshold, or where it is wrong (oracle). `more` are artifacts of
+    `beam_search` and `refine_until`, one of each at most, of the same problems. `aggregate` makes the one score by
+    which is chosen of those after the steps; a gate goes by the last in any case, which its threshold is for. `seed` is
+    that of `random`."""
 
     candidates: str = parent("revise")  #: an artifact of revise
     orm: str = parent("train_reward")  #: an artifact of train_reward
     sorm: str = parent("train_reward")  #: an artifact of train_reward
+    more: list[str] = only_when(parent("beam_search", "refine_until", default=[]), "searched", True)  #: searches
     samples: int | None = None  #: how many best-of-n chooses from
+    aggregate: str = only_when("last", "aggregated", True)  #: of the scores of steps: last, min, product, mean
     when: list[str] = field(default_factory=lambda: ["always"])  #: who says when to refine: always, orm, sorm, oracle
     seed: int = 0  #: of the random choice
     batch_tokens: int = runtime(16384)  #: tokens of a forward pass
@@ -43,8 +46,17 @@ class RerankArgs:
     def validate(self) -> None:
         """Raise ValueError where there would be no samples to choose from, or a gate is unknown."""
         check_least(self, samples=1)
+        check_choices(self, aggregate=tuple(AGGREGATES))
         if set(self.when) - set(WHEN) or not self.when:
             raise ValueError(f"when={list(self.when)} must be some of {', '.join(WHEN)}")
+
+    @property
+    def searched(self) -> bool:
+        return bool(self.more)
+
+    @property
+    def aggregated(self) -> bool:
+        return self.aggregate != "last"
 
 
 class Arm(NamedTuple):
@@ -57,12 +69,13 @@ class Arm(NamedTuple):
 
 @dataclass
 class Scores:
-    """What the reward models say, by scorer: the final score of each candidate, the tokens that each reads of it, and
-    the final score from which on its gate keeps a draft."""
+    """What the reward models say, by scorer: the score of each candidate by which is chosen, the tokens that each reads
+    of it, the score after the last step (where it is another), and that from which on its gate keeps a draft."""
 
     finals: dict[str, dict[CandidateKey, float]] = field(default_factory=dict)
     tokens: dict[str, dict[CandidateKey, int]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
+    lasts: dict[str, dict[CandidateKey, float]] = field(default_factory=dict)
 
 
 def keeps(when: str, draft: Candidate, scores: Scores) -> bool:
@@ -71,7 +84,7 @@ def keeps(when: str, draft: Candidate, scores: Scores) -> bool:
         return False
     if when == "oracle":
         return draft.correct is True
-    return scores.finals[when][identity(draft)] >= scores.thresholds[when]
+    return (scores.lasts or scores.finals)[when][identity(draft)] >= scores.thresholds[when]
 
 
 def cost(
@@ -117,7 +130,8 @@ def _pick(
     return Choice(
         problem_id=chosen.problem_id,
         selector=name,
-        scorer=arm.scorer if asks else "none",
+        # of a search so many solutions are left as may be: one alone needs no choice, but the arm is the same
+        scorer=arm.scorer if asks or kinds == ("beam",) else "none",
         where=arm.where if "local" in kinds or name == EQUAL else "none",
         kind=chosen.kind,
         sample=chosen.sample,
@@ -183,7 +197,7 @@ def rerank(args: RerankArgs, work: Workspace) -> None:
     (Judgement) and `rows` (Choice)."""
     source = work.parents["candidates"]
     problems = {problem.id: problem for problem in source.rows(Problem, "problems")}
-    candidates = source.rows(Candidate)
+    candidates = read_candidates(source, work.parents.get("more") or [])
     judgements, scores = _score(args, work, problems, candidates)
     groups: dict[str, list[Candidate]] = {problem_id: [] for problem_id in problems}
     for candidate in candidates:
@@ -206,6 +220,23 @@ def rerank(args: RerankArgs, work: Workspace) -> None:
     work.count(samples=min(samples, drawn))  # the n of best_of_n
 
 
+def read_candidates(source: Artifact, more: Sequence[Artifact]) -> list[Candidate]:
+    """The candidates of `revise`, and those of searches over the same problems.
+
+    Raises:
+        ValueError: a search is of other problems, or two have the same candidates.
+    """
+    candidates, known = source.rows(Candidate), {problem.id for problem in source.rows(Problem, "problems")}
+    for artifact in more:
+        rows = artifact.rows(Candidate)
+        if odd := sorted({one.problem_id for one in rows} ^ known):
+            raise ValueError(f"more={artifact.path} and candidates are of other problems; see {odd[0]!r}")
+        candidates += rows
+    if len({identity(one) for one in candidates}) < len(candidates):
+        raise ValueError(f"more={[str(artifact.path) for artifact in more]}: two artifacts of one kind of search")
+    return candidates
+
+
 def _score(
     args: RerankArgs, work: Workspace, problems: dict[str, Problem], candidates: Sequence[Candidate]
 ) -> tuple[list[Judgement], Scores]:
@@ -220,14 +251,13 @@ def _score(
             raise ValueError(f"{name}={getattr(args, name)} is a reward model of kind {scorer.kind}")
         found = score_all(scorer, names, asked, solutions, work, f"score {name}")
         own = [
-            Judgement(
-                *identity(one), name, tuple(given or ()), len(scorer.encode(problem, one.steps).ids) if given else 0
-            )
+            Judgement(*identity(one), name, tuple(given or ()), scorer.length(problem, one.steps))
             for one, given, problem in zip(candidates, found, asked, strict=True)
         ]
         judgements += own
         # a text without a single step, or too long to be read, is worth nothing
-        scores.finals[name] = {identity(j): j.probabilities[-1] if j.probabilities else -math.inf for j in own}
+        scores.finals[name] = {identity(j): aggregate(j.probabilities, args.aggregate) for j in own}
+        scores.lasts[name] = {identity(j): aggregate(j.probabilities) for j in own}
         scores.tokens[name] = {identity(j): j.tokens for j in own}
         scores.thresholds[name] = scorer.final_threshold
     return judgements, scores

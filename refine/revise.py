@@ -99,7 +99,16 @@ def locate(
     return [None if own is None else first_error(own, scorer.threshold) for own in scores]
 
 
-def from_rollout(rollout: Rollout, kind: str) -> Candidate:
+def choose_drafts(problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """The draft of every problem: the first that was drawn; one that was refused only where there is no other."""
+    by_problem: dict[str, Rollout] = {}
+    for rollout in rollouts:
+        if by_problem.setdefault(rollout.problem_id, rollout).finish_reason == REFUSED:
+            by_problem[rollout.problem_id] = rollout
+    return [by_problem[problem.id] for problem in problems]
+
+
+def from_rollout(rollout: Rollout | Candidate, kind: str) -> Candidate:
     """A draft or a sample as a candidate, graded as it was."""
     return Candidate(
         problem_id=rollout.problem_id,
@@ -163,17 +172,19 @@ def refine_all(
     where: str,
     sampler: Sampler,
     problems: Sequence[Problem],
-    drafts: Sequence[Rollout],
+    drafts: Sequence[Rollout | Candidate],
     errors: Sequence[int | None],
     seed: int,
     work: Workspace,
     template: Template = PLAIN,
     shown: Sequence[Rollout] | None = None,
+    round_number: int = 0,
 ) -> list[Candidate]:
     """One refinement of every draft; the refiner reads the drafts `shown` (None: these).
 
     A local refiner that is told of no error leaves the draft as it is; so does one whose prompt is too long for it.
-    What is cut, since it is longer than `rollouts.steps` allows, is counted.
+    What is cut, since it is longer than `rollouts.steps` allows, is counted. Of several rounds each has its
+    `round_number`, from 1.
     """
     requests = []
     for problem, draft, error in zip(problems, shown or drafts, errors, strict=True):
@@ -182,7 +193,8 @@ def refine_all(
             requests.append(Request(problem.id, prompt, seed=seed))
     # a local refiner may be told of a few errors only, and all of those drafts may be too long for it
     label = kind if kind != "local" else f"local ({where})"
-    samples = collect(sampler, requests, work, label, need_some=kind != "local")
+    label = f"{label}/{round_number}" if round_number else label
+    samples = collect(sampler, requests, work, label, need_some=kind != "local" and round_number <= 1)
     refined, cut = [], 0
     for problem, draft, error in zip(problems, drafts, errors, strict=True):
         sample = samples[problem.id][0] if problem.id in samples else None
@@ -194,7 +206,8 @@ def refine_all(
         kept, place = kept_steps(kind, draft.steps, error), error if kind == "local" else None
         refined.append(candidate(problem, kind, where, place, written, sample, kept))
     if cut:
-        work.count(**{f"{kind}_{where}_cut" if kind == "local" else f"{kind}_cut": cut})
+        name = f"{kind}_{where}_cut" if kind == "local" else f"{kind}_cut"
+        work.count(**{f"{name}_{round_number}" if round_number else name: cut})
     return refined
 
 
@@ -205,17 +218,13 @@ def revise(args: ReviseArgs, work: Workspace) -> None:
         ValueError: a sample's problem has no draft, or see `locate`.
     """
     source = work.parents["drafts"]
-    by_problem: dict[str, Rollout] = {}
-    for rollout in source.rows(Rollout):
-        # the first that was drawn: one that was refused is a draft only where there is no other
-        if by_problem.setdefault(rollout.problem_id, rollout).finish_reason == REFUSED:
-            by_problem[rollout.problem_id] = rollout
     problems = source.rows(Problem, "problems")
-    drafts = [by_problem[problem.id] for problem in problems]
+    drafts = choose_drafts(problems, source.rows(Rollout))
+    known = {problem.id for problem in problems}
     rows = [from_rollout(draft, "draft") for draft in drafts]
     if args.samples is not None:
         for rollout in work.parents["samples"].rows(Rollout):
-            if rollout.problem_id not in by_problem:
+            if rollout.problem_id not in known:
                 raise ValueError(f"samples has problem {rollout.problem_id}, of which there is no draft")
             rows.append(from_rollout(rollout, "sample"))
     nowhere, template = [None] * len(drafts), args.prompt.template()

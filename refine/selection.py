@@ -54,6 +54,7 @@ RULES = {"best": _best, "majority": _majority, "weighted": _weighted, "random": 
 SCORED = ("best", "weighted")  # the rules that ask a reward model
 
 EQUAL = "best_of_n_equal_tokens"
+SEARCHES = ("beam", "until")  # selectors of searches of their own, which are there only where they were asked for
 
 # selector -> (the kinds of candidates on offer, in the order that breaks ties; the rule)
 SELECTORS = {
@@ -72,6 +73,8 @@ SELECTORS = {
     EQUAL: (("sample",), "best"),  # as many samples as cost what `reranked` does
     "majority_of_n": (("sample",), "majority"),
     "weighted_of_n": (("sample",), "weighted"),
+    "beam": (("beam",), "best"),  # step beam search
+    "until": (("until",), "best"),  # refined until a reward model accepts it
     "random": (("draft", "global", "local"), "random"),
     "oracle": (("draft", "global", "local"), "oracle"),
 }
@@ -84,7 +87,7 @@ def offers_refinements(selector: str) -> bool:
 
 def is_control(selector: str) -> bool:
     """Whether a selector does without both refiners, so that refining must do better than it."""
-    return not {"global", "local"} & set(SELECTORS[selector][0])
+    return not {"global", "local", "until"} & set(SELECTORS[selector][0])
 
 
 def select(

@@ -1,6 +1,7 @@
 """What a process reward model is worth: solutions of several subsets judged and measured by ProcessBench's protocol.
 
-Left out: how a model is read (`rewards/prm.py`), and the protocol itself (`rewards/processbench.py`).
+Left out: how a model is read (`rewards/prm.py`), the protocol itself (`rewards/processbench.py`), and where right
+solutions come from for marks of wrong ones (`rewards/right_solutions.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rewards.intervals import RESAMPLES, estimate
 from rewards.metrics import Threshold
 from rewards.prm import PRMArgs, load_judge
 from rewards.processbench import Judged, ProtocolError, choose_threshold, find_hits, measure_f1
+from rewards.right_solutions import GOLD, gold_solutions, right_rollouts
 from stages.checks import check_choices, check_least, check_range
 from stages.progress import progress
 
@@ -36,7 +38,9 @@ class EvaluateArgs:
     `data` has a file (.jsonl, .json, .parquet) in `format` for each subset, which is called like it. A step whose
     probability is below the threshold is wrong: that is `threshold`, or the best one on the subset `choose_on`, which
     is then left out of the average; or else the one saved with a model of ours. `limit` takes so many rows of each
-    subset. `predictions` is a file for the scores of every solution.
+    subset. Where people marked wrong solutions only, `right` adds right ones to every subset: `gold` those in its rows,
+    or an artifact of sample, of which the different right rollouts are taken. `predictions` is a file for the scores of
+    every solution.
     """
 
     data: list[str] = field(default_factory=list)  #: a file for each subset
@@ -47,6 +51,7 @@ class EvaluateArgs:
     threshold: float | None = None  #: below it a step is wrong
     choose_on: str | None = None  #: the subset on which the threshold is chosen
     limit: int | None = None  #: at most so many rows of a subset
+    right: str | None = None  #: right solutions beside marked wrong ones: gold, or an artifact of sample
     resamples: int = RESAMPLES
     seed: int = 0
     predictions: str | None = None  #: a file for all scores
@@ -70,22 +75,31 @@ class EvaluateArgs:
 
 
 def read_subset(path: str, args: EvaluateArgs) -> list[tuple[StepRecord, int | None]]:
-    """The solutions of a file, each with an id, and their first wrong steps (None: all steps are right).
+    """The solutions of a file, each with an id, and their first wrong steps (None: all steps are right); after them the
+    right solutions of `args.right`.
 
     Raises:
-        FormatError: a row cannot be read, or the first wrong step of its solution is not known; there is no row.
+        FormatError: a row cannot be read, or the first wrong step of its solution is not known; there is no row, or
+            no right solution.
     """
-    found = []
+    found, rows = [], []
     for where, record in Reading(path, args.format, args.choices, "error"):
         try:
             truth = locate_error(harden(record.labels, args.choices.threshold))
         except FormatError as error:
             raise FormatError(f"{where}: {error}") from error
-        found.append((replace(record, id=record.id or where, extra={}), truth))
+        rows.append(replace(record, id=record.id or where))
+        found.append((replace(rows[-1], extra={}), truth))
         if len(found) == args.limit:
             break
     if not found:
         raise FormatError(f"{path}: there is no solution in it")
+    if args.right is not None:
+        right = gold_solutions(rows, args.format) if args.right == GOLD else right_rollouts(args.right)
+        if not right:
+            where = f"{path} has no gold solutions" if args.right == GOLD else f"{args.right} has no right rollout"
+            raise FormatError(f"right={args.right}: {where}")
+        found += [(record, None) for record in right]
     return found
 
 
@@ -142,6 +156,7 @@ def evaluate(args: EvaluateArgs) -> dict[str, Any]:
         "model": args.prm.model,
         "threshold": threshold,
         "threshold_from": source,
+        "right_from": args.right,
         "too_long": too_long,
         "subsets": subsets,
         "average": {"f1": estimate(mean, np.mean(spreads, axis=0), solutions), "over": reported},

@@ -103,9 +103,14 @@ class Tally:
 def replicate(tallies: Sequence[Tally], counts: np.ndarray) -> np.ndarray:
     """The ratio of each tally in each resample, (tallies, resamples); NaN where its denominator is 0."""
     columns = np.array([part for one in tallies for part in (one.numerators, one.denominators)], dtype=float).T
-    sums = np.concatenate([counts[at : at + CHUNK] @ columns for at in range(0, len(counts), CHUNK)]).T
+    sums = sums_of_resamples(columns, counts).T
     above, below = sums[::2], sums[1::2]
     return np.divide(above, below, out=np.full(above.shape, np.nan), where=below != 0)
+
+
+def sums_of_resamples(columns: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Sums over problems of each column of (problems, columns), in each resample: (resamples, columns)."""
+    return np.concatenate([counts[at : at + CHUNK] @ columns for at in range(0, len(counts), CHUNK)])
 
 
 def over_trainings(values: np.ndarray, replicates: np.ndarray, n: int, seed: int = 0) -> Estimate:

@@ -97,6 +97,12 @@ class Scorer:
             raise TooLong(f"a solution of {problem.id} has {len(encoded.ids)} tokens, the {self.kind} reads {limit}")
         return Example(encoded.ids, encoded.ends, [0.0] * len(encoded.ends), encoded.prompt_length)
 
+    def length(self, problem: Problem, steps: Sequence[str]) -> int:
+        """How many tokens the model reads of a question and these steps; 0 where it reads none of them."""
+        with suppress(TooLong):
+            return len(self.encode(problem, steps).ids) if steps else 0
+        return 0
+
     def stream(self, examples: Sequence[Example], names: Sequence[str]) -> Iterator[tuple[int, list[float], int]]:
         """(index, probabilities, tokens read) of every example, a batch at a time; `names` are for messages.
 
@@ -181,12 +187,13 @@ def score_all(
     solutions: Sequence[Sequence[str]],
     work: Workspace,
     label: str,
+    count: bool = True,
 ) -> list[list[float] | None]:
     """`Scorer.score` for a stage: each score is kept as it comes, and after a kill only what is missing is scored.
 
     Each process of a launch scores its shard, and all get all scores. `names` are unique, one a solution; `label` names
-    this piece of work within its stage. The manifest counts the tokens read and, as `orm_too_long` or `sorm_too_long`,
-    the solutions that get None; quarantine.parquet names them.
+    this piece of work within its stage. The manifest counts the tokens read and, with `count`, as `orm_too_long` or
+    `sorm_too_long` the solutions that get None; quarantine.parquet names them.
 
     Raises:
         ValueError: two solutions have one name, or not one fits the model's context.
@@ -201,7 +208,8 @@ def score_all(
     found = collect(_Streamed(scorer, wanted), requests, work, label)
     texts = [found[name][0].text for name in names]  # empty where the solution was refused
     scores = [json.loads(text) if text else None if steps else [] for text, steps in zip(texts, solutions, strict=True)]
-    work.count(**{f"{scorer.kind}_too_long": scores.count(None)})
+    if count:
+        work.count(**{f"{scorer.kind}_too_long": scores.count(None)})
     return scores
 
 

@@ -90,10 +90,12 @@ class RefinementPair:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One solution the reranker may choose. `kind` is draft, sample, global, local, control or shuffled.
+    """One solution the reranker may choose. `kind` is draft, sample, global, local, control or shuffled, or of a search
+    beam or until.
 
-    `where` names what located the error a local refiner was told of (none, orm, sorm, oracle), and
-    `error_step` is that location, 0-based. `prompt_tokens` were read to write it.
+    `where` names what located the error a local refiner was told of (none, orm, sorm, oracle), and `error_step` is that
+    location, 0-based. `prompt_tokens` were read to write it. In a search, where reward models read too, it has all
+    tokens of the search, sampled and read (of several beams each has its part).
     """
 
     problem_id: str

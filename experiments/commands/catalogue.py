@@ -18,6 +18,8 @@ COMMANDS = {
     "corrupt_solutions": "experiments.corrupt_solutions",
     "build_pairs": "experiments.build_pairs",
     "revise": "experiments.revise",
+    "beam_search": "experiments.beam_search",
+    "refine_until": "experiments.refine_until",
     "rerank": "experiments.rerank",
     "collect_mistakes": "experiments.collect_mistakes",
     "correct": "experiments.correct",

@@ -13,13 +13,16 @@ from experiments.commands.unused import refuse_typed
 from experiments.pipelines.graph import PIPELINE_SEED, Graph, sampling
 from experiments.pipelines.students import add_rounds
 from experiments.report.stage import REPORT, ReportArgs
+from refine.beam_search import BEAM_SEARCH, BeamArgs
 from refine.pairs import BUILD_PAIRS, PairArgs
 from refine.prompts import KINDS
+from refine.refine_until import REFINE_UNTIL, UntilArgs
 from refine.rerank import RERANK, RerankArgs
 from refine.revise import REVISE, ReviseArgs
 from refine.students.shipped import SHIPPED, find_start
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
 from rewards.labels.corrupt import CORRUPT_SOLUTIONS, CorruptArgs
+from rewards.labels.search import PAPER_K
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.problems.args import ProblemArgs
@@ -76,6 +79,18 @@ def _revise() -> ReviseArgs:
     )  # fmt: skip
 
 
+def _beam() -> BeamArgs:
+    sampler = SamplerArgs(temperature=0.7, max_tokens=128)
+    return BeamArgs(policy=PENDING, scorer=PENDING, seed=PIPELINE_SEED, sampler=sampler)
+
+
+def _until() -> UntilArgs:
+    return UntilArgs(
+        drafts=PENDING, global_refiner=PENDING, local_refiner=PENDING, orm=PENDING, sorm=PENDING, seed=PIPELINE_SEED,
+        sampler=SamplerArgs(temperature=0.0, max_tokens=512),
+    )  # fmt: skip
+
+
 @dataclass
 class StudentArgs:
     """Where the student comes from: `start` is the folder of a Hugging Face causal LM, `shipped` (the embedded world's
@@ -115,6 +130,7 @@ class GivenArgs:
     student: str | None = parent("train_policy", any_path=True, default=None)
     rollouts: str | None = parent("sample", default=None)
     labels: str | None = parent("label_steps", "import_labels", default=None)
+    test_labels: str | None = parent("label_steps", "import_labels", default=None)
     reward_start: str | None = parent("train_reward", default=None)
     orm: str | None = parent("train_reward", default=None)
     sorm: str | None = parent("train_reward", default=None)
@@ -134,9 +150,12 @@ class GloreArgs:
     Training rollouts come from `train_problems` problems of the train split, after the first `train_offset`; the test
     split gives `test_problems` drafts (None: all there are). With `warm_up`, both reward models start from
     `reward_start`, which is trained on corrupted gold solutions (`corrupt`) of `warm_up_problems` problems (None: all).
-    `parallel` stages run at once where they do not need one another. `prompt` and `seed` go for every stage, but a seed
-    that is given to a stage is used there. A parent that is given to a stage is used by that stage alone, one in
-    `given` by all; stages that nobody needs then are not run.
+    With `label_test`, the steps of the test drafts are labelled too (`test_labels`: every prefix continued 32 times),
+    so that the report has the reward models' accuracy on steps without an oracle. With `beam`, the student searches
+    step by step with the SORM; with `until`, drafts are refined until the ORM accepts them; both stand beside the other
+    selectors. `parallel` stages run at once where they do not need one another. `prompt` and `seed` go for every stage,
+    but a seed that is given to a stage is used there. A parent that is given to a stage is used by that stage alone,
+    one in `given` by all; stages that nobody needs then are not run.
     """
 
     problems: ProblemArgs | None = None  #: which problems
@@ -156,6 +175,10 @@ class GloreArgs:
     orm: TrainRewardArgs = field(default_factory=lambda: _reward("orm"))  #: how the ORM is trained
     labels: LabelArgs = field(default_factory=_labels)  #: step labels
     sorm: TrainRewardArgs = field(default_factory=lambda: _reward("sorm"))  #: how the SORM is trained
+    label_test: bool = False  #: the reward models are measured on labelled steps of test drafts
+    test_labels: LabelArgs = field(
+        default_factory=lambda: replace(_labels(), search="exhaustive", rule="posterior", continuations=4 * PAPER_K)
+    )
     pairs: PairArgs = field(default_factory=lambda: PairArgs(rollouts=PENDING, labels=PENDING, seed=PIPELINE_SEED))
     refiner: TrainPolicyArgs = field(
         default_factory=lambda: TrainPolicyArgs(
@@ -163,6 +186,10 @@ class GloreArgs:
         )
     )  #: how the refiners are trained
     revise: ReviseArgs = field(default_factory=_revise)
+    beam: bool = False  #: step beam search with the SORM too
+    beam_search: BeamArgs = field(default_factory=_beam)
+    until: bool = False  #: drafts are refined until the ORM accepts them too
+    refine_until: UntilArgs = field(default_factory=_until)
     rerank: RerankArgs = field(
         default_factory=lambda: RerankArgs(candidates=PENDING, orm=PENDING, sorm=PENDING, samples=3, seed=PIPELINE_SEED)
     )
@@ -238,6 +265,28 @@ def add_reward_start(graph: Graph) -> str:
     return "reward_start"
 
 
+def add_searches(graph: Graph, test: ProblemArgs) -> dict[str, list[str]]:
+    """The searches that are wanted beside what is always there; returns what `rerank` gets of them.
+
+    Raises:
+        ValueError: there are such artifacts of the user's own too.
+    """
+    args = graph.args
+    if args.beam:
+        graph.add("beam_search", BEAM_SEARCH, graph.fill("beam_search", problems=test), policy="student", scorer="sorm")
+    if args.until:
+        graph.add(
+            "refine_until", REFINE_UNTIL, graph.fill("refine_until"), drafts="drafts", orm="orm", sorm="sorm",
+            global_refiner="global_refiner", local_refiner="local_refiner",
+        )  # fmt: skip
+    made = [name for name, wanted in (("beam_search", args.beam), ("refine_until", args.until)) if wanted]
+    if made and args.rerank.more:
+        raise ValueError(
+            f"rerank.more={list(args.rerank.more)} stands in place of beam=true and until=true: set either"
+        )
+    return {"more": made} if made else {}
+
+
 def glore_nodes(args: GloreArgs, find: Callable[[str], str] = find_start) -> tuple[list[Node], dict[str, str]]:
     """Every stage of the pipeline, in an order in which they can run, and the paths given from outside.
 
@@ -267,19 +316,26 @@ def glore_nodes(args: GloreArgs, find: Callable[[str], str] = find_start) -> tup
         "revise", REVISE, graph.fill("revise"), drafts="drafts", samples="samples", global_refiner="global_refiner",
         local_refiner="local_refiner", control="control_refiner", shuffled="shuffled_refiner", orm="orm", sorm="sorm",
     )  # fmt: skip
-    graph.add("rerank", RERANK, graph.fill("rerank"), candidates="revise", orm="orm", sorm="sorm")
+    more = add_searches(graph, test)
+    graph.add("rerank", RERANK, graph.fill("rerank"), candidates="revise", orm="orm", sorm="sorm", **more)
     if "samples" in graph.nodes and args.samples.n < (args.rerank.samples or 1):
         raise ValueError(f"rerank.samples={args.rerank.samples} cannot be chosen from samples.n={args.samples.n}")
+    wanted = ["rerank"]
+    if args.label_test:
+        wanted.append("test_labels")
+        graph.add("test_labels", LABEL_STEPS, graph.fill("test_labels"), rollouts="drafts", policy="student")
     refuse_typed(graph.filled)  # also where it is what stands there already
     # the report checks labels and problems of artifacts that are given, though no other stage may need them
-    graph.keep(["rerank", *(name for name in ("rollouts", "labels") if name in graph.given)])
+    graph.keep([*wanted, *(name for name in ("rollouts", "labels", "test_labels") if name in graph.given)])
     return [*graph.nodes.values(), _report_node(graph)], graph.given
 
 
 def _report_node(graph: Graph) -> Node:
     """The last stage. It reads what `rerank` read, and lists all that was run and all that was given."""
     args, made, given, reranked = graph.args, list(graph.nodes), dict(graph.given), graph.links["rerank"]
-    labels, rollouts = (name if name in made or name in given else None for name in ("labels", "rollouts"))
+    labels, test_labels, rollouts = (
+        name if name in made or name in given else None for name in ("labels", "test_labels", "rollouts")
+    )
     listed = [name for name in given if name not in ("start", "student") or args.given.student is not None]
 
     def build(paths: dict[str, str]) -> ReportArgs:
@@ -290,8 +346,11 @@ def _report_node(graph: Graph) -> Node:
                 run.setdefault(paths[name], name)
         return ReportArgs(
             rerank=paths["rerank"],
-            **{name: paths[source] for name, source in reranked.items()},
+            **{name: paths[source] for name, source in reranked.items() if name != "more"},
+            # searches that were made here, or artifacts of the user's own
+            more=[paths[name] for name in reranked["more"]] if "more" in reranked else list(args.rerank.more),
             labels=labels and paths[labels],
+            test_labels=test_labels and paths[test_labels],
             trained_on=rollouts and paths[rollouts],
             stages=list(run),
             names=list(run.values()),
@@ -321,6 +380,11 @@ def _unused(args: GloreArgs, made: set[str]) -> dict[str, str]:
     if not args.warm_up:
         for name in ("warm_up_problems", "corrupt", "reward_start"):
             reasons[name] = "warm_up is false"
+    for name, wanted in (("beam_search", args.beam), ("refine_until", args.until)):
+        if not wanted:
+            reasons[name] = f"{'beam' if name == 'beam_search' else 'until'} is false"
+    if not args.label_test:
+        reasons["test_labels"] = "label_test is false"
     if args.given.student is not None:
         reasons["student"] = f"given.student={args.given.student} is used in its place"
     sections = {
@@ -333,9 +397,10 @@ def _unused(args: GloreArgs, made: set[str]) -> dict[str, str]:
         "warm_up": {"reward_start"},
         "warm_up_problems": {"corrupted"},
         "corrupt": {"corrupted"},
+        "label_test": {"test_labels"},
     } | {name: {name} for name in ("samples", "reward_start", "orm", "labels", "sorm", "pairs", "revise")}
     return {
         name: "what is given stands in place of the stages that would use it"
         for name, users in sections.items()
-        if not users & made
+        if not users & made and getattr(args, name) is not False  # what is turned off needs nobody
     } | reasons

@@ -12,8 +12,8 @@ from urllib.parse import urlencode
 
 from experiments.report.markdown import section_lines
 from experiments.report.page import fill_page
+from experiments.report.parts import Bullets, Figure, Link, Part, Section, Table
 from experiments.report.plots import Axes, Rows, difference_rows, share_rows, style, token_axes
-from experiments.report.sections import Bullets, Figure, Link, Part, Section, Table
 from experiments.report.words import FEWEST, interval, percent, plain, versus
 from refine.selection import SELECTORS, is_control
 from stages.text import VALUE, one_line

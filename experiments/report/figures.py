@@ -1,5 +1,6 @@
-"""The report's pictures: accuracy by selector, step accuracy by position, reliability. The solved example is drawn
-in `experiments/report/figure_example.py`. PNG, 1,200 pixels wide, colours that colour-blind readers can tell apart.
+"""The report's pictures: accuracy by selector and by samples, step accuracy by position, reliability. The solved
+example is drawn in `experiments/report/figure_example.py`. PNG, 1,200 pixels wide, colours that colour-blind readers
+can tell apart.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.report.figure_example import draw_example
-from experiments.report.words import selector_names
+from experiments.report.words import CURVE_NAMES, selector_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,6 +72,29 @@ def draw_accuracy(report: dict[str, Any]) -> Figure | None:
     axes.grid(axis="x", color="#dddddd", zorder=0)
     axes.set_xlabel(f"right answers, % of {report['problems']:,} problems")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def draw_curves(report: dict[str, Any]) -> Figure | None:
+    """Accuracy by how many samples are chosen from, by who chooses; bands are 95% intervals."""
+    if not report["curves"]:
+        return None
+    figure = _figure(4.6)
+    axes = figure.subplots()
+    colours = {"orm": ORANGE, "sorm": BLUE, "oracle": GREEN, "majority": GREY}
+    for name, curve in report["curves"].items():
+        colour, sizes = colours[name.removeprefix("weighted_")], [point["samples"] for point in curve]
+        low, value, high = ([100 * point[end] for point in curve] for end in ("low", "value", "high"))
+        line = ":" if name.startswith("weighted_") else "-"
+        axes.plot(sizes, value, line, color=colour, marker="o", markersize=3.5, label=CURVE_NAMES[name])
+        axes.fill_between(sizes, low, high, color=colour, alpha=0.1, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([n for n in sizes if n & (n - 1) == 0], [str(n) for n in sizes if n & (n - 1) == 0])
+    axes.set_xlabel("samples")
+    axes.set_ylabel(f"right answers, % of {report['problems']:,} problems")
+    axes.grid(color="#dddddd")
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
@@ -145,6 +169,7 @@ def _figure(height: float) -> Figure:
 
 DRAWINGS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "accuracy": draw_accuracy,
+    "curves": draw_curves,
     "step_accuracy": draw_step_accuracy,
     "reliability": draw_reliability,
     "example": draw_example,

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.report.browser import GROUPS, browser_json
+from experiments.report.parts import Bullets, Figure, Link, Section, Table
 from experiments.report.plots import Axes, Rows, page_plots
-from experiments.report.sections import Bullets, Figure, Link, Section, Table, report_sections
+from experiments.report.sections import report_sections
 from experiments.report.words import first_sentence, interval, opening, percent, selector_names
 from stages.text import VALUE, one_line
 

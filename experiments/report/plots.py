@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.report.sections import SCORERS, named_differences
-from experiments.report.words import percent, selector_names
+from experiments.report.words import CURVE_NAMES, percent, selector_names
 
 WIDTH, LINE, EDGE = 340, 14, 14
 LEFT, RIGHT, TOP, BOTTOM = 42, 10, 12, 46  # margins of a plot with two axes
+CURVE_STYLES = {"weighted_orm": "orm vote", "weighted_sorm": "sorm vote", "majority": "plain"}
 FAMILIES = {"reranked": "main", "oracle": "oracle", "random": "plain", "control": "control", "shuffled": "control"}
 
 
@@ -72,6 +73,7 @@ def page_plots(report: dict[str, Any]) -> dict[str, list[Rows | Axes]]:
     """The plots under each name of a figure (`sections.py`); none where nothing was measured."""
     return {
         "accuracy": accuracy_plot(report),
+        "curves": curve_plot(report),
         "differences": difference_plot(report),
         "tokens": token_plot(report),
         "step_accuracy": position_plot(report),
@@ -172,8 +174,7 @@ def token_axes(points: list[tuple[str, dict[str, Any], float, str]]) -> list[Axe
         marks[at] = replace(mark, label=_label_place(mark, taken, height))
         taken.append(marks[at].label)
     x_ticks = [(_across(at * x_step / x_most), f"{at * x_step:,}") for at in range(round(x_most / x_step) + 1)]
-    tenths = range(round(10 * y_least), round(10 * y_most) + 1)
-    y_ticks = [(_up((at / 10 - y_least) / (y_most - y_least), height), str(10 * at)) for at in tenths]
+    y_ticks = [(_up((at / 10 - y_least) / (y_most - y_least), height), str(10 * at)) for at in _tenths(y_least, y_most)]
     names_of_axes = ("tokens a problem, sampled and read", "right, %")
     return [Axes("Accuracy against tokens", height, *names_of_axes, x_ticks, y_ticks, marks=marks)]
 
@@ -188,6 +189,32 @@ def _label_place(mark: Mark, taken: list[tuple[float, float]], height: float) ->
     turns = [math.pi * turn / 4 for turn in range(8)]
     places = [(mark.x + r * math.cos(turn), mark.y + r * math.sin(turn)) for r in (11, 16, 22) for turn in turns]
     return tuple(map(_round, min(places, key=crowded)))
+
+
+def curve_plot(report: dict[str, Any]) -> list[Axes]:
+    """Accuracy by how many samples are chosen from; each doubling is as wide as the one before."""
+    if not report["curves"]:
+        return []
+    height, curves = 260, []
+    values = [point["value"] for curve in report["curves"].values() for point in curve]
+    least, most = math.floor(10 * min(values)) / 10, max(math.ceil(10 * max(values)) / 10, 0.1)
+    sizes = [point["samples"] for point in next(iter(report["curves"].values()))]
+
+    def across(n: int) -> float:
+        return _across(math.log(n) / math.log(sizes[-1]))
+
+    for name, curve in report["curves"].items():
+        points = [(across(p["samples"]), _up((p["value"] - least) / (most - least), height), 2.5) for p in curve]
+        curves.append(Curve(CURVE_NAMES[name], CURVE_STYLES.get(name, name), points))
+    doubled = [n for n in sizes if n & (n - 1) == 0]
+    close = sizes[-1] < 1.5 * doubled[-1]  # no place for both numbers
+    x_ticks = [(across(n), str(n)) for n in sorted({*(doubled[:-1] if close else doubled), sizes[-1]})]
+    y_ticks = [(_up((at / 10 - least) / (most - least), height), str(10 * at)) for at in _tenths(least, most)]
+    return [Axes("Accuracy by the number of samples", height, "samples", "right, %", x_ticks, y_ticks, curves)]
+
+
+def _tenths(least: float, most: float) -> range:
+    return range(round(10 * least), round(10 * most) + 1)
 
 
 def position_plot(report: dict[str, Any]) -> list[Axes]:

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from experiments.report.parts import Bullets, Figure, Part, Section, Table
+from experiments.report.samples import samples_parts
 from experiments.report.words import (
+    AGGREGATE_NAMES,
     ERROR_NAMES,
     FIXED_NAMES,
     JUDGE_MEASURES,
@@ -19,65 +21,20 @@ from experiments.report.words import (
     paper_percent,
     percent,
     selector_names,
+    with_interval,
 )
+from rewards.labelled import MEASURES as LABELLED
 from rewards.metrics import show_threshold
 from stages.text import VALUE, one_line
 
 SCORERS = ("orm", "sorm")
 
 
-class Link(str):
-    """A cell that leads to `href`, another page beside this one."""
-
-    href: str
-
-    def __new__(cls, text: str, href: str) -> Link:
-        link = super().__new__(cls, text)
-        link.href = href
-        return link
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells as texts, which may be from outside; the first `texts` columns are words, the others numbers."""
-
-    caption: str
-    header: list[str]
-    rows: list[list[str]]
-    texts: int = 1
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A picture by its name: a file of figures/, and what is drawn in the page."""
-
-    name: str
-    caption: str
-
-
-@dataclass(frozen=True)
-class Bullets:
-    """Sentences, each of which stands for itself."""
-
-    lines: list[str]
-
-
-Part = str | Table | Figure | Bullets
-
-
-@dataclass(frozen=True)
-class Section:
-    """What stands under one title; `name` is what a link to it says."""
-
-    name: str
-    title: str
-    parts: list[Part]
-
-
 def report_sections(report: dict[str, Any]) -> list[Section]:
     """Everything under the opening, in order; parts that the numbers do not allow are left out."""
     sections = [
         Section("accuracy", "Accuracy by selector", _accuracy(report)),
+        Section("samples", "More samples, and votes", samples_parts(report)),
         Section("differences", "Differences on the same problems", _differences(report)),
         Section("errors", "What is wrong with the drafts", _errors(report)),
         Section("repairs", "What the refiners mend and break", [*_repairs(report), *_wheres(report), *_gates(report)]),
@@ -120,11 +77,11 @@ def _accuracy(report: dict[str, Any]) -> list[Part]:
     notes = (
         f"{report['problems']:,} problems. Refined are {WHEN_NAMES[report['headline']['when']]}, also by the controls. "
         f"The local refiner here is {where}; {scorer} "
-        "chooses wherever a choice is made. Tokens are means over problems: those that had to be sampled before the "
-        "choice, and those that policies and reward models read for it (questions, drafts, solutions; what could be "
-        "shared is counted each time). At equal tokens: sampled and read together. The paper's figures (GLoRe, arXiv "
-        "2402.10963) are Llama-2 13B on GSM8K, for orientation: another student, other problems. (2nd): from "
-        "secondary summaries of the paper, approximate."
+        f"chooses wherever a choice is made, by {AGGREGATE_NAMES[report['headline']['aggregate']]}. Tokens are means "
+        "over problems: those that had to be sampled before the choice, and those that policies and reward models read "
+        "for it (questions, drafts, solutions; what could be shared is counted each time). At equal tokens: sampled "
+        "and read together. The paper's figures (GLoRe, arXiv 2402.10963) are Llama-2 13B on GSM8K, for orientation: "
+        "another student, other problems. (2nd): from secondary summaries of the paper, approximate."
     )
     rows = accuracy_rows(report, read=True)
     return [Table("Accuracy by selector", header, rows), _figure("accuracy"), notes, _figure("tokens")]
@@ -173,7 +130,7 @@ def _wheres(report: dict[str, Any]) -> list[Part]:
     for where, found in report["by_where"].items():
         scored = [report["ablation"].get(where, {}).get(s, {}).get("reranked") for s in SCORERS]
         cells = [percent(found[name]) for name in ("located", "fixed", "fixed_either", "broken")]
-        rows.append([WHERE_NAMES[where], *cells, *(_with_interval(score) for score in scored)])
+        rows.append([WHERE_NAMES[where], *cells, *(with_interval(score) for score in scored)])
     header = ["local refiner", "refined", "wrong fixed", "with global", "right broken"]
     header += ["reranked by the ORM", "reranked by the SORM"]
     return [Table("By who locates the error", header, rows)] if rows else []
@@ -189,24 +146,22 @@ def _gates(report: dict[str, Any]) -> list[Part]:
         shares = [percent(kept[name]) if kept else percent(None) for name in ("right", "wrong")]
         scored = [cells.get(scorer, {}).get("reranked") for scorer in SCORERS]
         plain_ones = [cells.get("orm", {}).get(name) for name in ("global", "local", "control")]
-        rows.append([WHEN_NAMES[when], *shares, *(_with_interval(found) for found in [*plain_ones, *scored])])
+        rows.append([WHEN_NAMES[when], *shares, *(with_interval(found) for found in [*plain_ones, *scored])])
     header = ["refined are", "right drafts kept", "wrong kept", "global", "local", "control"]
     header += ["reranked by the ORM", "reranked by the SORM"]
     below = "A gate keeps the other drafts, and nothing is sampled for them. The control has the same gate."
     return [Table("By who says when to refine", header, rows), below]
 
 
-def _with_interval(found: dict[str, Any] | None) -> str:
-    return "–" if found is None else f"{percent(found)} ({interval(found)})"
-
-
 def _judges(report: dict[str, Any]) -> list[Part]:
     rows = []
     for name, words in JUDGE_MEASURES.items():
         found = report[name]
+        if name in LABELLED and report["test_labels"] is None:
+            continue
         paper = report["paper"].get(name)
         papers = "–" if paper is None else " → ".join(paper_percent(paper[scorer]) for scorer in SCORERS)
-        rows.append([words, *(_with_interval(found[scorer]) for scorer in SCORERS), papers])
+        rows.append([words, *(with_interval(found[scorer]) for scorer in SCORERS), papers])
     for name, words in (("brier", "Brier score (lower is better)"), ("ece", "calibration error (lower is better)")):
         found = [(report["calibration"][scorer] or {}).get(name) for scorer in SCORERS]
         rows.append([words, *("–" if value is None else f"{value:.3f}" for value in found), "–"])
@@ -240,6 +195,8 @@ def _judge_notes(report: dict[str, Any]) -> list[str]:
             f"Of {label['n']:,} step labels {percent(label)} are right by the oracle "
             f"(95% interval {interval(label)}; the paper's hand check {paper})."
         )
+    if report["test_labels"] is not None:
+        lines.append(_test_labels(report["test_labels"]))
     if strict := report["label_accuracy_strict"]:
         lines.append(
             "A needless step, true but past the answer or about somebody not needed, counts as wrong above, and so "
@@ -249,6 +206,20 @@ def _judge_notes(report: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _test_labels(facts: dict[str, Any]) -> str:
+    """Where the labels of test solutions come from, and how they are used."""
+    text = (
+        f"Labels of {facts['solutions']:,} test solutions ({facts['wrong_solutions']:,} of them wrong) say of "
+        f"{facts['positive']:,} intermediate steps that a right answer can still be reached, of {facts['negative']:,} "
+        f"that it cannot (up to {facts['continuations']:,} continuations of a prefix; rule: {facts['rule'] or '–'}). "
+        "As many right as wrong steps of each position count. A threshold of one half is what labels balanced so call "
+        "for; the model's own is for steps as they come."
+    )
+    if accuracy := facts["accuracy"]:
+        text += f" By the oracle {percent(accuracy)} of the labels of wrong solutions are right ({interval(accuracy)})."
+    return text
+
+
 def _positions(report: dict[str, Any]) -> list[Part]:
     by_place = {
         scorer: {row["position"]: row for row in report["step_accuracy_by_position"][scorer] or []}
@@ -256,7 +227,7 @@ def _positions(report: dict[str, Any]) -> list[Part]:
     }
     sizes = {place: row["n"] for rows in by_place.values() for place, row in rows.items()}
     rows = [
-        [str(place), f"{sizes[place]:,}", *(_with_interval(found.get(place)) for found in by_place.values())]
+        [str(place), f"{sizes[place]:,}", *(with_interval(found.get(place)) for found in by_place.values())]
         for place in sorted(sizes)
     ]
     return [Table("Step accuracy by position", ["step", "steps", "ORM", "SORM"], rows)] if rows else []

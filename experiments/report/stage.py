@@ -10,8 +10,9 @@ from refine.report.example import Example, describe_examples, example_rows
 from refine.report.inputs import ReportInputs
 from refine.report.outcomes import Outcome, run_outcomes
 from refine.report.truth import check_apart, judge_candidates, judge_labels, name_errors
+from refine.rerank import read_candidates
 from rewards.reward_model import read_facts
-from rollouts.records import Candidate, Choice, Judgement, Problem, StepLabels
+from rollouts.records import Choice, Judgement, Problem, StepLabels
 from stages.artifacts import Artifact
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
@@ -22,15 +23,18 @@ class ReportArgs:
     """Arguments of the stage `report`. `stages` are the artifacts whose seconds and tokens are listed, `names` theirs;
     `given` are those that a user put in the place of some, `given_names` the places.
 
-    `trained_on` are rollouts whose problems must not be among those tested. The headline is the arm that `scorer`
-    ranks, `where` locates and `when` gates.
+    `labels` trained the SORM, `test_labels` judge both reward models where there is no oracle. `trained_on` are
+    rollouts whose problems must not be among those tested. The headline is the arm that `scorer` ranks, `where` locates
+    and `when` gates.
     """
 
     rerank: str = parent("rerank")  #: an artifact of rerank
     candidates: str = parent("revise")  #: an artifact of revise
     orm: str = parent("train_reward")  #: an artifact of train_reward
     sorm: str = parent("train_reward")  #: an artifact of train_reward
+    more: list[str] = parent("beam_search", "refine_until", default=[])  #: what rerank had beside these
     labels: str | None = parent("label_steps", "import_labels", default=None)  #: an artifact of label_steps
+    test_labels: str | None = parent("label_steps", "import_labels", default=None)  #: step labels of drafts or samples
     trained_on: str | None = parent("sample", default=None)  #: rollouts that must not be of the test problems
     stages: list[str] = parent(any_path=True, default=[])
     names: list[str] = field(default_factory=list)
@@ -57,7 +61,7 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
 
     problems = work.parents["candidates"].rows(Problem, "problems")
     by_id = {problem.id: problem for problem in problems}
-    candidates = work.parents["candidates"].rows(Candidate)
+    candidates = read_candidates(work.parents["candidates"], work.parents["more"])
     if args.trained_on is not None:
         check_apart(work.parents["trained_on"].rows(Problem, "problems"), problems)
     label_truth = strict_label_truth = None
@@ -82,10 +86,12 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
         error_kinds=name_errors(by_id, candidates),
         label_truth=label_truth,
         strict_label_truth=strict_label_truth,
+        test_labels=None if args.test_labels is None else work.parents["test_labels"].rows(StepLabels),
         stages=dict(zip(args.names, map(_cost, work.parents["stages"]), strict=True)),
         given=dict(zip(args.given_names, map(_describe, work.parents["given"]), strict=True)),
         samples=work.parents["rerank"].manifest["counts"]["samples"],
         apart=args.trained_on is not None,
+        aggregate=work.parents["rerank"].manifest["args"].get("aggregate", "last"),
         scorer=args.scorer,
         where=args.where,
         when=args.when,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from refine.selection import SEARCHES
 from stages.markdown import code_span as code_span
 from stages.markdown import longest_run as longest_run
 from stages.markdown import plain as plain
@@ -37,6 +38,20 @@ FIXED_NAMES = {
     "control": "control (saw no draft)",
     "shuffled": "shuffled (saw another problem's draft)",
 }
+CURVE_NAMES = {
+    "orm": "best, ORM",
+    "sorm": "best, SORM",
+    "weighted_orm": "vote, ORM weighs",
+    "weighted_sorm": "vote, SORM weighs",
+    "majority": "majority",
+    "oracle": "oracle",
+}
+AGGREGATE_NAMES = {
+    "last": "the score after the last step",
+    "min": "the least of the scores of its steps",
+    "product": "the product of the scores of its steps",
+    "mean": "the mean of the scores of its steps",
+}
 ERROR_NAMES = {
     "arithmetic": "wrong arithmetic: an equation that does not hold",
     "lookup": "wrong look-up: not what the question tells of this person",
@@ -48,6 +63,8 @@ ERROR_NAMES = {
 JUDGE_MEASURES = {
     "step_accuracy": "intermediate steps judged rightly",
     "step_balanced_accuracy": "the same, right and wrong steps weighing alike",
+    "labelled_step_accuracy": "steps judged as continuations label them, balanced by length",
+    "labelled_step_accuracy_own": "the same, at the model's own threshold",
     "step_auroc": "AUROC over intermediate steps (no threshold)",
     "first_error_accuracy": "first error named exactly (or that there is none)",
     "first_error_located": "the same, on solutions with an error",
@@ -64,7 +81,7 @@ def selector_names(report: dict[str, Any]) -> dict[str, str]:
     """What a reader calls each selector, in the order of the table."""
     scorer, n, equal = report["headline"]["scorer"].upper(), report["samples"] or "n", report["samples_equal_tokens"]
     fewer = n - 1 if report["samples"] else "n − 1"
-    return {
+    names = {
         "draft": "draft (greedy)",
         "global": "global refinement",
         "local": "local refinement",
@@ -80,9 +97,12 @@ def selector_names(report: dict[str, Any]) -> dict[str, str]:
         "best_of_n_equal_tokens": f"best of {equal or 'n'} at equal tokens, {scorer} picks",
         "majority_of_n": f"majority of {n} samples",
         "weighted_of_n": f"vote of {n} samples, {scorer} weighs",
+        "beam": f"step beam search, {scorer} picks",
+        "until": "refined until accepted",
         "random": "random of the three",
         "oracle": "oracle of the three",
     }
+    return {name: words for name, words in names.items() if name not in SEARCHES or report["accuracy"][name]}
 
 
 def percent(found: Estimate | None) -> str:
@@ -95,6 +115,11 @@ def interval(found: Estimate | None, between: str = "–", form: str = ".1f") ->
     if found is None or found["low"] is None:
         return "–"
     return f"{100 * found['low']:{form}}{between}{100 * found['high']:{form}}"
+
+
+def with_interval(found: Estimate | None) -> str:
+    """An estimate's value and interval, or a dash."""
+    return "–" if found is None else f"{percent(found)} ({interval(found)})"
 
 
 def paper_percent(figure: Any) -> str:
@@ -217,12 +242,18 @@ def _refiners(report: dict[str, Any]) -> str:
 
 
 def _judges(report: dict[str, Any]) -> str:
-    change = report["difference"]["sorm_minus_orm_step_accuracy"]
-    if change is None:
+    measured = [
+        name
+        for name in ("step_accuracy", "labelled_step_accuracy")
+        if report["difference"][f"sorm_minus_orm_{name}"] is not None
+    ]
+    if not measured:
         return ""
-    orm, sorm = (report["step_accuracy"][name] for name in ("orm", "sorm"))
+    change = report["difference"][f"sorm_minus_orm_{measured[0]}"]
+    orm, sorm = (report[measured[0]][name] for name in ("orm", "sorm"))
+    basis = ", as continuations label them," if measured[0] == "labelled_step_accuracy" else ""
     text = (
-        f"On intermediate steps the SORM judges {percent(sorm)} rightly and the ORM {percent(orm)}: "
+        f"On intermediate steps{basis} the SORM judges {percent(sorm)} rightly and the ORM {percent(orm)}: "
         f"the SORM is {versus(change, 'the ORM')}"
     )
     final = report["difference"]["sorm_minus_orm_final_accuracy"]

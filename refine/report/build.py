@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from refine.report.curves import curve_report
 from refine.report.example import choose_example, describe_examples
 from refine.report.inputs import ReportInputs
+from refine.report.labels import label_accuracy, labelled_steps
 from refine.report.repairs import WHERES, count_errors, repair_report, share
 from refine.rerank import WHEN
-from refine.selection import EQUAL, SCORED, is_control, offers_refinements
+from refine.selection import EQUAL, SCORED, SEARCHES, is_control, offers_refinements
 from refine.selection import SELECTORS as OFFERS
 from rewards.evaluate import SCORERS, judge_report
 from rewards.intervals import Estimate, Tally, mcnemar, resample, wilson
@@ -30,7 +32,7 @@ Arm = tuple[str, str, str, str]  # selector, scorer, where, when
 SELECTORS = {
     name: (
         "local" in kinds or name == EQUAL,
-        rule in SCORED and (len(kinds) > 1 or "sample" in kinds),
+        rule in SCORED and (len(kinds) > 1 or kinds in (("sample",), ("beam",))),
         offers_refinements(name) or name == EQUAL,
     )
     for name, (kinds, rule) in OFFERS.items()
@@ -45,12 +47,16 @@ DIFFERENCES = (
     ("reranked", "draft_shuffled"),
     ("reranked", "best_of_n_with_draft"),
     ("reranked", EQUAL),
+    ("reranked", "beam"),
+    ("reranked", "until"),
     ("reranked", "random"),
     ("reranked", "global"),
     ("reranked", "local"),
     ("reranked", "draft_global"),
     ("reranked", "draft_local"),
     ("best_of_n", "draft"),
+    ("beam", "best_of_n"),
+    ("until", "draft"),
     ("global", "draft"),
     ("local", "draft"),
     ("control", "draft"),
@@ -69,6 +75,7 @@ PAPER = {
     "accuracy": {"draft": (0.53, ""), "reranked": (0.65, ""), "best_of_n": (0.58, "(2nd)")},
     "fixed": {"global": (0.28, "(2nd)"), "local": (0.28, "(2nd)"), "either": (0.41, "(2nd)")},
     "step_accuracy": {"orm": (0.73, "(2nd)"), "sorm": (0.81, "(2nd)")},
+    "labelled_step_accuracy": {"orm": (0.73, "(2nd)"), "sorm": (0.81, "(2nd)")},
     "label_accuracy": (0.94, "(2nd)"),
 }
 
@@ -89,6 +96,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         for name, where in inputs.thresholds.items()
     }
     judged = judge_report(inputs.judgements, thresholds, inputs.step_truth, inputs.where, rows, candidates, counts)
+    judged |= labelled_steps(inputs, rows, counts, judged["difference"])
     fixed, broken, repair_differences, by_where = repair_report(inputs.where, rows, candidates, counts)
     headline = {name: _find_arm(arms, name, inputs.scorer, inputs.where, inputs.when) for name in SELECTORS}
     strongest = _strongest_control(headline)
@@ -100,7 +108,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "seed": inputs.seed,
         "problems": len(rows),
         "splits": sorted({problem.split for problem in inputs.problems}),
-        "headline": {"scorer": inputs.scorer, "where": inputs.where, "when": inputs.when},
+        "headline": {name: getattr(inputs, name) for name in ("scorer", "where", "when", "aggregate")},
         "samples": inputs.samples,
         "accuracy": {name: arm and _accuracy(arm) for name, arm in headline.items()},
         "tokens": {name: arm and _mean(arm, "completion_tokens") for name, arm in headline.items()},
@@ -115,8 +123,9 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "ablation": ablation.get(inputs.when, {}),
         "ablation_when": ablation,
         "kept": _kept(arms, rows),
-        "label_accuracy": _label_accuracy(inputs.label_truth, inputs),
-        "label_accuracy_strict": _label_accuracy(inputs.strict_label_truth, inputs),
+        **curve_report(inputs.candidates, inputs.judgements, inputs.problems, counts),
+        "label_accuracy": label_accuracy(inputs.label_truth, inputs),
+        "label_accuracy_strict": label_accuracy(inputs.strict_label_truth, inputs),
         **judged,
         "thresholds": {name: {"where": where, "when": when} for name, (where, when) in thresholds.items()},
         "stages": {name: dict(stage) for name, stage in inputs.stages.items()},
@@ -241,15 +250,6 @@ def _kept(arms: dict[Arm, dict[str, Choice]], rows: dict[str, int]) -> dict[str,
     return table
 
 
-def _label_accuracy(truth: dict[str, tuple[int, int]] | None, inputs: ReportInputs) -> Estimate | None:
-    """Share of the step labels that are right, with its interval over training problems: one problem's labels depend on
-    each other."""
-    if not truth:
-        return None
-    tally = Tally(*np.array(list(truth.values()), dtype=float).T)
-    return tally.estimate(resample(len(truth), inputs.resamples, inputs.seed))
-
-
 def _too_long(judgements: Sequence[Judgement], candidates: dict[CandidateKey, Candidate], scorer: str) -> int:
     """How many candidates a reward model could not read: they have steps and no score."""
     own = [identity(one) for one in judgements if one.scorer == scorer and not one.probabilities]
@@ -264,7 +264,7 @@ def _notes(inputs: ReportInputs, report: dict[str, Any]) -> list[str]:
         notes.append(f"Given, not made in this run: {names}. What they were trained on is not known here.")
     if not inputs.apart:
         notes.append("The test problems were not compared with those trained on, which are not known here.")
-    absent = [name for name, found in report["accuracy"].items() if found is None]
+    absent = [name for name, found in report["accuracy"].items() if found is None and name not in SEARCHES]
     drawn = max((c.sample + 1 for c in inputs.candidates if c.kind == "sample"), default=0)
     if EQUAL in absent and "reranked" not in absent and drawn:
         absent.remove(EQUAL)
@@ -272,7 +272,8 @@ def _notes(inputs: ReportInputs, report: dict[str, Any]) -> list[str]:
     if absent:
         notes.append(f"Not run, hence empty: {', '.join(absent)}.")
     if inputs.step_truth is None:
-        notes.append("This source has no oracle, so step accuracy and first-error accuracy are not measured.")
+        instead = "" if inputs.test_labels is None else "; steps are judged by the labels that continuations gave them"
+        notes.append(f"This source has no oracle, so step accuracy and first-error accuracy are not measured{instead}.")
     if inputs.label_truth is None:
         notes.append("The step labels could not be checked against the truth.")
     if report["ungraded"]:

@@ -8,20 +8,22 @@ from typing import Any
 
 from rewards.intervals import RESAMPLES
 from rewards.metrics import Threshold
-from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem
+from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem, StepLabels
 
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What a report is made from. `scorer`, `where` and `when` name the arm of the headline.
+    """What a report is made from. `scorer`, `where` and `when` name the arm of the headline, and `aggregate` the score
+    of a solution by which is chosen.
 
     `step_truth[key][i]` says whether that draft or sample has only right steps up to step i (0-based), and
     `error_kinds[key]` what went wrong first in that draft, which is not right; None where no oracle exists.
-    `label_truth` counts (right, given) labels by training problem, and
-    `strict_label_truth` the same where needless steps are wrong. `stages` holds seconds and tokens of each stage, in
-    order. `given` names what was put in the place of a stage's own artifact. `apart` says whether the test problems
-    were compared with those trained on. `samples` is the n of best_of_n. `thresholds` say where a scorer sees the first
-    error, `final_thresholds` when it takes a solution for right (where there is none: that of the last position).
+    `label_truth` counts (right, given) labels by training problem, and `strict_label_truth` the same where needless
+    steps are wrong. `stages` holds seconds and tokens of each stage, in order. `test_labels` are step labels of drafts
+    or samples, from many continuations. `given` names what was put in the place of a stage's own artifact. `apart` says
+    whether the test problems were compared with those trained on. `samples` is the n of best_of_n. `thresholds` say
+    where a scorer sees the first error, `final_thresholds` when it takes a solution for right (where there is none:
+    that of the last position).
     """
 
     title: str
@@ -38,10 +40,12 @@ class ReportInputs:
     error_kinds: dict[CandidateKey, str] | None = None
     label_truth: dict[str, tuple[int, int]] | None = None
     strict_label_truth: dict[str, tuple[int, int]] | None = None
+    test_labels: Sequence[StepLabels] | None = None
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     scorer: str = "orm"
     where: str = "sorm"
     when: str = "always"
+    aggregate: str = "last"
     given: dict[str, str] = field(default_factory=dict)
     apart: bool = True
     samples: int = 3

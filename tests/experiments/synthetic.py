@@ -145,6 +145,7 @@ def _choose(problem: Problem, offers: dict, rng: random.Random) -> list[Choice]:
         add("draft_control", scorer, "none", [draft, control])
         add("draft_shuffled", scorer, "none", [draft, shuffled])
         add("best_of_n_with_draft", scorer, "none", [draft, *samples[:2]])
+        add("beam", scorer, "none", samples)
     for where in ("none", "orm", "sorm", "oracle"):
         local = ("local", where, 0)
         add("local", "none", where, [local])
@@ -154,6 +155,7 @@ def _choose(problem: Problem, offers: dict, rng: random.Random) -> list[Choice]:
             add("draft_local", scorer, where, [draft, local])
             add("reranked", scorer, where, [draft, whole, local])
             add("best_of_n_equal_tokens", scorer, where, samples)
+    choices.append(dataclasses.replace(choices[-1], selector="until", scorer="none", where="none"))
     return choices
 
 

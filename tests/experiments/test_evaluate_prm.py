@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +17,11 @@ from rewards.evaluate_prm import EvaluateArgs, evaluate
 from rewards.formats import Choices, FormatError, StepRecord
 from rewards.formats.files import read_file
 from rewards.prm import PRMArgs
-from tests.tiny import QUESTION, save_reward
+from rollouts.sampling.sample import SampleArgs
+from stages.artifacts import ArtifactError
+from stages.make import make
+from stages.stage import Stage
+from tests.tiny import QUESTION, problem, rollout, save_reward
 
 # (label, scores) of each solution; 3 steps
 EASY = [(1, (0.9, 0.2, 0.9)), (0, (0.6, 0.9, 0.9)), (-1, (0.9, 0.9, 0.9)), (-1, (0.9, 0.9, 0.9))]
@@ -135,6 +140,82 @@ def test_data_that_does_not_serve_is_named(scripted, tmp_path):
     with pytest.raises(FormatError, match=r"bad.jsonl, line 1: field 'steps' is missing"):
         evaluate(EvaluateArgs([str(tmp_path / "bad.jsonl")]))
     assert len(evaluate(EvaluateArgs([subset(tmp_path, "a", EASY)], limit=3, resamples=1))["subsets"]) == 1
+
+
+WRONG = {"question": "Why?", "answer": "7", "final_answer_correct": False, "first_error_step": 1}
+
+
+def test_gold_solutions_stand_on_the_other_side(monkeypatch, tmp_path):
+    """They are read without what would give them away: marks of a calculator, and steps that are not numbered."""
+    seen = []
+
+    class Judge:
+        threshold = 0.5
+
+        def judge(self, records):
+            seen.extend(records)
+            return [[0.9] * len(one.steps) if "/gold" in one.id else [0.9, 0.1] for one in records]
+
+    monkeypatch.setattr(rewards.evaluate_prm, "load_judge", lambda args: Judge())
+    steps, gold = ["Step 1: 2+3 = 5", "Step 2: #### 8"], "2+3 = <<2+3=5>>5\n\n5+2=<<5+2=7>>7\n#### 7"
+    path = tmp_path / "dev.jsonl"
+    rows = [WRONG | {"id": name, "steps": steps, "solution": gold} for name in "ab"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = EvaluateArgs([str(path)], "mr_gsm8k_short", right="gold", resamples=10)
+    result = evaluate(args)
+    assert result["right_from"] == "gold" and values(result, "dev") == [1.0, 1.0, 1.0]
+    assert [result["subsets"]["dev"][kind]["n"] for kind in ("error", "correct")] == [2, 1]  # one question
+    assert [one.id for one in seen] == ["a", "b", "a/gold"]
+    assert seen[-1].steps == ("Step 1: 2+3 = 5", "Step 2: 5+2=7", "Step 3: #### 7") and seen[-1].question == "Why?"
+    rows[1]["steps"] = ["2+3 = 5", "#### 8"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluate(args)
+    assert seen[-1].steps == ("2+3 = 5", "5+2=7", "#### 7")
+    path.write_text(json.dumps(WRONG | {"id": "a", "steps": steps}) + "\n")
+    with pytest.raises(FormatError, match=r"right=gold: .*dev.jsonl has no gold solutions"):
+        evaluate(args)
+
+
+def test_right_rollouts_stand_on_the_other_side(scripted, tmp_path):
+    own = [rollout(["0.9", "0.8"], True), rollout(["0.9", "0.8"], True, 1), rollout(["0.9"], False, 2)]
+    own += [rollout(["0.9", "0.3"], True, 3), rollout([], True, 4)]
+
+    def write(_args, work) -> None:
+        work.write_rows("problems", [problem()])
+        work.write_rows("rows", own)
+
+    (tmp_path / "policy").mkdir()
+    policy = SampleArgs(policy=str(tmp_path / "policy"))
+    right = str(make(Stage("sample", 1, SampleArgs, write), policy, tmp_path)[0].path)
+    path = subset(tmp_path, "a", [(1, (0.9, 0.2)), (0, (0.9, 0.9))])
+    result = evaluate(EvaluateArgs([path], right=right, resamples=10))
+    # different right ones with steps: the first passes, of the other the second step is called wrong
+    assert values(result, "a") == [0.5, 0.5, 0.5] and result["subsets"]["a"]["correct"]["n"] == 2
+    with pytest.raises(ArtifactError, match="nowhere"):
+        evaluate(EvaluateArgs([path], right="nowhere"))
+
+
+DATA = Path(os.environ.get("STEPWISE_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+MARKED = DATA / "mr_gsm8k" / "dev.jsonl"
+
+
+@pytest.mark.skipif(not MARKED.is_file(), reason=f"{MARKED} is not there")
+def test_marks_of_people(monkeypatch):
+    """Who knows the marks finds all of them, who calls every step right passes the gold solutions alone."""
+    marks = {row["id"]: row["first_error_step"] for row in map(json.loads, MARKED.read_text().splitlines())}
+
+    class Judge:
+        threshold = 0.5
+
+        def judge(self, records):
+            return [[0.1 if at == marks.get(one.id) else 0.9 for at in range(len(one.steps))] for one in records]
+
+    args = EvaluateArgs([str(MARKED)], "mr_gsm8k_short", right="gold", resamples=50)
+    monkeypatch.setattr(rewards.evaluate_prm, "load_judge", lambda _: Judge())
+    result = evaluate(args)
+    assert values(result, "dev") == [1.0, 1.0, 1.0] and result["subsets"]["dev"]["error"]["n"] == len(marks) == 136
+    assert result["subsets"]["dev"]["correct"]["n"] > 100
+    assert values(evaluate(replace(args, threshold=0.0)), "dev") == [0.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(

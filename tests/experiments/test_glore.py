@@ -247,6 +247,60 @@ def test_reward_models_warm_up_on_corrupted_gold_solutions(policy, made):
     assert run(nodes, paths, root)["orm"] == again["orm"]
 
 
+def test_searches_stand_beside_the_others_at_their_price(policy, made):
+    assert not {"beam_search", "refine_until"} & set(made)
+    root, args = Path(made["rollouts"]).parent.parent, arguments(policy)
+    scripted = args.rollouts.sampler
+    args = replace(
+        args,
+        beam=True,
+        beam_search=replace(args.beam_search, beams=2, expand=1, sampler=scripted),
+        until=True,
+        refine_until=replace(args.refine_until, rounds=1, where="orm", sampler=args.drafts.sampler),
+    )
+    again = run(*nodes_with_script(args, policy), root)
+    assert {name for name in made if again[name] != made[name]} == {"rerank", "report"}
+    parents = {name: open_artifact(again[name]).manifest["parents"] for name in ("beam_search", "refine_until")}
+    assert parents["beam_search"]["scorer"]["key"] == Path(made["sorm"]).name
+    assert parents["refine_until"]["drafts"]["key"] == Path(made["drafts"]).name
+    report, before = (read_json(Path(one["report"]) / "report.json") for one in (again, made))
+    assert before["accuracy"]["beam"] is before["accuracy"]["until"] is None
+    assert "beam" not in " ".join(before["notes"]) and "beam" not in (Path(made["report"]) / "report.md").read_text()
+    for name, search in (("beam", "beam_search"), ("until", "refine_until")):
+        counts = open_artifact(again[search]).manifest["counts"]
+        assert report["accuracy"][name]["n"] == TEST
+        assert report["tokens"][name] == pytest.approx(counts["sampled_tokens"] / TEST, abs=1e-5)
+        assert report["tokens_read"][name] >= counts["read_tokens"] / TEST - 1e-5
+    assert report["accuracy"]["reranked"] == before["accuracy"]["reranked"]
+    text = (Path(again["report"]) / "report.md").read_text()
+    assert "| step beam search, ORM picks |" in text and "| refined until accepted |" in text
+    # artifacts of one's own stand beside the others just so
+    own = replace(arguments(policy), rerank=replace(args.rerank, more=[again["beam_search"], again["refine_until"]]))
+    assert run(*nodes_with_script(own, policy), root)["rerank"] == again["rerank"]
+    with pytest.raises(ValueError, match=r"rerank.more=\['x'\] stands in place of beam=true and until=true"):
+        validate(replace(args, rerank=replace(args.rerank, more=["x"])))
+
+
+def test_the_steps_of_test_drafts_are_labelled_where_that_is_asked_for(policy, made):
+    assert "test_labels" not in made
+    root, args = Path(made["rollouts"]).parent.parent, arguments(policy)
+    own = replace(args.test_labels, continuations=4, sampler=args.labels.sampler)
+    args = replace(args, label_test=True, test_labels=own)
+    again = run(*nodes_with_script(args, policy), root)
+    assert {name for name in made if again[name] != made[name]} == {"report"}
+    artifact = open_artifact(again["test_labels"])
+    assert artifact.manifest["parents"]["rollouts"]["key"] == Path(made["drafts"]).name
+    assert artifact.manifest["args"]["search"] == "exhaustive" and len(artifact.rows(StepLabels)) == TEST
+    report = read_json(Path(again["report"]) / "report.json")
+    assert report["test_labels"]["solutions"] == TEST and report["test_labels"]["continuations"] == 4
+    # every draft is wrong at its second step, from which no continuation is right; the first steps are all right
+    assert (report["test_labels"]["positive"], report["test_labels"]["accuracy"]["value"]) == (TEST, 1.0)
+    assert report["stages"]["test_labels"]["tokens"] > 0
+    given = replace(arguments(policy), given=GivenArgs(test_labels=again["test_labels"]))
+    nodes, paths = glore_nodes(given)
+    assert "test_labels" not in {node.name for node in nodes} and "test_labels" in paths
+
+
 def test_artifacts_of_ones_own_stand_in_for_stages(policy, made):
     root = Path(made["rollouts"]).parent.parent
     args = replace(arguments(policy), given=GivenArgs(sorm=made["sorm"], **{
@@ -403,6 +457,10 @@ def test_sft_problems_and_policy_of_a_trained_student_are_the_pipelines():
         (["corrupt.per_problem=2"], "corrupt.per_problem=2 has no effect: warm_up is false"),
         (["given.orm=o", "given.sorm=s", "warm_up=true"], "warm_up=true has no effect: what is given stands in place"),
         (["given.reward_start=r", "warm_up=true"], "warm_up=true has no effect: what is given stands in place"),
+        (["beam_search.beams=9"], "beam_search.beams=9 has no effect: beam is false"),
+        (["refine_until.rounds=9"], "refine_until.rounds=9 has no effect: until is false"),
+        (["test_labels.continuations=9"], "test_labels.continuations=9 has no effect: label_test is false"),
+        (["given.test_labels=t", "label_test=true"], "label_test=true has no effect: what is given stands in place"),
         (["given.student=s", "student.rounds=2"], "student.rounds=2 has no effect: given.student=s is used"),
         (["given.drafts=d", "given.samples=s", "test_problems=9"], "test_problems=9 has no effect"),
         (["~problems"], "~problems: a setting cannot be taken away; problems=VALUE gives it another value"),

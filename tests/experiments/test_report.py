@@ -11,11 +11,23 @@ import pytest
 
 from experiments.report.figures import draw_figures
 from experiments.report.markdown import copy_report, print_main_table, render_markdown, write_report
-from experiments.report.words import ERROR_NAMES, code_span, first_sentence, opening, plain, versus
+from experiments.report.words import (
+    AGGREGATE_NAMES,
+    CURVE_NAMES,
+    ERROR_NAMES,
+    code_span,
+    first_sentence,
+    opening,
+    plain,
+    versus,
+)
 from refine.report.build import DIFFERENCES, SELECTORS, build_report
+from refine.report.curves import CURVES
 from refine.report.example import describe_examples
 from refine.report.repairs import ERRORS
 from refine.selection import is_control
+from rewards.aggregate import AGGREGATES
+from rollouts.records import StepLabels, identity
 from tests.experiments.synthetic import HOSTILE, only_drafts, synthetic_inputs
 
 
@@ -62,6 +74,32 @@ def test_every_stable_key_is_there(report):
     assert set(report["ablation"]) == {"none", "orm", "sorm", "oracle"}
     assert report["ablation"]["sorm"]["orm"]["reranked"] == report["accuracy"]["reranked"]
     assert [row["position"] for row in report["step_accuracy_by_position"]["orm"]] == [1, 2, 3, 4, 5]
+    assert set(report["curves"]) == set(CURVE_NAMES) == set(CURVES)
+    assert set(report["aggregation"]["sorm"]) == set(AGGREGATES) == set(AGGREGATE_NAMES)
+
+
+def test_a_report_says_by_what_score_is_chosen(inputs):
+    for how, words in AGGREGATE_NAMES.items():
+        text = render_markdown(build_report(dataclasses.replace(inputs, aggregate=how)), [])
+        assert f"wherever a choice is made, by {words}." in text
+
+
+def test_the_papers_row_of_steps_is_there_without_an_oracle(inputs):
+    """ORM 73% and SORM 81% are of GSM8K, where nobody but continuations says which step is wrong."""
+    candidates = {identity(one): one for one in inputs.candidates}
+    labels = [
+        StepLabels(f"{key[0]}#0", key[0], candidates[key].steps, all(right), tuple(right), (0,) * len(right),
+                   (32,) * len(right), None, (), "posterior at 0.92, exhaustive")
+        for key, right in inputs.step_truth.items() if key[1] == "draft"
+    ]  # fmt: skip
+    assert "as continuations label" not in render_markdown(build_report(inputs), [])
+    report = build_report(dataclasses.replace(inputs, step_truth=None, error_kinds=None, test_labels=labels))
+    text = render_markdown(report, [])
+    (row,) = [line for line in text.splitlines() if line.startswith("| steps judged as continuations label them")]
+    assert row.endswith("| 73% (2nd) → 81% (2nd) |") and row.count("%") == 4
+    assert "120 test solutions" in text and "up to 32 continuations of a prefix; rule: posterior at 0.92" in text
+    assert "On intermediate steps, as continuations label them, the SORM judges" in text
+    assert report["difference"]["sorm_minus_orm_labelled_step_accuracy"]["low"] > 0
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path, inputs):
@@ -71,6 +109,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path, inputs):
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))
     assert [str(path) for path in files] == [
         "figures/accuracy.png",
+        "figures/curves.png",
         "figures/example.png",
         "figures/reliability.png",
         "figures/step_accuracy.png",
@@ -222,7 +261,7 @@ def test_the_strongest_control_is_the_best_that_does_without_the_refiners(report
     without = {name for name in SELECTORS if is_control(name)}
     assert without == {
         *("draft", "control", "draft_control", "shuffled", "draft_shuffled", "best_of_n", "best_of_n_with_draft"),
-        *("best_of_n_equal_tokens", "majority_of_n", "weighted_of_n"),
+        *("best_of_n_equal_tokens", "majority_of_n", "weighted_of_n", "beam"),
     }
     name = report["strongest_control"]
     best = max(report["accuracy"][one]["value"] for one in without)

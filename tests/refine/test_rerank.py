@@ -8,9 +8,10 @@ from collections import Counter
 
 import pytest
 
+from refine.beam_search import BEAM_SEARCH, BeamArgs
 from refine.rerank import RERANK, Arm, RerankArgs, Scores, choose, choose_equal, cost, keeps
 from refine.revise import REVISE, ReviseArgs
-from refine.selection import EQUAL, SELECTORS, select
+from refine.selection import EQUAL, SEARCHES, SELECTORS, select
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.records import Candidate, Choice, Judgement, Problem, Rollout, identity
 from rollouts.sampling.sample import SampleArgs
@@ -127,7 +128,7 @@ def test_every_selector_by_hand():
     finals = {identity(c): 0.5 for c in everything}
     finals |= {identity(GLOBAL): 0.6, identity(LOCAL): 0.7, identity(SAMPLES[1]): 0.8, identity(SAMPLES[3]): 0.9}
     found = {c.selector: c for c in choose(everything, Scores({"orm": finals}), Arm("orm", "sorm"), 3)}
-    assert found.keys() == SELECTORS.keys() - {EQUAL}
+    assert found.keys() == SELECTORS.keys() - {EQUAL, *SEARCHES}
     assert {name: c.kind for name, c in found.items() if name != "random"} == {
         "draft": "draft", "global": "global", "local": "local", "draft_global": "global", "draft_local": "local",
         "reranked": "local", "best_of_n": "sample", "best_of_n_with_draft": "sample", "majority_of_n": "sample",
@@ -344,6 +345,44 @@ def test_the_stage_judges_everything_and_chooses_by_every_selector(made, tmp_pat
         for c in choices
         if c.where == "oracle" and c.problem_id == "p" and c.selector == "reranked" and c.kind == "local"
     ]
+
+
+def test_solutions_may_be_chosen_by_another_score_of_their_steps(made, tmp_path):
+    """The gate goes by the last step in any case: its threshold is for that."""
+    last, _ = make(RERANK, RerankArgs(**made, when=["always", "orm"], device="cpu"), tmp_path)
+    least, _ = make(RERANK, RerankArgs(**made, when=["always", "orm"], aggregate="min", device="cpu"), tmp_path)
+    judgements = least.rows(Judgement, "judgements")
+    assert judgements == last.rows(Judgement, "judgements") and least.key != last.key
+    scores = {(j.scorer, *identity(j)): min(j.probabilities, default=LOW) for j in judgements}
+    chosen = [c for c in least.rows(Choice) if c.selector == "best_of_n"]
+    for choice in chosen:
+        own = [scores[choice.scorer, choice.problem_id, "sample", "none", at] for at in range(4)]
+        assert choice.sample == own.index(max(own))
+    kept = [[c for c in one.rows(Choice) if (c.selector, c.when) == ("global", "orm")] for one in (last, least)]
+    assert kept[0] == kept[1]
+    drafts = {identity(DRAFT): 0.4}
+    scores = Scores({"orm": {identity(DRAFT): 0.1}}, {}, {"orm": 0.3}, {"orm": drafts})
+    assert keeps("orm", DRAFT, scores) and not keeps("orm", DRAFT, dataclasses.replace(scores, lasts={}))
+    with pytest.raises(ValueError, match="aggregate='max' is none of last, min, product, mean"):
+        RerankArgs("c", orm="o", sorm="s", aggregate="max").validate()
+
+
+def test_searches_are_of_the_same_problems_and_there_once(made, tmp_path):
+    beams = [dataclasses.replace(candidate("beam", sample=at), problem_id=name) for name in "pq" for at in range(2)]
+
+    def searched(rows, seed):
+        stage = dataclasses.replace(BEAM_SEARCH, run=lambda _args, work: work.write_rows("rows", rows, Candidate))
+        args = BeamArgs(policy=str(tmp_path / "x"), scorer=made["sorm"], seed=seed, device="cpu")
+        return str(make(stage, args, tmp_path)[0].path)
+
+    one = searched(beams, 0)
+    artifact, _ = make(RERANK, RerankArgs(**made, more=[one], device="cpu"), tmp_path)
+    found = [c for c in artifact.rows(Choice) if c.selector == "beam"]
+    assert len(found) == 2 * 2 and {c.offered for c in found} == {2} and {c.when for c in found} == {"always"}
+    with pytest.raises(ValueError, match=r"are of other problems; see 'q'"):
+        make(RERANK, RerankArgs(**made, more=[searched(beams[:2], 1)], device="cpu"), tmp_path)
+    with pytest.raises(ValueError, match="two artifacts of one kind of search"):
+        make(RERANK, RerankArgs(**made, more=[one, searched(beams, 2)], device="cpu"), tmp_path)
 
 
 @pytest.mark.parametrize("made", [1], indirect=True)

@@ -13,10 +13,12 @@ import pytest
 
 from experiments.report.lema import LEMA_REPORT, LemaReportArgs
 from experiments.report.stage import REPORT, ReportArgs
+from refine.beam_search import BEAM_SEARCH, BeamArgs
 from refine.lema.correct import CORRECT, CorrectArgs
 from refine.lema.mistakes import COLLECT_MISTAKES, MistakeArgs
 from refine.mix import MixArgs
 from refine.pairs import BUILD_PAIRS, PairArgs
+from refine.refine_until import REFINE_UNTIL, UntilArgs
 from refine.rerank import RERANK, RerankArgs
 from refine.revise import REVISE, ReviseArgs
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
@@ -119,6 +121,21 @@ COUNTED: list[tuple[Stage, Any, str]] = [
         f"drafts samples global_refiner local_refiner control shuffled orm sorm where seed device\n{HF}\n{PROMPT}",
     ),
     (RERANK, RerankArgs(), "candidates orm sorm samples when seed device"),
+    (
+        RERANK,
+        RerankArgs(more=["m"], aggregate="min"),
+        "candidates more orm sorm samples aggregate when seed device",
+    ),
+    (
+        BEAM_SEARCH,
+        BeamArgs(),
+        f"policy scorer beams expand max_steps aggregate seed device\n{WORLD}\n{HF}\n{PROMPT}",
+    ),
+    (
+        REFINE_UNTIL,
+        UntilArgs(),
+        f"drafts global_refiner local_refiner orm sorm judge where rounds seed device\n{HF}\n{PROMPT}",
+    ),
     (COLLECT_MISTAKES, MistakeArgs(), "rollouts max_per_problem max_problems seed"),
     (
         CORRECT,
@@ -139,8 +156,8 @@ COUNTED: list[tuple[Stage, Any, str]] = [
     (
         REPORT,
         ReportArgs(),
-        "rerank candidates orm sorm labels trained_on stages names given given_names title model scorer where when "
-        "seed",
+        "rerank candidates more orm sorm labels test_labels trained_on stages names given given_names title model "
+        "scorer where when seed",
     ),
 ]
 

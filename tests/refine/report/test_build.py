@@ -8,7 +8,7 @@ import pytest
 
 from refine.report.build import build_report
 from refine.report.inputs import ReportInputs
-from rollouts.records import Candidate, Choice, Judgement, Problem
+from rollouts.records import Candidate, Choice, Judgement, Problem, StepLabels
 
 STEPS = ("a", "b", "#### 1")
 # problem: right or wrong of (draft, global, local); p3 has no local refinement
@@ -245,6 +245,30 @@ def test_a_solution_without_steps_is_reported():
     truth = changed.step_truth | {("p0", "draft", "none", 0): []}
     report = build_report(make_inputs(candidates=candidates, judgements=judgements, step_truth=truth))
     assert report["final_accuracy"]["orm"]["n"] == 3 and report["step_accuracy"]["orm"]["n"] == 6
+
+
+def test_steps_are_judged_by_labels_where_there_is_no_oracle():
+    assert build_report(make_inputs())["test_labels"] is None
+    labels = [
+        StepLabels(f"{p}#0", p, STEPS, OUTCOMES[p][0], own, (0,) * 3, (n,) * 3, None, (), rule)
+        for p, own, n, rule in (
+            ("p0", (True, True, True), 0, "right"),
+            ("p1", (True, False, False), 32, "any of 32"),
+            ("p2", (False, False, None), 32, "any of 32"),
+        )
+    ]
+    report = build_report(make_inputs(step_truth=None, test_labels=labels))
+    assert report["step_accuracy"]["sorm"] is None
+    # of each position one right step and one wrong one count. ORM: half of the right first steps, the wrong one, the
+    # right second one, half of the wrong ones; SORM: both, not the wrong one, the right one, both wrong ones
+    found = {name: value(one) for name, one in report["labelled_step_accuracy"].items()}
+    assert found == {"orm": (0.75, 4), "sorm": (0.75, 4)}
+    assert report["difference"]["sorm_minus_orm_labelled_step_accuracy"]["value"] == 0.0
+    assert report["test_labels"] == {
+        "solutions": 3, "wrong_solutions": 2, "positive": 3, "negative": 3, "rule": "any of 32", "continuations": 32,
+        "accuracy": None,
+    }  # fmt: skip
+    assert any("steps are judged by the labels that continuations gave them" in note for note in report["notes"])
 
 
 def test_scorer_and_where_choose_the_arm():

@@ -1,0 +1,53 @@
+"""A reward model that says what it is told, for tests of searches; and folders that stand for its artifact."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from rewards.train import TRAIN_REWARD, TrainRewardArgs
+from rollouts.prompts import PLAIN, Template
+from rollouts.records import Problem
+from stages.make import make
+from tests.refine.lema.made import make_sample, write_script
+from tests.tiny import save_reward
+from training.examples import Example
+
+TOKENS = 10  # of every step
+
+
+class Told:
+    """Scores each step by its text; `asked` has every solution that was read, in order."""
+
+    template: Template = PLAIN
+
+    def __init__(self, scores: Mapping[str, float], kind: str = "sorm", threshold: float = 0.5) -> None:
+        self.scores, self.kind, self.threshold, self.final_threshold = scores, kind, threshold, threshold
+        self.asked: list[tuple[str, ...]] = []
+
+    def encode(self, problem: Problem, steps: Sequence[str]) -> Example:
+        self.asked.append(tuple(steps))
+        return Example([0] * TOKENS * len(steps), list(range(len(steps))), [self.scores[step] for step in steps])
+
+    def length(self, problem: Problem, steps: Sequence[str]) -> int:
+        return TOKENS * len(steps)
+
+    def stream(self, examples: Sequence[Example], names: Sequence[str]) -> Iterator[tuple[int, list[float], int]]:
+        for at, example in enumerate(examples):
+            yield at, list(example.targets), len(example.ids)
+
+
+def make_judge(root: Path, kind: str = "sorm") -> str:
+    """An artifact of `train_reward`, whose model is `Told` where the test patches `load_scorer`."""
+    policy = write_script(root / f"policy-{kind}", {"*": [""]})
+    source = {"rollouts": str(make_sample(root, policy, []).path)} if kind == "orm" else {"labels": None}
+    stage = dataclasses.replace(TRAIN_REWARD, run=lambda _args, work: save_reward(work.folder, kind) and None)
+    return str(make(stage, TrainRewardArgs(kind=kind, policy=policy, **source), root)[0].path)
+
+
+def load_told(monkeypatch: pytest.MonkeyPatch, judges: Mapping[str, Told]) -> None:
+    """`load_scorer` gives these, by the folder of the artifact."""
+    monkeypatch.setattr("rewards.scorer.load_scorer", lambda path, **_: judges[str(path)])

@@ -24,6 +24,7 @@ COMMANDS = {
     "report": "experiments.report.stage",
     "lema_report": "experiments.lema_report",
     "claims": "experiments.claims",
+    "plan": "experiments.plan",
     "convert": "experiments.convert",
     "evaluate_prm": "experiments.evaluate_prm",
     "show": "experiments.show.command",

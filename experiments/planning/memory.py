@@ -6,7 +6,8 @@ Only a small model on a CPU has been compared with it (`tests/experiments/planni
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from experiments.planning.models import Shape
@@ -32,7 +33,6 @@ class Memory:
     peak: float = 0
     when: str = ""
     host: float = 0
-    parts: dict[str, float] = field(default_factory=dict)
 
 
 def is_sharded(train: TrainArgs, launch: LaunchArgs) -> bool:
@@ -45,7 +45,7 @@ def is_sharded(train: TrainArgs, launch: LaunchArgs) -> bool:
         return False
     from experiments.commands.yaml_files import read_yaml
 
-    return read_yaml(find_config(launch.config_file)).get("distributed_type") == "FSDP"
+    return read_yaml(Path(find_config(launch.config_file))).get("distributed_type") == "FSDP"
 
 
 def size_of(dtype: str) -> int:

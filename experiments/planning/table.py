@@ -83,7 +83,7 @@ def total_lines(costs: list[Cost], plan: PlanArgs) -> list[str]:
         f"{count} x {plan.accelerator}: {hours:.1f} hours, {hours * count:.1f} GPU-hours, {paid}",
         f"disk {disk / 1e9:.1f} GB, and {passing / 1e9:.1f} GB for checkpoints while a model trains (in brackets); "
         f"memory of the machine {host / GIB:.0f} GiB",
-        "Stages come one after the other. ! does not fit. load: while a model is opened; end: while it is put together.",
+        "Stages come one after the other. ! does not fit. load: while a model is opened, end: while it is made whole.",
     ]
 
 
@@ -91,9 +91,8 @@ def assumption_lines(plan: PlanArgs, own: Behaviour) -> list[str]:
     """All that is taken for granted."""
     hardware = plan.hardware()
     texts, values = field_texts(PlanArgs), dataclasses.asdict(plan)
-    lines = [
-        f"  plan.{name}={'null' if values[name] is None else values[name]}: {text}" for name, text in texts.items()
-    ]
+    values = {name: "null" if value is None else value for name, value in values.items()}
+    lines = [f"  plan.{name}={values[name]}: {text}" for name, text in texts.items()]
     shown = ", ".join(f"{name} {value:g}" for name, value in dataclasses.asdict(own).items())
     return [
         "Assumed:",

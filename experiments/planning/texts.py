@@ -99,11 +99,11 @@ def read_texts(args: ProblemArgs, template: Template, policy: str | None) -> Tex
         return Texts(_published_count(known, args), *means, False)
     if args.source == WORLD:
         few = min(_READ, args.limit or _READ)
-        return measure_problems(
-            load_problems(replace(args, limit=few, offset=0)), count_problems(args), template, policy
-        )
-    problems = load_problems(args)
-    return measure_problems(problems, len(problems), template, policy)
+        problems, count = load_problems(replace(args, limit=few, offset=0)), count_problems(args)
+    else:
+        problems = load_problems(args)
+        count = len(problems)
+    return measure_problems(problems, count, template, policy)
 
 
 def measure_problems(problems: Sequence[Problem], count: int, template: Template, policy: str | None) -> Texts:

@@ -42,7 +42,7 @@ REST = 0.6  # share of a solution that is written anew from its first wrong step
 
 @dataclass(frozen=True)
 class Drawn:
-    """Solutions of an artifact of `sample`: `n` of each problem, `tokens` each, and tokens of a right and a wrong one."""
+    """Solutions of an artifact of `sample`: `n` of each problem; mean tokens of all, of right and of wrong ones."""
 
     texts: Texts
     problems: float
@@ -66,10 +66,13 @@ class Labelled:
 
 @dataclass
 class Work:
-    """One stage. `sampled`, `trained` and `scored` are what its manifest will count as tokens; `read` are prompts, and
-    what evaluations read. Of `trained`, `computed` remain where examples share what they begin with, and `targets` have
-    a loss. `longest` is a text and its prompt at its longest, in training a mean one. `shape` is the model (None: it needs no accelerator); `judge`: with a head of one
-    score. `loads` are models that are opened. `served`: by a server, whose tokens are paid for."""
+    """One stage. `sampled`, `trained` and `scored` are what its manifest will count as tokens.
+
+    `read` are prompts, and what evaluations read. Of `trained`, `computed` remain where examples share what they begin
+    with, and `targets` have a loss. `longest` is a text with its prompt at its longest, in training a mean one. `shape`
+    is the model (None: it needs no accelerator); `judge`: with a head of one score. `loads` are models that are opened.
+    `served`: by a server, whose tokens are paid for.
+    """
 
     name: str
     args: Any
@@ -336,11 +339,8 @@ def _revise(planner: Planner, args: ReviseArgs, name: str) -> Work:
     written = whole * drafts + sum(count * (REST if where != "none" else 1) for where, count in local.items())
     drafted = drafts * (texts.prompt + drawn.tokens)
     samples = whole * drafts + sum(local.values())
-    planner.known[f"({name})"] = (
-        drawn,
-        1 + whole + len(args.where),
-        args.samples and planner.of(args.samples, Drawn).n,
-    )
+    sampled = planner.of(args.samples, Drawn).n if args.samples else 0
+    planner.known[f"({name})"] = (drawn, 1 + whole + len(args.where) + sampled)
     longest = texts.prompt + 2 * drawn.tokens + args.sampler.max_tokens
     return Work(
         name, args, planner.shape(args.global_refiner), samples, written * drawn.tokens, scored=judges * drafted,
@@ -349,12 +349,10 @@ def _revise(planner: Planner, args: ReviseArgs, name: str) -> Work:
 
 
 def _rerank(planner: Planner, args: RerankArgs, name: str) -> Work:
-    drawn, kinds, samples = planner.of(args.candidates, tuple)
-    texts = kinds + (samples or 0)
+    drawn, texts = planner.of(args.candidates, tuple)
     read = drawn.problems * (drawn.texts.prompt + texts ** behaviour(drawn.source).reading * drawn.tokens)
-    return Work(
-        name, args, planner.shape(args.orm), scored=2 * read, rows=2 * drawn.problems * texts, loads=2, judge=True
-    )
+    rows = 2 * drawn.problems * texts
+    return Work(name, args, planner.shape(args.orm), scored=2 * read, rows=rows, loads=2, judge=True)
 
 
 def _mistakes(planner: Planner, args: MistakeArgs, name: str) -> Work:

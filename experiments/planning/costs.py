@@ -82,11 +82,10 @@ def _train(cost: Cost, plan: PlanArgs, launch: LaunchArgs) -> None:
     if plan.trained_per_second is not None:
         seconds = work.computed / plan.trained_per_second
     cost.hours = (seconds + _reading(work, plan, read, train.dtype)) / cost.accelerators / 3600
-    share = work.computed / max(1.0, work.trained)
-    row = min(train.tokens_per_batch, train.tokens_per_step / launch.num_processes * share, max(1.0, work.computed))
-    row = max(row, length)
+    own = train.tokens_per_step / cost.accelerators * work.computed / max(1.0, work.trained)  # of a step
+    row = max(length, min(train.tokens_per_batch, own, work.computed))
     targets = row * min(1.0, work.targets / max(1.0, work.computed))
-    cost.memory = training_memory(shape, args, launch, work.judge, row, targets)
+    cost.memory = training_memory(shape, args, launch, work.judge, row, targets, math.ceil(own / row - 0.01))
     weights = shape.judge if work.judge else shape.weights
     adapter = shape.adapter(args.lora.rank, list(args.lora.target_modules)) if args.lora.rank else weights
     cost.disk += 4 * weights

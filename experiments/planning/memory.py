@@ -53,10 +53,14 @@ def size_of(dtype: str) -> int:
     return 4 if dtype == "float32" else 2
 
 
-def training_memory(shape: Shape, args: Any, launch: LaunchArgs, judge: bool, row: float, targets: float) -> Memory:
-    """Memory of a training stage with arguments `args`, whose forward pass reads `row` tokens with `targets` targets.
+def training_memory(
+    shape: Shape, args: Any, launch: LaunchArgs, judge: bool, row: float, targets: float, batches: float
+) -> Memory:
+    """Memory of a training stage with arguments `args`, where a process makes a step of `batches` forward passes, of
+    `row` tokens with `targets` targets each.
 
     Weights, gradients and AdamW's two moments take 16 bytes a weight, over all processes where they are sharded.
+    Gradients are there beside the activations from the second pass on.
     """
     train, lora = args.train, args.lora
     dtype = "bfloat16" if train.dtype == "auto" else train.dtype
@@ -69,32 +73,33 @@ def training_memory(shape: Shape, args: Any, launch: LaunchArgs, judge: bool, ro
     if lora.quantize == "nf4":
         held = NF4 * shape.body + 4 * (weights - shape.body + adapter)
     found = Memory(held / shards, 4 * trained / shards, 8 * trained / shards)
-    logits = 0 if judge else targets * shape.vocabulary
-    found.activations = _activations(shape, args, dtype, row, logits)
+    found.activations, late = _activations(shape, args, dtype, row, 0 if judge else targets * shape.vocabulary)
     whole = 0.0
     if sharded:  # two layers and what is outside of them are there whole, and a layer's gradients
         whole = 4 * (3 * shape.layer + weights - shape.layers * shape.layer)
-    moments = found.weights + found.gradients + found.optimizer
-    peaks = {"load": 4.0 * weights, "step": moments + found.activations + whole}
+    earlier = found.gradients if batches > 1 else 0
+    passing = max(found.activations + earlier, late + found.gradients)
+    peaks = {"load": 4.0 * weights, "step": found.weights + found.optimizer + passing + whole}
     if sharded or lora.rank:  # the trained weights are put together on each, beside the moments
-        peaks["end"] = 4 * weights + (moments if sharded else 16 * adapter)
+        peaks["end"] = 4 * weights + (16 * weights / shards if sharded else 16 * adapter)
     found.when, found.peak = max(peaks.items(), key=lambda one: one[1])
     copies = 2 if sharded else 1  # the model and its sharded copy
     found.host = launch.num_processes * 4 * weights * copies + 12 * trained  # and a checkpoint on its way to disk
     return found
 
 
-def _activations(shape: Shape, args: Any, dtype: str, row: float, logits: float) -> float:
-    """The most that a pass forward and backward keeps beside the weights."""
+def _activations(shape: Shape, args: Any, dtype: str, row: float, logits: float) -> tuple[float, float]:
+    """The most that a pass forward and backward keeps beside weights and gradients; and what it keeps in the backward
+    pass of the first layer, when all gradients are there."""
     saved, layers = shape.saved(dtype), shape.layers
     fixed = 0.0 if args.lora.quantize == "nf4" else saved.layer_fixed
-    outside = saved.outside * row + saved.outside_fixed
+    outside, layer = saved.outside * row + saved.outside_fixed, saved.layer * row + fixed
     if not args.train.gradient_checkpointing:
-        return layers * (saved.layer * row + fixed) + outside + _LOSS * logits
+        return layers * layer + outside + _LOSS * logits, layer + outside
     inputs = layers * saved.boundary * row + outside
     # autocast keeps its copies of trained weights until the end of the forward pass
     copies = 0.0 if args.lora.rank else layers * fixed
-    return inputs + max(copies + 8 * logits, _LOSS * logits, saved.layer * row + fixed)
+    return inputs + max(copies + 8 * logits, _LOSS * logits, layer), layer + outside
 
 
 def sampling_memory(shape: Shape, sampler: Any, longest: float, memory: float) -> tuple[Memory, float]:

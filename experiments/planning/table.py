@@ -10,14 +10,15 @@ from experiments.planning.costs import Cost
 from experiments.planning.memory import GIB
 from experiments.report.words import table
 
-_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+_TOKENS = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
+_OPERATIONS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))
 
 
-def short(number: float) -> str:
+def short(number: float, units: tuple[tuple[float, str], ...] = _TOKENS) -> str:
     """A number with three digits: 1,234,567 is 1.23M; nothing is –."""
     if not number:
         return "–"
-    unit, name = next(((size, name) for size, name in _UNITS if number >= size), (1, ""))
+    unit, name = next(((size, name) for size, name in units if number >= size), (1, ""))
     return f"{number / unit:.3g}{name}" if number >= 1 else f"{number:.2g}"
 
 
@@ -34,20 +35,29 @@ def money(cost: Cost, plan: PlanArgs, count: int) -> float:
 def work_table(costs: list[Cost], plan: PlanArgs, made: dict[str, int]) -> str:
     """Samples, tokens, operations, hours and money of each stage; and the tokens of what is made already."""
     count = accelerators(costs)
-    header = ["stage", "samples", "read", "sampled", "trained", "scored", "TFLOP", "hours", "GPU-hours", "money"]
+    header = ["stage", "samples", "read", "sampled", "trained", "scored", "FLOP", "hours", "GPU-hours", "money"]
     rows = []
     for cost in costs:
         work = cost.work
-        numbers = [work.samples, work.read, work.sampled, work.trained, work.scored, cost.operations / 1e12]
+        numbers = [work.samples, work.read, work.sampled, work.trained, work.scored]
         hours = [f"{cost.hours:.2f}", f"{cost.hours * count:.1f}"] if cost.accelerators else ["–", "–"]
-        rows.append([work.name, *map(short, numbers), *hours, _money(money(cost, plan, count))])
+        rows.append(
+            [
+                work.name,
+                *map(short, numbers),
+                short(cost.operations, _OPERATIONS),
+                *hours,
+                _money(money(cost, plan, count)),
+            ]
+        )
         if made:
             rows[-1].append(short(made.get(work.name, 0)))
     hours = sum(cost.hours for cost in costs)
     sums = [sum(getattr(cost.work, name) for cost in costs) for name in ("samples", "read", "sampled", "trained")]
-    sums += [sum(cost.work.scored for cost in costs), sum(cost.operations for cost in costs) / 1e12]
+    sums.append(sum(cost.work.scored for cost in costs))
+    operations = short(sum(cost.operations for cost in costs), _OPERATIONS)
     whole = sum(money(cost, plan, count) for cost in costs)
-    rows.append(["all", *map(short, sums), f"{hours:.2f}", f"{hours * count:.1f}", _money(whole)])
+    rows.append(["all", *map(short, sums), operations, f"{hours:.2f}", f"{hours * count:.1f}", _money(whole)])
     if made:
         rows[-1].append(short(sum(made.values())))
         header.append("tokens, as made")
@@ -78,7 +88,7 @@ def total_lines(costs: list[Cost], plan: PlanArgs) -> list[str]:
     disk, passing = sum(cost.disk for cost in costs), max(cost.passing for cost in costs)
     host, price = max(cost.memory.host for cost in costs), plan.price or 0
     served = sum(cost.served for cost in costs)
-    paid = f"{hours * count * price + served:,.2f} of money" if price or served else "money: set plan.price"
+    paid = f"{hours * count * price + served:,.2f} in money" if price or served else "money: set plan.price"
     return [
         f"{count} x {plan.accelerator}: {hours:.1f} hours, {hours * count:.1f} GPU-hours, {paid}",
         f"disk {disk / 1e9:.1f} GB, and {passing / 1e9:.1f} GB for checkpoints while a model trains (in brackets); "

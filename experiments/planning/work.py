@@ -111,12 +111,15 @@ class Planner:
             ValueError: nothing is known of what is given, or of the length of solutions.
         """
         paths = dict(given) | {node.name: f"({node.name})" for node in nodes}
-        works = []
+        works: list[Work] = []
         for node in nodes:
             args = node.build(paths)
-            handler: Callable[..., Work] | None = _STAGES.get(node.stage.name)
-            work = handler(self, args, node.name) if handler else Work(node.name, args)
-            works.append(work)
+            same = next((one for one in works if one.args == args), None)
+            if same is not None:  # one artifact: it is made once, such as the student of the last round
+                paths[node.name] = paths[same.name]
+                works.append(Work(node.name, args))
+            else:
+                works.append(_STAGES.get(node.stage.name, _nothing)(self, args, node.name))
         return works
 
     def of(self, path: str, kind: type) -> Any:
@@ -159,6 +162,11 @@ class Planner:
         shares = betabinom(n, alpha, own.concentration - alpha).pmf(range(n + 1))
         pairs = ((r**own.right_variety * (r > 0), (n - r) ** own.wrong_variety * (r < n)) for r in range(n + 1))
         return float(sum(share * count(*pair) for share, pair in zip(shares, pairs, strict=True)))
+
+
+def _nothing(planner: Planner, args: Any, name: str) -> Work:
+    """A stage that takes seconds, such as a report."""
+    return Work(name, args)
 
 
 def _sample(planner: Planner, args: SampleArgs, name: str) -> Work:

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from experiments.commands.config import Job, build_job
 from experiments.commands.describe import field_texts, options_of
@@ -100,8 +100,8 @@ def _command(words: list[str]) -> Command:
     return {"glore": glore, "lema": lema}[name].main
 
 
-def make_plan(words: Sequence[str]) -> tuple[PlanArgs, Job, list[Cost], dict[str, int]]:
-    """The plan's settings, the job, the cost of each stage, and the tokens of those that are made already.
+def make_plan(words: Sequence[str]) -> tuple[PlanArgs, Job, list[Cost], dict[str, dict[str, Any]]]:
+    """The plan's settings, the job, the cost of each stage, and the manifests of those that are made already.
 
     Raises:
         ValueError: a setting is refused, nothing is known of a model or of what is given, or a stage does not fit.
@@ -118,15 +118,15 @@ def make_plan(words: Sequence[str]) -> tuple[PlanArgs, Job, list[Cost], dict[str
     return plan, job, costs, made_before(nodes, given, job.run.artifacts)
 
 
-def made_before(nodes: list[Node], given: dict[str, str], artifacts: str) -> dict[str, int]:
-    """The tokens that the manifests of finished stages count, by the stage's name."""
+def made_before(nodes: list[Node], given: dict[str, str], artifacts: str) -> dict[str, dict[str, Any]]:
+    """The manifests of the stages that are finished, by the stage's name."""
     paths = {name: path for name, path in given.items() if Path(path).exists()}
     found = {}
     for node in nodes:
         if needless := find_needless([node], paths):
             paths[node.name] = needless[1]
         elif all(name in paths for name in node.after) and (one := look_up(node.stage, node.build(paths), artifacts)):
-            paths[node.name], found[node.name] = str(one.path), one.manifest["tokens"]
+            paths[node.name], found[node.name] = str(one.path), one.manifest
     return found
 
 

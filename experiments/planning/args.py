@@ -60,7 +60,7 @@ IN_LANGUAGE = Behaviour(1.0, 0.9, 0.95, 0.95, 1.0)
 SEARCH_COST = {
     ("forward", "any"): (0.09, 0.30),
     ("binary", "any"): (0.12, 0.32),
-    ("adaptive", "any"): (0.10, 0.30),
+    ("adaptive", "any"): (0.09, 0.30),
     ("forward", "at_least"): (0.22, 0.64),
     ("binary", "at_least"): (0.28, 0.83),
     ("adaptive", "at_least"): (0.22, 0.60),

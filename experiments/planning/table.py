@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from experiments.commands.describe import field_texts
 from experiments.planning.args import Behaviour, PlanArgs
@@ -32,7 +33,7 @@ def money(cost: Cost, plan: PlanArgs, count: int) -> float:
     return cost.served + (plan.price or 0) * cost.hours * count
 
 
-def work_table(costs: list[Cost], plan: PlanArgs, made: dict[str, int]) -> str:
+def work_table(costs: list[Cost], plan: PlanArgs, made: dict[str, dict[str, Any]]) -> str:
     """Samples, tokens, operations, hours and money of each stage; and the tokens of what is made already."""
     count = accelerators(costs)
     header = ["stage", "samples", "read", "sampled", "trained", "scored", "FLOP", "hours", "GPU-hours", "money"]
@@ -51,7 +52,7 @@ def work_table(costs: list[Cost], plan: PlanArgs, made: dict[str, int]) -> str:
             ]
         )
         if made:
-            rows[-1].append(short(made.get(work.name, 0)))
+            rows[-1].append(short(made[work.name]["tokens"] if work.name in made else 0))
     hours = sum(cost.hours for cost in costs)
     sums = [sum(getattr(cost.work, name) for cost in costs) for name in ("samples", "read", "sampled", "trained")]
     sums.append(sum(cost.work.scored for cost in costs))
@@ -59,7 +60,7 @@ def work_table(costs: list[Cost], plan: PlanArgs, made: dict[str, int]) -> str:
     whole = sum(money(cost, plan, count) for cost in costs)
     rows.append(["all", *map(short, sums), operations, f"{hours:.2f}", f"{hours * count:.1f}", _money(whole)])
     if made:
-        rows[-1].append(short(sum(made.values())))
+        rows[-1].append(short(sum(one["tokens"] for one in made.values())))
         header.append("tokens, as made")
     return table(header, rows)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.planning.args import SEARCH_COST, PlanArgs, behaviour
@@ -280,7 +280,7 @@ def _examples(planner: Planner, args: TrainPolicyArgs, kind: str) -> _Kind:
         first, n, most = sources[0], sum(one.n for one in sources), args.max_per_problem or math.inf
         count = first.problems * planner.different(first, lambda right, _: min(right, most), n)
         families = first.problems * planner.different(first, lambda right, _: min(right, 1.0), n)
-        return _Kind(count, first.texts.prompt, first.right, (count - families) * first.texts.prompt)
+        return _together(_Kind(count, first.texts.prompt, first.right), families, first.source)
     if kind == CORRECTIONS:
         found = [planner.of(path, _Kind) for path in args.corrections]
         count = sum(one.count for one in found)
@@ -291,7 +291,18 @@ def _examples(planner: Planner, args: TrainPolicyArgs, kind: str) -> _Kind:
     draft = 0.0 if kind == "control" else drawn.wrong
     # a local refiner reads the good steps once more and writes the rest of its target
     again = (1 - REST) * drawn.right if kind == "local" else 0.0
-    return _Kind(pairs[kind], drawn.texts.prompt + draft + MARKS + again, drawn.right - again)
+    found = _Kind(pairs[kind], drawn.texts.prompt + draft + MARKS + again, drawn.right - again)
+    if kind != "control":
+        return found
+    mixed = drawn.problems * planner.different(drawn, lambda right, wrong: min(right, wrong, 1.0))
+    return _together(found, mixed, drawn.source)
+
+
+def _together(kind: _Kind, families: float, source: str) -> _Kind:
+    """These examples where those of a family have one prompt, which is read once."""
+    each = max(1.0, kind.count / max(1e-9, families))
+    computed = kind.count / each * (kind.read + each ** behaviour(source).reading * kind.written)
+    return replace(kind, shared=kind.count * (kind.read + kind.written) - computed)
 
 
 def _mix(kinds: dict[str, _Kind], args: TrainPolicyArgs) -> None:

@@ -91,6 +91,7 @@ class PlanArgs:
     usable: float = 0.95  #: share of the memory that can be filled; the rest is fragments
     load_seconds: float = 60.0  #: to start a process and load a model, each time
     accuracy: float = 0.5  #: share of sampled solutions that are right
+    served_accuracy: float = 0.9  #: the same of a served model
     completion: float | None = None  #: tokens of a right solution; null: of the gold ones
     steps: float = 4.5  #: steps of a solution before its answer line, where there are no gold ones
     label_cost: float | None = None  #: tokens of a label search, of 8 at every prefix; null: as docs/labelling.md found
@@ -104,7 +105,7 @@ class PlanArgs:
         """Raise ValueError naming the first setting that makes no sense."""
         check_choices(self, "plan.", accelerator=tuple(ACCELERATORS))
         shares = ("training", "reading", "decoding", "usable", "kept", "local_pairs", "flagged")
-        check_range(self, "plan.", accuracy="(0, 1)", **dict.fromkeys(shares, "(0, 1]"))
+        check_range(self, "plan.", accuracy="(0, 1)", served_accuracy="(0, 1)", **dict.fromkeys(shares, "(0, 1]"))
         positive = ("tflops", "memory", "bandwidth", "completion", "label_cost", "steps", "explanation")
         rates = ("trained_per_second", "sampled_per_second", "scored_per_second")
         check_range(self, "plan.", **dict.fromkeys((*positive, *rates), "(0, inf)"))

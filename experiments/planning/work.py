@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from experiments.planning.args import SEARCH_COST, PlanArgs, behaviour
@@ -51,6 +52,7 @@ class Drawn:
     right: float
     wrong: float
     source: str
+    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Planner:
         Raises:
             ValueError: it is given, and is not of a kind that can be planned with.
         """
-        found = self.known.get(path) or (_from_manifest(path) if is_artifact(path) else None)
+        found = self.known.get(path) or (_from_manifest(path) if is_artifact(Path(path)) else None)
         if not isinstance(found, kind):
             raise ValueError(f"{path}: the plan knows nothing of it; leave it to the pipeline, or give rollouts only")
         return found
@@ -144,21 +146,21 @@ class Planner:
         shape = self.shapes.get(policy)
         return read_texts(problems, prompt.template(), policy if shape is None or policy is None else shape.name)
 
-    def drawn(self, texts: Texts, n: int, most: int, source: str) -> Drawn:
-        """Solutions of these problems; the plan's accuracy is that of all of them."""
+    def drawn(self, texts: Texts, n: int, most: int, source: str, accuracy: float) -> Drawn:
+        """Solutions of these problems, of at most `most` tokens."""
         right = self.plan.completion or texts.solution
         if not right:
             raise ValueError(f"plan.completion is needed: the {source} problems have no gold solutions to go by")
         right, wrong = min(right, most), min(right * behaviour(source).wrong_length, most)
-        tokens = self.plan.accuracy * right + (1 - self.plan.accuracy) * wrong
-        return Drawn(texts, texts.count, n, tokens, right, wrong, source)
+        tokens = accuracy * right + (1 - accuracy) * wrong
+        return Drawn(texts, texts.count, n, tokens, right, wrong, source, accuracy)
 
     def different(self, drawn: Drawn, count: Callable[[float, float], float], n: int | None = None) -> float:
         """The expectation of `count` of one problem's different right and wrong solutions."""
         from scipy.stats import betabinom
 
         own, n = behaviour(drawn.source), n or drawn.n
-        alpha = self.plan.accuracy * own.concentration
+        alpha = drawn.accuracy * own.concentration
         shares = betabinom(n, alpha, own.concentration - alpha).pmf(range(n + 1))
         pairs = ((r**own.right_variety * (r > 0), (n - r) ** own.wrong_variety * (r < n)) for r in range(n + 1))
         return float(sum(share * count(*pair) for share, pair in zip(shares, pairs, strict=True)))
@@ -172,7 +174,8 @@ def _nothing(planner: Planner, args: Any, name: str) -> Work:
 def _sample(planner: Planner, args: SampleArgs, name: str) -> Work:
     served = args.sampler.backend == "openai"
     texts = planner.texts(args.problems, args.prompt, None if served else args.policy)
-    drawn = planner.drawn(texts, args.n, args.sampler.max_tokens, args.problems.source)
+    accuracy = planner.plan.served_accuracy if served else planner.plan.accuracy
+    drawn = planner.drawn(texts, args.n, args.sampler.max_tokens, args.problems.source, accuracy)
     planner.known[f"({name})"] = drawn
     samples = texts.count * args.n
     return Work(
@@ -212,7 +215,7 @@ def _label(planner: Planner, args: LabelArgs, name: str) -> Work:
 
 def _corrupt(planner: Planner, args: CorruptArgs, name: str) -> Work:
     texts = planner.texts(args.problems, PromptArgs(), None)
-    drawn = Drawn(texts, texts.count, 1, texts.solution, texts.solution, texts.solution, args.problems.source)
+    drawn = Drawn(texts, texts.count, 1, texts.solution, texts.solution, texts.solution, args.problems.source, 1.0)
     wrong = texts.count * args.per_problem
     planner.known[f"({name})"] = Labelled(drawn, texts.count, wrong, texts.count, texts.solution)
     return Work(name, args, rows=wrong + texts.count)
@@ -257,7 +260,8 @@ def _train_policy(planner: Planner, args: TrainPolicyArgs, name: str) -> Work:
     own = [(min(one.read + one.written, args.max_length), one) for one in kinds.values()]
     tokens = sum(one.count * length for length, one in own)
     targets = sum(one.count * one.written for one in kinds.values())
-    computed = sum(one.count * length - one.shared for length, one in own)
+    # with dropout, what examples begin with is read for each
+    computed = sum(one.count * length - one.shared * (args.lora.dropout == 0) for length, one in own)
     return _fitted(work, args.train, tokens, computed, targets)
 
 
@@ -424,4 +428,13 @@ def _from_manifest(path: str) -> Drawn | None:
     template = PromptArgs(**manifest["args"]["prompt"]).template()
     texts = measure_problems(problems, len(problems), template, policy or "")
     tokens = manifest["tokens"] / rows
-    return Drawn(texts, len(problems), round(rows / len(problems)), tokens, tokens, tokens, problems[0].source)
+    return Drawn(
+        texts,
+        len(problems),
+        round(rows / len(problems)),
+        tokens,
+        tokens,
+        tokens,
+        problems[0].source,
+        manifest["counts"].get("accuracy") or 0.5,
+    )

@@ -427,14 +427,6 @@ def _from_manifest(path: str) -> Drawn | None:
     rows, policy = manifest["counts"]["rows"], (manifest["parents"].get("policy") or {}).get("path")
     template = PromptArgs(**manifest["args"]["prompt"]).template()
     texts = measure_problems(problems, len(problems), template, policy or "")
-    tokens = manifest["tokens"] / rows
-    return Drawn(
-        texts,
-        len(problems),
-        round(rows / len(problems)),
-        tokens,
-        tokens,
-        tokens,
-        problems[0].source,
-        manifest["counts"].get("accuracy") or 0.5,
-    )
+    tokens, accuracy = manifest["tokens"] / rows, manifest["counts"].get("accuracy") or 0.5
+    n, source = round(rows / len(problems)), problems[0].source
+    return Drawn(texts, len(problems), n, tokens, tokens, tokens, source, accuracy)

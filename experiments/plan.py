@@ -49,8 +49,8 @@ def run(argv: Sequence[str]) -> int:
     """What the command does; returns its exit code: 0, or 2 after the user's error, in one line on stderr."""
     texts = "\n".join(f"  plan.{name:<22}{text}" for name, text in field_texts(PlanArgs).items())
     parser = _Parser(
-        "python -m experiments.plan", description=__doc__.split("\n\n")[0], epilog=f"settings of a plan:\n{texts}", allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "python -m experiments.plan", description=__doc__.split("\n\n")[0], epilog=f"settings of a plan:\n{texts}",
+        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("words", nargs="*", metavar="SETTING=VALUE", help="glore or lema, and settings")
     try:

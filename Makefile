@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 TRL_PRM := .venv-trl-prm
 TRL_SFT := .venv-trl-sft
 
-.PHONY: help demo demo-lema test faults test-vllm bench-grading bench-sampling bench-training lint format clean students
+.PHONY: help demo demo-lema test faults test-vllm bench-grading bench-plan bench-sampling bench-training lint format clean students
 
 demo: $(VENV)/.installed  ## train and refine in the embedded world, print the table, write runs/demo/experiment=demo/
 	$(BIN)/python -m experiments.glore experiment=demo run.name=demo
@@ -77,6 +77,10 @@ students: $(VENV)/.installed  ## make the checkpoint in refine/students anew (it
 
 bench-grading: $(VENV)/.installed  ## our grader beside math-verify and lm-eval's filters: agreement, false positives, speed
 	$(OFFLINE) $(BIN)/python -m experiments.bench.grading_speed
+
+bench-plan: demo  ## the plan of the demo beside what it took: tokens, and seconds at the speed of three of its stages
+	$(BIN)/python -m experiments.plan experiment=demo run.name=demo plan.accuracy=0.4
+	$(BIN)/python -m experiments.bench.plan_times experiment=demo run.name=demo plan.accuracy=0.4
 
 # for another model and real problems:
 # make bench-sampling BENCH='--model MODEL --gsm8k FOLDER --prompts 8 --rows 64 --max-tokens 64'

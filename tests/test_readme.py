@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_module
 from experiments.commands.catalogue import COMMANDS
 from experiments.commands.config import CommonArgs, build_job
 from experiments.commands.overrides import prepare
+from experiments.plan import read_words
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -74,6 +75,9 @@ def test_names_of_python_are_there() -> None:
 def test_commands_compose(line: str) -> None:
     _, _, module, *words = shlex.split(line.replace("$'", "'"))  # bash alone reads $'\\n'
     name = module.removeprefix("experiments.")
+    if name == "plan":  # the settings of a pipeline, and its own
+        read_words(words)
+        return
     if not hasattr(importlib.import_module(COMMANDS[name]).main, "schema"):
         pytest.skip("no command of Hydra's")
     command, sweep = importlib.import_module(COMMANDS[name]).main, "-m" in words

@@ -27,6 +27,7 @@ COMMANDS = {
     "lema_report": "experiments.lema_report",
     "claims": "experiments.claims",
     "compare": "experiments.compare",
+    "plan": "experiments.plan",
     "convert": "experiments.convert",
     "evaluate_prm": "experiments.evaluate_prm",
     "track": "experiments.track",

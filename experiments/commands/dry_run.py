@@ -81,7 +81,7 @@ def _size(args: Any) -> str:
     sizes = []
     problems = getattr(args, "problems", None)
     if isinstance(problems, ProblemArgs) and "solutions" in getattr(args, "examples", ["solutions"]):
-        count = _count_problems(problems)
+        count = count_problems(problems)
         sizes.append(f"{count:,} problems")
         if hasattr(args, "n"):
             samples = count * args.n
@@ -89,7 +89,8 @@ def _size(args: Any) -> str:
     return f" ({', '.join(sizes)})" if sizes else ""
 
 
-def _count_problems(problems: ProblemArgs) -> int:
+def count_problems(problems: ProblemArgs) -> int:
+    """How many problems these arguments give; those of the embedded world are not made for it."""
     from rollouts.problems.load import load_problems
     from rollouts.world.args import SOURCE
 

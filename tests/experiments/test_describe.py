@@ -53,7 +53,7 @@ def test_help_fits_a_screen(name: str) -> None:
         assert f" {name}/… ({count})" in done.stdout and count == len(list((ROOT / "conf" / folder).glob("*.yaml"))) > 5
         assert all(f" {option}" in done.stdout for option in set(own) - set(rows)) and len(own) > 2
         assert not any(f" {option}\n" in done.stdout or f" {option} " in done.stdout for option in others)
-    if name not in ("show", "claims", "compare", "push", "track", "dashboard"):
+    if name not in ("show", "claims", "compare", "plan", "push", "track", "dashboard"):
         assert lines[1].startswith(f"  python -m experiments.{name}")
         settings = lines[lines.index("Settings:") :]
         assert max(map(len, settings)) <= 100

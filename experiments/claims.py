@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from experiments.commands.yaml_files import leaves, read_yaml
-from experiments.report.lema import arm_words
+from experiments.report.lema import arm_words, names_steps
 from experiments.report.markdown import OUTCOMES
 from experiments.report.words import table
 from refine.lema.report import CONTROL, arm_claims
@@ -105,7 +105,7 @@ def read_claims(folders: Sequence[Path]) -> dict[str, Any]:
     first, finding, rights = next(iter(reports.values())), "", []
     if first.get("system") == "lema":
         words = {arm: arm_words(arm) for arm in first["accuracy"]}
-        accuracy, differences = arm_claims(list(words), words)
+        accuracy, differences = arm_claims(list(words), words, names_steps(first))
         claims = check_claims(outcomes, claims=[*accuracy, *differences], whole=f"right {CONTROL}")
         rights, claims = claims[: len(accuracy)], claims[len(accuracy) :]
         finding = _finding(next(one for one in claims if one["first"] == [f"right {first['headline']}"]))

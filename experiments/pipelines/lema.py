@@ -16,11 +16,13 @@ from refine.lema.correct import CORRECT, CorrectArgs
 from refine.lema.mistakes import COLLECT_MISTAKES, MistakeArgs
 from refine.lema.oracle import ERRORS
 from refine.lema.report import CONTROL, START
+from refine.lema.texts import ask_as_trained
 from refine.mix import CORRECTIONS, SHARE, MixArgs
 from refine.students.shipped import SHIPPED, find_start
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
 from rollouts.problems.args import ProblemArgs
 from rollouts.prompts import PromptArgs
+from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
 from rollouts.world.args import SOURCE as WORLD
 from stages.checks import check_choices, check_least, check_range
@@ -54,6 +56,9 @@ INSTEAD = {
     "corrections": "set given.corrections",
     "examples": "set cot: rollouts, solutions or both; each arm adds corrections as its name says",
     "mix": "set arms, and share for the corrections in a mix",
+    "corrector": "the trained policies themselves are asked; ask_policies=false asks none",
+    "ask": "the policies are asked as they were trained: set train.correction",
+    "mistakes": "these are the mistakes of the student on test problems",
     "student": "set start, the folder of the causal LM that all arms begin with",
 }
 
@@ -63,6 +68,12 @@ def _train() -> TrainPolicyArgs:
         examples=["solutions", CORRECTIONS], policy=PENDING, corrections=[PENDING],
         train=TrainArgs(epochs=3, seed=PIPELINE_SEED),
     )  # fmt: skip
+
+
+def _asked() -> CorrectArgs:
+    return CorrectArgs(
+        mistakes=PENDING, corrector="policy", policy=PENDING, sampler=SamplerArgs(temperature=0.0, max_tokens=1024)
+    )
 
 
 @dataclass
@@ -86,6 +97,9 @@ class LemaArgs:
     - equal_examples, equal_tokens: as many examples, or tokens, as the control has; `share` of them are corrections.
     - more_data: all CoT data and all corrections.
     - no_explanation, no_wrong_step: as equal_examples, without that field.
+
+    With `ask_policies`, the policy of each arm is asked to correct the student's mistakes on test problems
+    (`test_mistakes`): does it name the step?
 
     For each of `error_rates` there is one more arm like equal_examples, from an oracle that errs so often in each of
     `error_kinds`. All arms solve `test_problems` problems of the test split (None: all). `parallel` stages run at once.
@@ -112,6 +126,11 @@ class LemaArgs:
     error_kinds: list[str] = field(default_factory=lambda: [one for one in ERRORS if one != "hidden_error"])
     train: TrainPolicyArgs = field(default_factory=_train)
     samples: SampleArgs = field(default_factory=lambda: sampling(1, 0.0))
+    ask_policies: bool = True  #: does a trained policy name the wrong step?
+    test_mistakes: MistakeArgs = field(
+        default_factory=lambda: MistakeArgs([PENDING], max_per_problem=1, seed=PIPELINE_SEED, allow_empty=True)
+    )
+    asked: CorrectArgs = field(default_factory=_asked)  #: how the policies are asked
     title: str = "LeMa"
     seed: int = 0  #: of every stage
     parallel: int = 1  #: stages that run at once
@@ -203,9 +222,10 @@ def lema_nodes(args: LemaArgs, find: Callable[[str], str] = find_start) -> tuple
     for name in [START, *arms]:
         samples = graph.fill("samples", problems=test, policy=PENDING)
         graph.add(f"{name}_samples", SAMPLE, samples, policy="student" if name == START else name)
+    asked = _add_asked(graph, arms)
     refuse_typed(graph.filled)  # also where it is what stands there already
-    graph.keep([f"{name}_samples" for name in [START, *arms]])
-    return [*graph.nodes.values(), _report_node(graph, arms)], graph.given
+    graph.keep([*(f"{name}_samples" for name in [START, *arms]), *(f"{name}_asked" for name in asked)])
+    return [*graph.nodes.values(), _report_node(graph, arms, asked)], graph.given
 
 
 def _add_corrections(graph: Graph, train: ProblemArgs) -> None:
@@ -250,7 +270,23 @@ def _add_arms(graph: Graph, train: ProblemArgs) -> list[str]:
     return [CONTROL, *settings]
 
 
-def _report_node(graph: Graph, arms: list[str]) -> Node:
+def _add_asked(graph: Graph, arms: list[str]) -> list[str]:
+    """What each arm replies when it is asked to correct the student's mistakes on test problems; returns the arms."""
+    args = graph.args
+    if not args.ask_policies:
+        return []
+    graph.add(
+        "test_mistakes", COLLECT_MISTAKES, graph.fill("test_mistakes", rollouts=[PENDING]), rollouts=[f"{START}_samples"]
+    )
+    base = graph.fill("asked", corrector="policy", policy=PENDING, mistakes=PENDING, ask=CorrectArgs().ask)
+    for arm in arms:
+        left_out = ARMS[arm][1] if arm in ARMS else {}
+        ask = ask_as_trained(replace(args.train.correction, **left_out), args.prompt)
+        graph.add(f"{arm}_asked", CORRECT, replace(base, ask=ask), mistakes="test_mistakes", policy=arm)
+    return arms
+
+
+def _report_node(graph: Graph, arms: list[str], asked: list[str]) -> Node:
     """The last stage: it reads what every arm wrote, was trained on and cost."""
     args, made, given = graph.args, list(graph.nodes), dict(graph.given)
     known = [*made, *given]
@@ -266,6 +302,8 @@ def _report_node(graph: Graph, arms: list[str]) -> Node:
             trained_on=[paths[name] for name in trained_on],
             corrections=[paths[name] for name in corrections],
             correction_names=corrections,
+            asked=[paths[f"{name}_asked"] for name in asked],
+            asked_names=asked,
             stages=[paths[name] for name in made],
             names=made,
             title=args.title,
@@ -283,6 +321,8 @@ def _unused(args: LemaArgs, made: set[str]) -> dict[str, str]:
         reasons["cot_rollouts"] = "strong is null, and the CoT data are the student's rollouts or gold solutions"
     elif "cot_rollouts" not in made:
         reasons["strong"] = reasons["cot_rollouts"] = f"cot={args.cot}, or what is given stands in its place"
+    if not args.ask_policies:
+        reasons["test_mistakes"] = reasons["asked"] = "ask_policies is false"
     if not args.error_rates:
         reasons["error_kinds"] = "error_rates is empty"
     if not {"rollouts", *(f"{_source(n)}_rollouts" for n in range(len(args.sources)))} & made:

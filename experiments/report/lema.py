@@ -8,10 +8,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from experiments.report.words import FEWEST, interval, is_above, is_below, percent, plain, table
-from refine.lema.report import CONTROL, START, arm_outcomes, build_arms, headline
+from refine.lema.report import (
+    ASKED,
+    CONTROL,
+    START,
+    arm_outcomes,
+    asked_outcomes,
+    build_arms,
+    build_asked,
+    guess_rate,
+    headline,
+)
 from refine.report.outcomes import Outcome
 from refine.report.truth import check_apart
-from rollouts.records import Problem, Rollout
+from rollouts.records import Correction, Problem, Rollout
 from stages.artifacts import Artifact
 from stages.files import write_json
 from stages.stage import Stage, parent
@@ -50,7 +60,8 @@ class LemaReportArgs:
     """Arguments of the stage `lema_report`. `samples` and `policies` are those of the `arms`, of which one is `cot`;
     `start` are the samples of the policy that all of them begin with.
 
-    `trained_on` are rollouts whose problems must not be among those tested. `stages` are the artifacts whose seconds
+    `asked` are the replies of the arms `asked_names` (or of the student) that were asked to correct mistakes on test
+    problems. `trained_on` are rollouts whose problems must not be among those tested. `stages` are the artifacts whose seconds
     and tokens are listed, `names` theirs.
     """
 
@@ -60,6 +71,8 @@ class LemaReportArgs:
     arms: list[str] = field(default_factory=list)  #: their names
     corrections: list[str] = parent("correct", default=[])
     correction_names: list[str] = field(default_factory=list)
+    asked: list[str] = parent("correct", default=[])  #: what trained policies reply when asked to correct
+    asked_names: list[str] = field(default_factory=list)
     trained_on: list[str] = parent("sample", default=[])  #: rollouts that must not be of the test problems
     stages: list[str] = parent(any_path=True, default=[])
     names: list[str] = field(default_factory=list)
@@ -71,7 +84,7 @@ class LemaReportArgs:
         """Raise ValueError where artifacts and names do not match, or there is nothing to compare."""
         for paths, names in (
             (self.samples, self.arms), (self.policies, self.arms), (self.corrections, self.correction_names),
-            (self.stages, self.names),
+            (self.stages, self.names), (self.asked, self.asked_names),
         ):  # fmt: skip
             if len(paths) != len(names):
                 raise ValueError(f"{len(paths)} artifacts with {len(names)} names: {list(names)}")
@@ -90,11 +103,18 @@ def write_lema_report(args: LemaReportArgs, work: Workspace) -> None:
         check_apart(artifact.rows(Problem, "problems"), problems)
     own = {START: work.parents["start"], **dict(zip(args.arms, work.parents["samples"], strict=True))}
     outcomes = arm_outcomes(problems, {arm: artifact.rows(Rollout) for arm, artifact in own.items()})
+    asked = {
+        arm: (one.rows(Correction), {problem.id: problem for problem in one.rows(Problem, "problems")})
+        for arm, one in zip(args.asked_names, work.parents["asked"], strict=True)
+    }
+    outcomes += asked_outcomes(problems, asked)
+    chance = guess_rate(next(iter(asked.values()))[0]) if asked else None
     report = {
         "system": "lema", "title": args.title, "model": args.model, "source": problems[0].source, "seed": args.seed,
         "problems": len(problems), "headline": headline(args.arms), **build_arms(outcomes, args.seed),
         "trained": {arm: _trained(one) for arm, one in zip(args.arms, work.parents["policies"], strict=True)},
         "corrections": dict(zip(args.correction_names, map(_counts, work.parents["corrections"]), strict=True)),
+        "asked": build_asked(outcomes, chance, args.seed),
         "stages": dict(zip(args.names, map(_cost, work.parents["stages"]), strict=True)),
     }  # fmt: skip
     write_json(work.folder / "report.json", report)
@@ -149,7 +169,7 @@ def render_report(report: dict[str, Any]) -> str:
     ]  # fmt: skip
     header = ["arm", "CoT examples", "corrections", "CoT tokens", "tokens of corrections", "trained, all epochs"]
     blocks += ["## What each arm was trained on", table(header, rows)]
-    blocks += ["## Corrections", _correction_table(report)]
+    blocks += ["## Corrections", _correction_table(report), *_asked_blocks(report)]
     rows = [[name, f"{own['seconds']:,.0f}", f"{own['tokens']:,.0f}"] for name, own in report["stages"].items()]
     blocks += ["## What it cost", table(["stage", "seconds", "tokens"], rows)]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -179,6 +199,30 @@ def _correction_table(report: dict[str, Any]) -> str:
         dropped = ", ".join(f"{key[8:]} {count:,}" for key, count in own.items() if key.startswith("dropped_"))
         rows.append([name, f"{own['mistakes']:,}", f"{own['kept']:,}", steps, dropped or "none"])
     return table(["corrections", "mistakes", "kept", "name the true step", "dropped"], rows)
+
+
+def names_steps(report: dict[str, Any]) -> list[str]:
+    """The arms of which it is known how often they name the wrong step."""
+    return [arm for arm, own in report.get("asked", {}).get("arms", {}).items() if "names" in own]
+
+
+def _asked_blocks(report: dict[str, Any]) -> list[str]:
+    """How well each arm corrects the student's mistakes on test problems."""
+    asked = report["asked"]
+    if not asked:
+        return []
+    rows = []
+    for arm, own in asked["arms"].items():
+        cells = [f"{percent(own[what])} ({interval(own[what])})" if what in own else "–" for what in ASKED]
+        rows.append([arm_words(arm), f"{own['read']['n']:,}", *cells])
+    chance = f" A step drawn at random is the wrong one in {100 * asked['chance']:.1f}%."
+    told = any("names" in own for own in asked["arms"].values())
+    text = (
+        "The student's wrong solutions of test problems, which nobody was trained on, each greedily corrected by the "
+        "policy of the arm. CoT alone was never shown a correction: it is the control."
+    )
+    header = ["asked to correct", "mistakes", "names a step", "names the wrong step", "ends right"]
+    return ["## Asked to correct", text + (chance if told else ""), table(header, rows)]
 
 
 def print_arms(report: dict[str, Any], console: Console | None = None) -> None:

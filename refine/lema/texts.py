@@ -16,7 +16,7 @@ from training.completions import Text
 @dataclass
 class CorrectionTextArgs:
     """What a policy that learns from corrections reads before the question, and which fields it writes beside the
-    corrected solution. The stage `correct` asks it in the same words with this `ask.instruction` and `ask.examples=[]`.
+    corrected solution. `ask_as_trained` asks it in the same words.
     """
 
     instruction: str = "The solution of this question is wrong. Correct it."
@@ -30,16 +30,23 @@ class CorrectionTextArgs:
         return tuple(part for part in PARTS if not left_out.get(part))
 
 
+def ask_as_trained(args: CorrectionTextArgs, prompt: PromptArgs) -> CorrectorPromptArgs:
+    """How the stage `correct` asks a policy that was trained on these texts. In a chat the user's turn has all that is
+    read."""
+    return CorrectorPromptArgs(
+        args.instruction, parts=list(args.parts), chat=prompt.kind == "chat", system=prompt.system
+    )
+
+
 def correction_texts(
     problems: Mapping[str, Problem], corrections: Sequence[Correction], args: CorrectionTextArgs, prompt: PromptArgs
 ) -> dict[Text, str]:
-    """The texts of the corrections that are kept, without duplicates, each with its question. In a chat the user's turn
-    has all that is read."""
-    ask = CorrectorPromptArgs(args.instruction, chat=prompt.kind == "chat", system=prompt.system)
+    """The texts of the corrections that are kept, without duplicates, each with its question."""
+    ask = ask_as_trained(args, prompt)
     found = {}
     for one in corrections:
         if one.reason is None:
             question = problems[one.problem_id].question
-            read = ask_correction(question, one.mistake, ask, None, args.parts)
+            read = ask_correction(question, one.mistake, ask, None)
             found[Text(read, render_kept(one, parts=args.parts) + "\n")] = question
     return found

@@ -13,14 +13,15 @@ from experiments.commands.unused import refuse_typed
 from experiments.pipelines.graph import PIPELINE_SEED, Graph, sampling
 from experiments.report.lema import LEMA_REPORT, LemaReportArgs
 from refine.lema.correct import CORRECT, CorrectArgs
+from refine.lema.evolve import EVOLVE, SEEDS, EvolveArgs
 from refine.lema.mistakes import COLLECT_MISTAKES, MistakeArgs
 from refine.lema.oracle import ERRORS
-from refine.lema.report import CONTROL, START
+from refine.lema.report import CONTROL, EVOLVED, START
 from refine.lema.texts import ask_as_trained
 from refine.mix import CORRECTIONS, SHARE, MixArgs
 from refine.students.shipped import SHIPPED, find_start
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
-from rollouts.problems.args import ProblemArgs
+from rollouts.problems.args import ARTIFACT, ProblemArgs
 from rollouts.prompts import PromptArgs
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
@@ -58,6 +59,8 @@ INSTEAD = {
     "mix": "set arms, and share for the corrections in a mix",
     "corrector": "the trained policies themselves are asked; ask_policies=false asks none",
     "ask": "the policies are asked as they were trained: set train.correction",
+    "seeds": "set evolve: corrections, all, or both",
+    "evolved": "set evolve; each arm of it adds its new problems",
     "mistakes": "these are the mistakes of the student on test problems",
     "student": "set start, the folder of the causal LM that all arms begin with",
 }
@@ -98,6 +101,10 @@ class LemaArgs:
     - more_data: all CoT data and all corrections.
     - no_explanation, no_wrong_step: as equal_examples, without that field.
 
+    For each of `evolve` there is one more arm, as more_data, with the solutions of new problems (`evolution`) and the
+    corrections of the mistakes on them: problems that are evolved from those that occur in corrections, or from all.
+    `strong` writes them, unless evolution.policy does; in the embedded world they are its own.
+
     With `ask_policies`, the policy of each arm is asked to correct the student's mistakes on test problems
     (`test_mistakes`): does it name the step?
 
@@ -120,6 +127,10 @@ class LemaArgs:
     cot_rollouts: SampleArgs = field(default_factory=lambda: sampling(4, 0.7))
     mistakes: MistakeArgs = field(default_factory=lambda: MistakeArgs(rollouts=[PENDING], seed=PIPELINE_SEED))
     corrections: CorrectArgs = field(default_factory=lambda: CorrectArgs(mistakes=PENDING, seed=PIPELINE_SEED))
+    evolve: list[str] = field(default_factory=list)  #: new problems from corrections, all, or both; an arm each
+    evolution: EvolveArgs = field(
+        default_factory=lambda: EvolveArgs(corrections=PENDING, problems=ProblemArgs(), seed=PIPELINE_SEED)
+    )
     arms: list[str] = field(default_factory=lambda: list(ARMS))  #: beside the control
     share: float = SHARE
     error_rates: list[float] = field(default_factory=list)  #: of the oracle, an arm each
@@ -142,7 +153,7 @@ class LemaArgs:
         check_least(self, train_problems=1, test_problems=1, parallel=1, train_offset=0)
         check_choices(self, cot=tuple(COT))
         check_range(self, share="(0, 1)")
-        for name, known in (("arms", ARMS), ("error_kinds", ERRORS)):
+        for name, known in (("arms", ARMS), ("error_kinds", ERRORS), ("evolve", SEEDS)):
             own = getattr(self, name)
             if set(own) - set(known) or len(set(own)) < len(own):
                 raise ValueError(f"{name}={list(own)} must be some of {', '.join(known)}, each once")
@@ -163,7 +174,7 @@ class LemaArgs:
                 f"corrections.corrector=oracle knows the embedded world only, not {self.problems.source}: set "
                 "corrections.corrector=policy and corrections.policy"
             )
-        if not self.arms and not self.error_rates:
+        if not self.arms and not self.error_rates and not self.evolve:
             raise ValueError("arms=[] leaves nothing to compare CoT alone with")
         if self.error_rates and not (oracle and self.error_kinds):
             raise ValueError(f"error_rates={list(self.error_rates)} needs corrections.corrector=oracle and error_kinds")
@@ -215,6 +226,7 @@ def lema_nodes(args: LemaArgs, find: Callable[[str], str] = find_start) -> tuple
     train = graph.problems("train", args.train_offset, args.train_problems)
     test = graph.problems("test", 0, args.test_problems)
     _add_corrections(graph, train)
+    _add_new_problems(graph, train)
     if args.strong is not None:
         cot = graph.fill("cot_rollouts", problems=train, policy=PENDING)
         graph.add("cot_rollouts", SAMPLE, cot, policy="strong")
@@ -230,19 +242,47 @@ def lema_nodes(args: LemaArgs, find: Callable[[str], str] = find_start) -> tuple
 
 def _add_corrections(graph: Graph, train: ProblemArgs) -> None:
     """From rollouts to mistakes to corrections, and to those of an oracle that errs."""
-    rollouts = graph.fill("rollouts", problems=train, policy=PENDING)
-    graph.add("rollouts", SAMPLE, rollouts, policy="student")
-    own = ["rollouts"]
-    for n in range(len(graph.args.sources)):
-        own.append(f"{_source(n)}_rollouts")
-        graph.add(own[-1], SAMPLE, rollouts, policy=_source(n))
-    graph.add("mistakes", COLLECT_MISTAKES, graph.fill("mistakes", rollouts=[PENDING]), rollouts=own)
-    parents = {"mistakes": "mistakes", "policy": "corrector", "orm": "orm", "sorm": "sorm"}
-    corrections = graph.fill("corrections")
-    graph.add(CORRECTIONS, CORRECT, corrections, **parents)
+    corrections, parents = _add_corrected(graph, "", train)
     for rate in graph.args.error_rates:
         erring = replace(corrections, oracle=_with_errors(graph.args, rate).oracle)
         graph.add(f"{_error_arm(rate)}_corrections", CORRECT, erring, **parents)
+
+
+def _add_corrected(graph: Graph, prefix: str, problems: ProblemArgs, **more: str) -> tuple[CorrectArgs, dict[str, str]]:
+    """Rollouts of these problems, the mistakes in them, and their corrections, whose arguments and parents are
+    returned; the names of all begin with `prefix`, and `more` are parents of the rollouts."""
+    rollouts = graph.fill("rollouts", problems=problems, policy=PENDING)
+    own = [f"{prefix}rollouts"]
+    graph.add(own[0], SAMPLE, rollouts, policy="student", **more)
+    for n in range(len(graph.args.sources)):
+        own.append(f"{prefix}{_source(n)}_rollouts")
+        graph.add(own[-1], SAMPLE, rollouts, policy=_source(n), **more)
+    graph.add(f"{prefix}mistakes", COLLECT_MISTAKES, graph.fill("mistakes", rollouts=[PENDING]), rollouts=own)
+    corrections = graph.fill("corrections")
+    parents = {"mistakes": f"{prefix}mistakes", "policy": "corrector", "orm": "orm", "sorm": "sorm"}
+    graph.add(f"{prefix}{CORRECTIONS}", CORRECT, corrections, **parents)
+    return corrections, parents
+
+
+def _add_new_problems(graph: Graph, train: ProblemArgs) -> None:
+    """For each of `evolve` the new problems, solutions of them where CoT data are rollouts, and corrections of the
+    mistakes on them."""
+    args = graph.args
+    for seeds in args.evolve:
+        own = graph.fill("evolution", problems=train, corrections=PENDING, seeds=seeds)
+        if own.policy is None and args.problems.source != WORLD:
+            if args.strong is None:
+                raise ValueError(f"evolve={list(args.evolve)} needs evolution.policy or strong, who write new problems")
+            own = replace(own, policy=PENDING)
+        if seeds != CORRECTIONS:
+            own = replace(own, corrections=None)
+        new = f"new_{seeds}"
+        graph.add(new, EVOLVE, own, corrections=CORRECTIONS, policy="strong")
+        problems = ProblemArgs(ARTIFACT, path=PENDING)
+        _add_corrected(graph, f"{new}_", problems, **{"problems.path": new})
+        if args.strong is not None and "rollouts" in COT[args.cot]:
+            cot = graph.fill("cot_rollouts", problems=problems, policy=PENDING)
+            graph.add(f"{new}_cot_rollouts", SAMPLE, cot, policy="strong", **{"problems.path": new})
 
 
 def _add_arms(graph: Graph, train: ProblemArgs) -> list[str]:
@@ -250,7 +290,7 @@ def _add_arms(graph: Graph, train: ProblemArgs) -> list[str]:
     args, cot = graph.args, COT[graph.args.cot]
     filled = graph.fill(
         "train", examples=["solutions", CORRECTIONS], problems=train, policy=PENDING, corrections=[PENDING],
-        rollouts=None, more_rollouts=[], mix=MixArgs(),
+        rollouts=None, more_rollouts=[], evolved=[], mix=MixArgs(),
     )  # fmt: skip
     parents: dict[str, str | list[str]] = {"policy": "student"}
     if "rollouts" in cot:
@@ -267,7 +307,15 @@ def _add_arms(graph: Graph, train: ProblemArgs) -> list[str]:
         mix = MixArgs() if by == "all" else MixArgs(by, corrections=args.share)
         own = replace(both, mix=mix, correction=replace(both.correction, **left_out))
         graph.add(name, TRAIN_POLICY, own, corrections=[source], **parents)
-    return [CONTROL, *settings]
+    for seeds in args.evolve:
+        new, more = f"new_{seeds}", dict(parents)
+        if "solutions" in cot:
+            more["evolved"] = [new]
+        if "rollouts" in cot:
+            more["more_rollouts"] = [f"{new}_rollouts" if args.strong is None else f"{new}_cot_rollouts"]
+        own = [CORRECTIONS, f"{new}_{CORRECTIONS}"]
+        graph.add(f"{EVOLVED}{seeds}", TRAIN_POLICY, both, corrections=own, **more)
+    return [CONTROL, *settings, *(f"{EVOLVED}{seeds}" for seeds in args.evolve)]
 
 
 def _add_asked(graph: Graph, arms: list[str]) -> list[str]:
@@ -276,7 +324,10 @@ def _add_asked(graph: Graph, arms: list[str]) -> list[str]:
     if not args.ask_policies:
         return []
     graph.add(
-        "test_mistakes", COLLECT_MISTAKES, graph.fill("test_mistakes", rollouts=[PENDING]), rollouts=[f"{START}_samples"]
+        "test_mistakes",
+        COLLECT_MISTAKES,
+        graph.fill("test_mistakes", rollouts=[PENDING]),
+        rollouts=[f"{START}_samples"],
     )
     base = graph.fill("asked", corrector="policy", policy=PENDING, mistakes=PENDING, ask=CorrectArgs().ask)
     for arm in arms:
@@ -291,7 +342,8 @@ def _report_node(graph: Graph, arms: list[str], asked: list[str]) -> Node:
     args, made, given = graph.args, list(graph.nodes), dict(graph.given)
     known = [*made, *given]
     trained_on = [name for name in known if name == "rollouts" or name.endswith("_rollouts")]
-    corrections = [name for name in known if name == CORRECTIONS or name.endswith(f"_{CORRECTIONS}")]
+    own = {name for name, node in graph.nodes.items() if node.stage is CORRECT} - {f"{name}_asked" for name in asked}
+    corrections = [name for name in known if name == CORRECTIONS or name in own]
 
     def build(paths: dict[str, str]) -> LemaReportArgs:
         return LemaReportArgs(
@@ -327,8 +379,10 @@ def _unused(args: LemaArgs, made: set[str]) -> dict[str, str]:
         reasons["error_kinds"] = "error_rates is empty"
     if not {"rollouts", *(f"{_source(n)}_rollouts" for n in range(len(args.sources)))} & made:
         reasons["rollouts"] = "what is given stands in place of the stages that would use it"
+    if not args.evolve:
+        reasons["evolution"] = "evolve is empty"
     for name in ("mistakes", CORRECTIONS):
-        if name not in made and not any(one.endswith(f"_{name}") for one in made):
+        if name not in made and not any(one.endswith(f"_{name}") for one in made - {"test_mistakes"}):
             reasons[name] = "what is given stands in place of the stages that would use it"
     if args.sources and "mistakes" not in made:
         reasons["sources"] = "the mistakes are given"

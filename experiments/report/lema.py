@@ -13,6 +13,7 @@ from refine.lema.report import (
     CONTROL,
     START,
     arm_outcomes,
+    arm_pairs,
     asked_outcomes,
     build_arms,
     build_asked,
@@ -40,6 +41,8 @@ WORDS = {
     "more_data": "all CoT + all corrections (more data)",
     "no_explanation": "equal examples, no explanation",
     "no_wrong_step": "equal examples, no incorrect step",
+    "evolve_corrections": "more data + problems evolved from corrections",
+    "evolve_all": "more data + problems evolved from all",
 }
 LIMITS = (
     "Every difference is to CoT alone on the same problems, with a bootstrap over problems. The intervals do not hold "
@@ -60,9 +63,9 @@ class LemaReportArgs:
     """Arguments of the stage `lema_report`. `samples` and `policies` are those of the `arms`, of which one is `cot`;
     `start` are the samples of the policy that all of them begin with.
 
-    `asked` are the replies of the arms `asked_names` (or of the student) that were asked to correct mistakes on test
-    problems. `trained_on` are rollouts whose problems must not be among those tested. `stages` are the artifacts whose seconds
-    and tokens are listed, `names` theirs.
+    `asked` are the replies of the arms `asked_names` that were asked to correct mistakes on test problems. `trained_on`
+    are rollouts whose problems must not be among those tested. `stages` are the artifacts whose seconds and tokens are
+    listed, `names` theirs.
     """
 
     start: str = parent("sample")  #: test samples before any training
@@ -162,6 +165,14 @@ def render_report(report: dict[str, Any]) -> str:
         f"{plain(report['model'] or 'the student')}."
     )
     blocks = [f"# {plain(report['title'])}", f"{finding(report)} {setup}", table(header, _rows(report)), LIMITS]
+    if report["pairs"]:
+        names = dict(zip(report["pairs"], arm_pairs([*report["accuracy"]]), strict=True))
+        rows = [
+            [f"{arm_words(names[key][0])}, minus {arm_words(names[key][1])}", f"{100 * one['value']:+.1f}",
+             interval(one, " to ", "+.1f")]
+            for key, one in report["pairs"].items()
+        ]  # fmt: skip
+        blocks += ["## New problems", table(["difference", "points", "95% interval"], rows)]
     rows = [
         [arm_words(arm), *(f"{_sum(own, kind, 'examples'):,}" for kind in (False, True)),
          *(f"{_sum(own, kind, 'tokens'):,}" for kind in (False, True)), f"{own['trained_tokens']:,.0f}"]

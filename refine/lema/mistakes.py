@@ -16,7 +16,7 @@ from rollouts.records import Mistake, Rollout
 from rollouts.sampling.protocol import REFUSED
 from stages.artifacts import Artifact
 from stages.checks import check_least
-from stages.stage import Stage, parent
+from stages.stage import Stage, parent, runtime
 from stages.workspace import Workspace
 
 SERVED = "name:"  # how the key of a model begins that only its server knows
@@ -32,7 +32,7 @@ class MistakeArgs:
     max_per_problem: int = 4  #: mistakes of each source
     max_problems: int | None = None  #: with mistakes; null: all
     seed: int = 0  #: of the choice
-    allow_empty: bool = False  #: no mistake at all is no error
+    allow_empty: bool = runtime(False)  #: no mistake at all is no error
 
     def validate(self) -> None:
         """Raise ValueError where nothing could be collected."""

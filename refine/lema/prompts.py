@@ -79,7 +79,9 @@ class CorrectorPromptArgs:
         """Raise ValueError naming the first setting that makes no sense, or an example that no corrector could give."""
         check_choices(self, "ask.", layout=LAYOUTS)
         if set(self.parts) - set(PARTS) or len(set(self.parts)) < len(self.parts) or "solution" not in self.parts:
-            raise ValueError(f"ask.parts={list(self.parts)} must be some of {', '.join(PARTS)}, with solution, each once")
+            raise ValueError(
+                f"ask.parts={list(self.parts)} must be some of {', '.join(PARTS)}, with solution, each once"
+            )
         if self.system is not None and not self.chat:
             raise ValueError(f"ask.system={self.system!r} is used with ask.chat=true only")
         for n, example in enumerate(self.examples):

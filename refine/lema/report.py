@@ -20,6 +20,8 @@ from rollouts.world.oracle import true_first_error
 
 ASKED = ("read", "names", "mends")  # measures of a policy that is asked to correct
 START = "student"  # before any training
+EVOLVED = "evolve_"  # and where the new problems come from: all CoT data and corrections, those of new problems too
+MORE = "more_data"  # the same without new problems
 CONTROL = "cot"  # trained on CoT data alone
 # the arms that show whether corrections help at equal size, the first that was run is the headline
 HEADLINES = ("equal_examples", "equal_tokens")
@@ -113,6 +115,7 @@ def build_arms(outcomes: Sequence[Outcome], seed: int, resamples: int = RESAMPLE
     found, problems = _tallies([one for one in outcomes if one.measure.startswith("right ")])
     tallies = {measure.removeprefix("right "): tally for measure, tally in found.items()}
     counts = resample(len(problems), resamples, seed)
+    pairs = {f"{one}_minus_{other}": tallies[one].minus(tallies[other], counts) for one, other in arm_pairs([*tallies])}
     single = all((tally.denominators == 1).all() for tally in tallies.values())
     accuracy, difference, control = {}, {}, tallies[CONTROL]
     for arm, tally in tallies.items():
@@ -122,7 +125,15 @@ def build_arms(outcomes: Sequence[Outcome], seed: int, resamples: int = RESAMPLE
             difference[arm] = tally.minus(control, counts)
             if single:
                 difference[arm]["mcnemar_p"] = mcnemar(tally.numerators, control.numerators)
-    return {"accuracy": accuracy, "difference": difference}
+    return {"accuracy": accuracy, "difference": difference, "pairs": pairs}
+
+
+def arm_pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
+    """Arms that are to be held against each other and not only against CoT alone: with new problems from corrections
+    against those from all, and each against the same without new problems."""
+    evolved = [arm for arm in arms if arm.startswith(EVOLVED)]
+    pairs = [(arm, MORE) for arm in evolved if MORE in arms]
+    return pairs + [(evolved[0], arm) for arm in evolved[1:]]
 
 
 def headline(arms: Sequence[str]) -> str:
@@ -138,7 +149,8 @@ def arm_claims(
     CoT alone more often than the student, and that arms which were `asked` to correct name the wrong step more often
     than CoT alone does."""
     rights = [Claim("LeMa", words[arm], (f"right {arm}",)) for arm in arms]
-    pairs = [("LeMa", arm, CONTROL) for arm in arms if arm not in (START, CONTROL)] + [("ours", CONTROL, START)]
+    pairs = [("LeMa", *pair) for pair in arm_pairs(arms)]
+    pairs += [("LeMa", arm, CONTROL) for arm in arms if arm not in (START, CONTROL)] + [("ours", CONTROL, START)]
     claims = [
         Claim(source, f"{words[arm]} beats {words[other]}", (f"right {arm}",), (f"right {other}",), above=0.0)
         for source, arm, other in pairs

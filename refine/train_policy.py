@@ -197,7 +197,7 @@ def _collect_kind(kind: str, args: TrainPolicyArgs, work: Workspace) -> list[Row
     template = args.prompt.template()
     if kind == "solutions":
         bad = BadRows(args.problems.bad_rows)
-        evolved = merge_problems(work.parents["evolved"], training=True).values()
+        evolved = merge_problems(work.parents.get("evolved", ()), training=True).values()
         texts = solution_texts([*load_problems(args.problems, bad), *evolved], template)
         bad.record(work)
     elif kind == "rollouts":

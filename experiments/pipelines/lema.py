@@ -274,6 +274,7 @@ def _add_new_problems(graph: Graph, train: ProblemArgs) -> None:
             if args.strong is None:
                 raise ValueError(f"evolve={list(args.evolve)} needs evolution.policy or strong, who write new problems")
             own = replace(own, policy=PENDING)
+        own.check_writer()
         if seeds != CORRECTIONS:
             own = replace(own, corrections=None)
         new = f"new_{seeds}"

@@ -98,16 +98,19 @@ class EvolveArgs(Sampling):
             raise ValueError(
                 f"seeds={self.seeds} with corrections={self.corrections}: give seeds=corrections and those"
             )
-        if self.asks == (self.problems.source == WORLD):
-            raise ValueError(
-                f"problems.source={self.problems.source} with policy={self.policy}: the embedded world writes its own "
-                "problems, and others need a policy"
-            )
         if self.problems.split != "train":
             raise ValueError(f"problems.split={self.problems.split}: only problems of the train split are evolved")
         if self.asks and self.sampler.temperature == 0:
             raise ValueError("sampler.temperature=0: greedy solutions would all be the same, and agree")
         self.budget.open(self.price, self.sampler.max_tokens)
+
+    def check_writer(self) -> None:
+        """Raise ValueError where nobody can write problems of this source. A pipeline says later which source it is."""
+        if self.asks == (self.problems.source == WORLD):
+            raise ValueError(
+                f"problems.source={self.problems.source} with policy={self.policy}: the embedded world writes its own "
+                "problems, and others need a policy"
+            )
 
     def forecast(self) -> list[str]:
         """What the replies will cost, in lines, for a dry run."""
@@ -176,8 +179,9 @@ def evolve(args: EvolveArgs, work: Workspace) -> None:
     """Write `rows` (Evolved), kept and dropped ones, and `problems` (Problem), those that are kept.
 
     Raises:
-        ValueError: see `find_seeds`; or the budget is spent.
+        ValueError: see `check_writer` and `find_seeds`; or the budget is spent.
     """
+    args.check_writer()
     seeds, train = find_seeds(args, work)
     by_id = {problem.id: problem for problem in seeds}
     asked = [

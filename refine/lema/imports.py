@@ -26,6 +26,14 @@ from stages.checks import check_choices, check_least
 from stages.stage import MISSING, Stage, parent
 from stages.workspace import Workspace
 
+# why a row is dropped that a corrector's reply cannot be dropped for
+ROW_REASONS = {
+    "no_mistake": "there is no wrong solution that can be told from the rest",
+    "test_copy": "the question is a test problem, or a near copy of one",
+    "no_reference": "nobody knows the right answer",
+    "not_wrong": "the wrong solution ends in the right answer",
+}
+
 
 @dataclass
 class ImportCorrectionsArgs:
@@ -79,14 +87,14 @@ def import_corrections(args: ImportCorrectionsArgs, work: Workspace) -> None:
     work.write_rows("problems", problems.values(), Problem)
     reasons = Counter(row.reason for row in rows)
     work.count(rows=len(rows), kept=reasons[None], bad_rows=bad.count)
-    work.count(**{f"dropped_{reason}": reasons[reason] for reason in REASONS if reasons[reason]})
+    work.count(**{f"dropped_{reason}": reasons[reason] for reason in (*ROW_REASONS, *REASONS) if reasons[reason]})
     bad.record(work)
 
 
 def _rows(
     args: ImportCorrectionsArgs, path: str, bad: BadRows, known: _Known, problems: dict[str, Problem]
 ) -> Iterator[Correction]:
-    seen: set[tuple[str, int | None, tuple[str, ...]]] = set()
+    seen: set[tuple[str, tuple[str, ...], int | None, tuple[str, ...]]] = set()
     for number, (where, fields) in enumerate(read_file(path)):
         if number == args.limit:
             return
@@ -99,7 +107,7 @@ def _rows(
             yield _correction(args, number, Row("", None, (), str(fields.get("output", ""))), str(dropped))
             continue
         found = _judge(args, number, row, known, problems)
-        same = (found.problem_id, found.wrong_step, found.steps)
+        same = (found.problem_id, found.mistake, found.wrong_step, found.steps)
         if found.reason is None and same in seen:
             found = replace(found, reason="duplicate")
         seen.add(same)

@@ -43,10 +43,6 @@ REASONS = {
     "wrong_answer": "the answer of the corrected solution is wrong",
     "ungraded": "the grader could not decide",
     "ambiguous": "written out, the correction would be read as something else",
-    "no_mistake": "an imported row has no wrong solution that can be told from the rest",
-    "not_wrong": "the wrong solution of an imported row ends in the right answer",
-    "no_reference": "nobody knows the right answer of an imported row",
-    "test_copy": "the question of an imported row is a test problem, or a near copy of one",
     "duplicate": "another sample for the same mistake is the same correction",
 }
 

@@ -187,6 +187,7 @@ def test_what_is_given_stands_in_for_stages() -> None:
         ({"error_kinds": ["step"]}, r"error_kinds=\['step'\] must be some of"),
         ({"evolve": ["some"]}, r"evolve=\['some'\] must be some of corrections, all, each once"),
         ({"evolution": replace(ARGS.evolution, seeds="all"), "evolve": ["all"]}, "evolution.seeds='all' cannot be set"),
+        ({"evolution": replace(ARGS.evolution, policy="p"), "evolve": ["all"]}, "the embedded world writes its own"),
         ({"share": 1.0}, r"share must be in \(0, 1\), not 1.0"),
         ({"cot": "gold"}, "cot='gold' is none of"),
         ({"train": replace(ARGS.train, corrections=["x"])}, r"train.corrections=\['x'\] cannot be set here"),

@@ -246,7 +246,9 @@ def test_a_budget_stops_both_parts_and_a_larger_one_pays_for_nothing_twice(file,
 )
 def test_what_cannot_be_evolved_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        replace(EvolveArgs(corrections="c"), **changes).validate()
+        args = replace(EvolveArgs(corrections="c"), **changes)
+        args.validate()
+        args.check_writer()
 
 
 def test_nothing_is_evolved_from_test_problems(corrections: Artifact, tmp_path: Path) -> None:

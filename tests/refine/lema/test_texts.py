@@ -11,6 +11,7 @@ from refine.lema.fields import PARTS
 from refine.lema.judge import judge_reply
 from refine.lema.prompts import ask_correction
 from refine.lema.texts import CorrectionTextArgs, ask_as_trained, correction_texts
+from rollouts.grading.answers import grade
 from rollouts.prompts import PromptArgs
 from rollouts.records import Correction, Mistake
 from rollouts.sampling.protocol import Sample
@@ -73,6 +74,18 @@ def test_a_policy_is_asked_in_the_words_that_it_was_trained_on_and_its_reply_is_
     assert isinstance(text.prompt, Chat) == (prompt.kind == "chat")
     found = correction(text.completion, ask.parts)
     assert (found.reason, found.wrong_step, found.steps) == (None, 2, correction().steps)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_policy_can_learn_to_take_back_a_step_without_learning_the_step(masked: bool) -> None:
+    args = CorrectionTextArgs(shape="revise", mask_wrong=masked)
+    (text,) = correction_texts(BY_ID, [correction()], args, PromptArgs())
+    assert text.prompt == f"Q: {QUESTION}\n"
+    assert text.completion == ("4 * 3 = 12\n12 + 2 = 15\nWait, step 2 is wrong. 12 + 2 is 14.\n12 + 2 = 14\n#### 14\n")
+    assert text.completion[slice(*text.unlearnt)] == ("12 + 2 = 15\n" if masked else "")
+    assert grade(text.completion, "14").correct
+    with pytest.raises(ValueError, match="mask_wrong has no effect: with shape=correct"):
+        CorrectionTextArgs(mask_wrong=True).validate()
 
 
 def test_a_reply_that_does_not_say_where_it_begins_names_no_step() -> None:

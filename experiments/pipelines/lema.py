@@ -158,6 +158,11 @@ class LemaArgs:
             if set(own) - set(known) or len(set(own)) < len(own):
                 raise ValueError(f"{name}={list(own)} must be some of {', '.join(known)}, each once")
         self._check_errors()
+        if self.ask_policies and self.train.correction.shape == "revise":
+            raise ValueError(
+                "train.correction.shape=revise: so a policy learns to take back steps of its own, and not to correct a "
+                "solution that it reads: set ask_policies=false"
+            )
         if len({self.start, *self.sources}) <= len(self.sources):
             raise ValueError(f"sources={list(self.sources)} must differ, and none is start={self.start}")
         if self.start == SHIPPED and self.problems.source != WORLD:

@@ -179,7 +179,7 @@ def evolve(args: EvolveArgs, work: Workspace) -> None:
     """Write `rows` (Evolved), kept and dropped ones, and `problems` (Problem), those that are kept.
 
     Raises:
-        ValueError: see `check_writer` and `find_seeds`; or the budget is spent.
+        ValueError: see `check_writer` and `find_seeds`; no new problem is kept; or the budget is spent.
     """
     args.check_writer()
     seeds, train = find_seeds(args, work)
@@ -200,6 +200,8 @@ def evolve(args: EvolveArgs, work: Workspace) -> None:
     rows = _solve(args, by_id, rows, work) if args.asks else [_solved_by_world(by_id[one.seed_id], one) for one in rows]
     kept = [Problem(one.id, one.question, one.answer, one.solution, by_id[one.seed_id].source, "train")
             for one in rows if one.reason is None]  # fmt: skip
+    if not kept:
+        raise ValueError(f"not one of {len(rows)} new problems is kept: {dict(Counter(row.reason for row in rows))}")
     work.write_rows("problems", kept, Problem)
     work.write_rows("rows", rows, Evolved)
     if work.processes.first:

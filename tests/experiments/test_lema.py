@@ -17,7 +17,7 @@ from experiments.lema import main
 from experiments.pipelines.lema import ARMS, GivenArgs, LemaArgs, lema_nodes
 from experiments.report.lema import LemaReportArgs, finding
 from refine.lema.report import arm_outcomes, arm_pairs, asked_outcomes, build_arms, build_asked, guess_rate
-from refine.lema.texts import ask_as_trained
+from refine.lema.texts import CorrectionTextArgs, ask_as_trained
 from refine.mix import MixArgs
 from rollouts.problems.args import ProblemArgs
 from rollouts.records import Correction, Mistake, Problem
@@ -188,6 +188,7 @@ def test_what_is_given_stands_in_for_stages() -> None:
         ({"evolve": ["some"]}, r"evolve=\['some'\] must be some of corrections, all, each once"),
         ({"evolution": replace(ARGS.evolution, seeds="all"), "evolve": ["all"]}, "evolution.seeds='all' cannot be set"),
         ({"evolution": replace(ARGS.evolution, policy="p"), "evolve": ["all"]}, "the embedded world writes its own"),
+        ({"train": replace(ARGS.train, correction=CorrectionTextArgs(shape="revise"))}, "set ask_policies=false"),
         ({"share": 1.0}, r"share must be in \(0, 1\), not 1.0"),
         ({"cot": "gold"}, "cot='gold' is none of"),
         ({"train": replace(ARGS.train, corrections=["x"])}, r"train.corrections=\['x'\] cannot be set here"),

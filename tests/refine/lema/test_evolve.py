@@ -204,8 +204,10 @@ def test_only_questions_on_which_the_policy_agrees_with_itself_are_kept(file, tm
     counts = made.manifest["counts"]
     assert counts["dropped_test_copy"] == 1 and counts["kept"] == 2
     assert counts["cost"] == (counts["prompt_tokens"] + counts["completion_tokens"]) / 1e6
-    again = make(EVOLVE, replace(args, agreement=0.7), tmp_path)[0]
-    assert again.rows(Evolved)[0].reason == "disagreement"
+    with pytest.raises(ValueError, match=r"not one of 7 new problems is kept: \{.*'disagreement': 2"):
+        make(EVOLVE, replace(args, agreement=0.7), tmp_path)
+    with pytest.raises(ValueError, match=r"not one of 7 new problems is kept: \{.*'no_answer': 2"):
+        make(EVOLVE, scripted(tmp_path / "q", replies, ["a", "b", "c"], file), tmp_path)
 
 
 def test_a_budget_stops_both_parts_and_a_larger_one_pays_for_nothing_twice(file, tmp_path, monkeypatch) -> None:

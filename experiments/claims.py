@@ -108,7 +108,8 @@ def read_claims(folders: Sequence[Path]) -> dict[str, Any]:
         accuracy, differences = arm_claims(list(words), words, names_steps(first))
         claims = check_claims(outcomes, claims=[*accuracy, *differences], whole=f"right {CONTROL}")
         rights, claims = claims[: len(accuracy)], claims[len(accuracy) :]
-        finding = _finding(next(one for one in claims if one["first"] == [f"right {first['headline']}"]))
+        pair = [f"right {first['headline']}"], [f"right {CONTROL}"]
+        finding = _finding(next(one for one in claims if (one["first"], one["second"]) == pair))
     else:
         claims = check_claims(outcomes)
     return {

@@ -17,7 +17,10 @@ from stages.stage import MISSING
 
 MAX_QUESTION = 2000  # characters
 _HEAD, _NEW = "Problem: ", "New problem:"
-_HEADING = re.compile(r"[\s>#*_]*(?:the\s+)?(?:new|evolved)\s+(?:problem|question)[*_]*\s*(?::[*_]*|$)", re.IGNORECASE)
+_HEADING = re.compile(
+    r"[\s>#*_]*(?:(?:the\s+)?(?:new|evolved)\s+(?:problem|question)[*_]*\s*(?::[*_]*|$)|(?:problem|question|q)\s*\d*:)",
+    re.IGNORECASE,
+)
 _SOLVED = re.compile(r"[\s>#*_]*(?:solution|answer|explanation|step\s*1)\b[*_]*\s*:|\s*####", re.IGNORECASE)
 _FENCE = re.compile(r"\s*(?:```|~~~)\s*\w{0,20}\s*")
 _ASKS = re.compile(
@@ -54,8 +57,8 @@ class QuestionPromptArgs:
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """What ends a reply: after examples, a policy would go on with a problem of its own."""
-        return () if self.chat else ("\n" + _HEAD.rstrip(),)
+        """What ends a reply: a policy that is no chat model would go on with a problem of its own."""
+        return () if self.chat else ("\n\n", "\n" + _HEAD.rstrip())
 
 
 def ask_question(question: str, args: QuestionPromptArgs) -> str | Chat:
@@ -77,7 +80,7 @@ def read_question(text: str, lines: bool = False) -> str:
         raise Dropped("too_long")
     rows = [row for row in clean_text(solution_part(text.strip())).split("\n") if not _FENCE.fullmatch(row)]
     heads = [place for place, row in enumerate(rows) if _HEADING.match(row)]
-    if len(heads) > 1:
+    if len(heads) > 1 or (heads and any("?" in row for row in rows[: heads[0]])):
         raise Dropped("repeated")
     if heads:
         rows = [_HEADING.sub("", rows[heads[0]], count=1), *rows[heads[0] + 1 :]]

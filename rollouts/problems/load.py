@@ -37,12 +37,21 @@ def load_untrained(args: ProblemArgs) -> list[Problem]:
 
     Raises:
         ProblemFileError: a file is missing or malformed.
+        ValueError: the source is an artifact, which does not know the problems that it does not have.
     """
+    if args.source == ARTIFACT:
+        raise ValueError(
+            f"problems.source={ARTIFACT}: {args.path} does not know the test problems: name their own source"
+        )
     path = args.path and local_path(args.path, "dataset")
     found = []
     for split in SPLITS:
         if split != "train":
             found += LOADERS[args.source](replace(args, path=path, split=split), BadRows(args.bad_rows))
+    if not found:
+        logger.warning(
+            "problems.source=%s path=%s: no test problem is known, so no copy of one", args.source, args.path
+        )
     return found
 
 

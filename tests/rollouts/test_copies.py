@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from rollouts.problems.args import ProblemArgs
 from rollouts.problems.copies import Copies
+from rollouts.problems.load import load_problems, load_untrained
 from rollouts.records import Problem
 
 TEST = (
@@ -40,6 +46,20 @@ def test_a_copy_is_found(question: str) -> None:
 )
 def test_another_problem_is_none(question: str) -> None:
     assert COPIES.find(question) is None
+
+
+def test_the_problems_of_all_splits_but_train_are_untrained(tmp_path: Path, caplog) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text("\n".join(json.dumps({"question": f"What is {n} + 5?", "answer": n + 5}) for n in range(40)))
+    args = ProblemArgs("jsonl", path=str(file), split_shares=[0.5, 0.2, 0.3], limit=3)
+    found = {one.question for one in load_untrained(args)}
+    train = {one.question for one in load_problems(replace(args, limit=None))}
+    assert len(found) + len(train) == 40 and not found & train
+    assert (
+        load_untrained(replace(args, split_shares=[1.0, 0.0, 0.0])) == [] and "no test problem is known" in caplog.text
+    )
+    with pytest.raises(ValueError, match="x does not know the test problems: name their own source"):
+        load_untrained(ProblemArgs("artifact", path="x"))
 
 
 def test_where_there_is_nothing_to_copy() -> None:

@@ -65,6 +65,7 @@ QUESTION = "A box has 4 rows of 3 pens and 2 more. How many pens are there?"
     [
         (QUESTION, QUESTION),
         (f"**New Problem:** {QUESTION}", QUESTION),
+        (f"Problem: {QUESTION}", QUESTION),
         (f"Sure! Here it is.\n\nNew problem:\n```\n{QUESTION}\n```", QUESTION),
         (f"<think>3 or 4?</think>\n{QUESTION}", QUESTION),
         ("A box has 4 rows.\nHow many pens are there?", "A box has 4 rows. How many pens are there?"),
@@ -82,6 +83,8 @@ def test_the_question_of_a_reply(text: str, wanted: str) -> None:
         ("how " * 600 + "?", "too_long"),
         ("How many pens \x1b[31m are there?", "control_characters"),
         (f"New problem: {QUESTION}\nNew problem: {QUESTION}", "repeated"),
+        (f"Question: {QUESTION}\nQuestion: {QUESTION}", "repeated"),
+        (f"{QUESTION}\nQuestion: {QUESTION}", "repeated"),
         (f"{QUESTION}\nSolution: 4 * 3 = 12", "solved"),
         (f"{QUESTION}\n#### 14", "solved"),
         (f"{QUESTION}\n**Answer:** 14", "solved"),

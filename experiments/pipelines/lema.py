@@ -10,18 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from experiments.commands.unused import refuse_typed
+from experiments.pipelines.corrected import add_asked, add_corrected, add_new_problems, source_name
 from experiments.pipelines.graph import PIPELINE_SEED, Graph, sampling
 from experiments.report.lema import LEMA_REPORT, LemaReportArgs
 from refine.lema.correct import CORRECT, CorrectArgs
-from refine.lema.evolve import EVOLVE, SEEDS, EvolveArgs
-from refine.lema.mistakes import COLLECT_MISTAKES, MistakeArgs
+from refine.lema.evolve import SEEDS, EvolveArgs
+from refine.lema.mistakes import MistakeArgs
 from refine.lema.oracle import ERRORS
 from refine.lema.report import CONTROL, EVOLVED, START
-from refine.lema.texts import ask_as_trained
 from refine.mix import CORRECTIONS, SHARE, MixArgs
 from refine.students.shipped import SHIPPED, find_start
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
-from rollouts.problems.args import ARTIFACT, ProblemArgs
+from rollouts.problems.args import ProblemArgs
 from rollouts.prompts import PromptArgs
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
@@ -207,12 +207,8 @@ def start_settings(args: LemaArgs) -> dict[str, str]:
     if args.cot_rollouts.sampler.backend != "openai":
         found["strong"] = "strong"
     if args.rollouts.sampler.backend != "openai":
-        found |= {_source(n): f"sources[{n}]" for n in range(len(args.sources))}
+        found |= {source_name(n): f"sources[{n}]" for n in range(len(args.sources))}
     return found
-
-
-def _source(n: int) -> str:
-    return f"source_{n + 1}"
 
 
 def lema_nodes(args: LemaArgs, find: Callable[[str], str] = find_start) -> tuple[list[Node], dict[str, str]]:
@@ -226,12 +222,12 @@ def lema_nodes(args: LemaArgs, find: Callable[[str], str] = find_start) -> tuple
     """
     graph = Graph(args, LemaArgs(), INSTEAD, find)
     args = graph.args
-    own = {"student": args.start, "strong": args.strong} | {_source(n): one for n, one in enumerate(args.sources)}
+    own = {"student": args.start, "strong": args.strong} | {source_name(n): one for n, one in enumerate(args.sources)}
     graph.given |= {name: find(path) for name, path in own.items() if path is not None}
     train = graph.problems("train", args.train_offset, args.train_problems)
     test = graph.problems("test", 0, args.test_problems)
     _add_corrections(graph, train)
-    _add_new_problems(graph, train)
+    add_new_problems(graph, train, COT[args.cot])
     if args.strong is not None:
         cot = graph.fill("cot_rollouts", problems=train, policy=PENDING)
         graph.add("cot_rollouts", SAMPLE, cot, policy="strong")
@@ -239,7 +235,8 @@ def lema_nodes(args: LemaArgs, find: Callable[[str], str] = find_start) -> tuple
     for name in [START, *arms]:
         samples = graph.fill("samples", problems=test, policy=PENDING)
         graph.add(f"{name}_samples", SAMPLE, samples, policy="student" if name == START else name)
-    asked = _add_asked(graph, arms)
+    left_out = {arm: fields for arm, (_, fields) in ARMS.items()}
+    asked = add_asked(graph, arms, left_out)
     refuse_typed(graph.filled)  # also where it is what stands there already
     graph.keep([*(f"{name}_samples" for name in [START, *arms]), *(f"{name}_asked" for name in asked)])
     return [*graph.nodes.values(), _report_node(graph, arms, asked)], graph.given
@@ -247,48 +244,10 @@ def lema_nodes(args: LemaArgs, find: Callable[[str], str] = find_start) -> tuple
 
 def _add_corrections(graph: Graph, train: ProblemArgs) -> None:
     """From rollouts to mistakes to corrections, and to those of an oracle that errs."""
-    corrections, parents = _add_corrected(graph, "", train)
+    corrections, parents = add_corrected(graph, "", train)
     for rate in graph.args.error_rates:
         erring = replace(corrections, oracle=_with_errors(graph.args, rate).oracle)
         graph.add(f"{_error_arm(rate)}_corrections", CORRECT, erring, **parents)
-
-
-def _add_corrected(graph: Graph, prefix: str, problems: ProblemArgs, **more: str) -> tuple[CorrectArgs, dict[str, str]]:
-    """Rollouts of these problems, the mistakes in them, and their corrections, whose arguments and parents are
-    returned; the names of all begin with `prefix`, and `more` are parents of the rollouts."""
-    rollouts = graph.fill("rollouts", problems=problems, policy=PENDING)
-    own = [f"{prefix}rollouts"]
-    graph.add(own[0], SAMPLE, rollouts, policy="student", **more)
-    for n in range(len(graph.args.sources)):
-        own.append(f"{prefix}{_source(n)}_rollouts")
-        graph.add(own[-1], SAMPLE, rollouts, policy=_source(n), **more)
-    graph.add(f"{prefix}mistakes", COLLECT_MISTAKES, graph.fill("mistakes", rollouts=[PENDING]), rollouts=own)
-    corrections = graph.fill("corrections")
-    parents = {"mistakes": f"{prefix}mistakes", "policy": "corrector", "orm": "orm", "sorm": "sorm"}
-    graph.add(f"{prefix}{CORRECTIONS}", CORRECT, corrections, **parents)
-    return corrections, parents
-
-
-def _add_new_problems(graph: Graph, train: ProblemArgs) -> None:
-    """For each of `evolve` the new problems, solutions of them where CoT data are rollouts, and corrections of the
-    mistakes on them."""
-    args = graph.args
-    for seeds in args.evolve:
-        own = graph.fill("evolution", problems=train, corrections=PENDING, seeds=seeds)
-        if own.policy is None and args.problems.source != WORLD:
-            if args.strong is None:
-                raise ValueError(f"evolve={list(args.evolve)} needs evolution.policy or strong, who write new problems")
-            own = replace(own, policy=PENDING)
-        own.check_writer()
-        if seeds != CORRECTIONS:
-            own = replace(own, corrections=None)
-        new = f"new_{seeds}"
-        graph.add(new, EVOLVE, own, corrections=CORRECTIONS, policy="strong")
-        problems = ProblemArgs(ARTIFACT, path=PENDING)
-        _add_corrected(graph, f"{new}_", problems, **{"problems.path": new})
-        if args.strong is not None and "rollouts" in COT[args.cot]:
-            cot = graph.fill("cot_rollouts", problems=problems, policy=PENDING)
-            graph.add(f"{new}_cot_rollouts", SAMPLE, cot, policy="strong", **{"problems.path": new})
 
 
 def _add_arms(graph: Graph, train: ProblemArgs) -> list[str]:
@@ -322,25 +281,6 @@ def _add_arms(graph: Graph, train: ProblemArgs) -> list[str]:
         own = [CORRECTIONS, f"{new}_{CORRECTIONS}"]
         graph.add(f"{EVOLVED}{seeds}", TRAIN_POLICY, both, corrections=own, **more)
     return [CONTROL, *settings, *(f"{EVOLVED}{seeds}" for seeds in args.evolve)]
-
-
-def _add_asked(graph: Graph, arms: list[str]) -> list[str]:
-    """What each arm replies when it is asked to correct the student's mistakes on test problems; returns the arms."""
-    args = graph.args
-    if not args.ask_policies:
-        return []
-    graph.add(
-        "test_mistakes",
-        COLLECT_MISTAKES,
-        graph.fill("test_mistakes", rollouts=[PENDING]),
-        rollouts=[f"{START}_samples"],
-    )
-    base = graph.fill("asked", corrector="policy", policy=PENDING, mistakes=PENDING, ask=CorrectArgs().ask)
-    for arm in arms:
-        left_out = ARMS[arm][1] if arm in ARMS else {}
-        ask = ask_as_trained(replace(args.train.correction, **left_out), args.prompt)
-        graph.add(f"{arm}_asked", CORRECT, replace(base, ask=ask), mistakes="test_mistakes", policy=arm)
-    return arms
 
 
 def _report_node(graph: Graph, arms: list[str], asked: list[str]) -> Node:
@@ -383,7 +323,7 @@ def _unused(args: LemaArgs, made: set[str]) -> dict[str, str]:
         reasons["test_mistakes"] = reasons["asked"] = "ask_policies is false"
     if not args.error_rates:
         reasons["error_kinds"] = "error_rates is empty"
-    if not {"rollouts", *(f"{_source(n)}_rollouts" for n in range(len(args.sources)))} & made:
+    if not {"rollouts", *(f"{source_name(n)}_rollouts" for n in range(len(args.sources)))} & made:
         reasons["rollouts"] = "what is given stands in place of the stages that would use it"
     if not args.evolve:
         reasons["evolution"] = "evolve is empty"

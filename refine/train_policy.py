@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from refine.card import policy_card
 from refine.lema.texts import CorrectionTextArgs, correction_texts
 from refine.mix import CORRECTIONS, MixArgs, count_tokens, mix_examples
 from refine.prompts import KINDS, render_refinement
@@ -298,4 +299,4 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
     work.count(**trained.figures, **{f"validation_{name}": value for name, value in trained.evaluation.items()})
 
 
-TRAIN_POLICY = Stage("train_policy", 7, TrainPolicyArgs, train_policy)
+TRAIN_POLICY = Stage("train_policy", 7, TrainPolicyArgs, train_policy, policy_card)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 FACTS = "stepwise"  # the field of a reward model's config.json that says what it reads
+RIGHT = "right: sigmoid(logit), not softmax"  # the one label: a pipeline would show its softmax, which is always 1
 SEPARATOR = join_steps([""])  # what ends a step: with another text there, scores mean nothing
 _PROBE = (
     "Q: Ann has 7 pens, and Zoë 1,234.5 more.\nHow  many do both have?\n<<7+1241.5=1248.5>>1248.5\n#### 1248.5\n"
@@ -108,6 +109,7 @@ def save_reward_model(
     made = {"kind": kind, "threshold": where, "final_threshold": float(when)}
     made |= {"template": template.facts(), "separator": SEPARATOR}
     setattr(model.config, FACTS, made | {"tokenizer": fingerprint(tokenizer, template)})
+    model.config.id2label, model.config.label2id = {0: RIGHT}, {RIGHT: 0}
     save_model(model, tokenizer, folder)
     check_facts(getattr(model.config, FACTS), load_tokenizer(str(folder)), str(folder), template)
 
@@ -119,9 +121,7 @@ def read_facts(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: the folder is not one of `save_reward_model`.
     """
-    file = Path(path) / "config.json"
-    config = read_json(file) if file.is_file() else None
-    facts = config.get(FACTS) if isinstance(config, dict) else None
+    facts, file = _facts(path), Path(path) / "config.json"
     if facts is None:
         raise ValueError(f"{path} is no reward model: it has no config.json with {FACTS!r} in it")
     known = isinstance(facts, dict) and facts.get("kind") in ("orm", "sorm")
@@ -131,6 +131,17 @@ def read_facts(path: str | Path) -> dict[str, Any]:
     if not known or len(all_) < 2 or not all(isinstance(one, float) and 0 <= one <= 1 for one in all_):
         raise ValueError(f"{file}: {FACTS!r} must name a kind (orm or sorm) and thresholds in [0, 1], not {facts}")
     return facts | {"final_threshold": all_[-1]}
+
+
+def says_how(path: str | Path) -> bool:
+    """Whether the config of a folder says how its model is read."""
+    return _facts(path) is not None
+
+
+def _facts(path: str | Path) -> Any:
+    file = Path(path) / "config.json"
+    config = read_json(file) if file.is_file() else None
+    return config.get(FACTS) if isinstance(config, dict) else None
 
 
 def check_facts(

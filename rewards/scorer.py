@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 from rewards.losses import step_logits
 from rewards.metrics import Threshold, threshold_at
-from rewards.reward_model import load_reward_model
+from rewards.reward_model import load_reward_model, open_judge, says_how
 from rollouts.prompts import PLAIN, Template, read_template, render_prompt
+from rollouts.records import Problem
 from rollouts.sampling.collect import collect
-from rollouts.sampling.policies import context_length
+from rollouts.sampling.policies import context_length, load_tokenizer
 from rollouts.sampling.protocol import Request, Sample, refuse
 from rollouts.steps import encode_steps, join_steps, split_steps
+from stages.hub import local_path
 from training.attention.install import packed_attention, reads_packs
 from training.examples import Example, pad_batch
 from training.packing import pack_batch, plan_packs
@@ -27,7 +29,6 @@ from training.prefix_sharing import Families, can_share, count_own, share_batch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from rollouts.records import Problem
     from stages.workspace import Workspace
 
 
@@ -219,3 +220,29 @@ def load_scorer(
     model, tokenizer, facts = load_reward_model(str(path), dtype, device, template)
     own, when = read_template(facts["template"]), facts["final_threshold"]
     return Scorer(model, tokenizer, facts["kind"], facts["threshold"], batch_tokens, template=own, final_threshold=when)
+
+
+def score_steps(
+    path: str | Path, question: str, solution: str | Sequence[str], template: str | None = None
+) -> list[float]:
+    """One probability a step of a solution (a text, or its steps), from any folder with a head of one label, or
+    hub:org/name. For many solutions, `load_scorer` opens the model once.
+
+    A folder whose config does not say how it is read needs `template`, such as "Q: {question}\\n".
+
+    Raises:
+        ValueError: the folder is no such model's, the template is missing or not its own, or the solution is too long.
+    """
+    folder, own = local_path(str(path)), None if template is None else read_template(template)
+    if own is None or says_how(folder):
+        scorer = load_scorer(folder, template=own)
+    else:
+        tokenizer = load_tokenizer(folder)
+        model, _ = open_judge(folder, tokenizer, "auto", "auto")
+        if model.config.num_labels != 1:
+            raise ValueError(f"{path} tells {model.config.num_labels} labels apart, not 1: `rewards.prm` reads it")
+        scorer = Scorer(model, tokenizer, "sorm", 0.5, template=own)
+    (scores,) = scorer.score([Problem("the solution", question, "", None, "", "")], [solution])
+    if scores is None:
+        raise TooLong(f"{path}: the solution does not fit the model's context")
+    return scores

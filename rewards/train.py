@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rewards.card import reward_card
 from rewards.encode import LabelledSolution, encode_solutions, warn_of_lost
+from rewards.held_out import held_out_intervals
 from rewards.labels.cleaning import balance_lengths, to_solutions
 from rewards.labels.outcome import (
     BALANCES,
@@ -183,7 +185,7 @@ def validate_scores(
     is that of `where_threshold`, by which steps are judged with the `priors`, and `final_threshold` the one by which
     `final_accuracy` says whether whole solutions are right. For a SORM also how often the first wrong step is found;
     for an ORM AUROC and within-problem pairwise accuracy of the scores of full solutions. What the labels cannot give
-    is left out.
+    is left out. Shares and AUROCs have a 95% interval over problems, `<name>_low` and `<name>_high`.
     """
     threshold, when = where_threshold(kind, solutions, scores, priors), final_threshold(solutions, scores)
     where = by_position(threshold, priors)
@@ -218,6 +220,9 @@ def validate_scores(
         found["final_auroc"] = auroc([label for _, label, _ in finals], [score for *_, score in finals])
     else:
         found |= found_errors(solutions, scores, where)
+    for name, ends in held_out_intervals(solutions, scores, where, when).items():
+        if found.get(name) is not None:
+            found |= dict(zip((f"{name}_low", f"{name}_high"), ends, strict=True))
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -263,7 +268,8 @@ def drop_too_long(
     if left_out:
         logger.warning("%d solutions held out are too long to be read: %s", len(left_out), left_out[0].reason)
     work.quarantine(left_out)
-    work.count(validation_too_long=len(left_out), validation_labels_lost=lost)
+    problems_left = len({solution.problem_id for solution in kept})
+    work.count(validation_too_long=len(left_out), validation_labels_lost=lost, validation_problems=problems_left)
     return kept
 
 
@@ -316,4 +322,4 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     work.count(**{f"validation_{name}": value for name, value in final.items()})
 
 
-TRAIN_REWARD = Stage("train_reward", 7, TrainRewardArgs, train_reward)
+TRAIN_REWARD = Stage("train_reward", 7, TrainRewardArgs, train_reward, reward_card)

@@ -26,7 +26,7 @@ ANSWER_MARK = "####"
 MAX_STEPS, MAX_CHARACTERS = 256, 65536
 MAX_REASONING = 1 << 20  # characters of what a model thinks before its solution, which has no steps
 _PROBE = "an answer"  # stands for an assistant's turn where a chat template is asked how such a turn ends
-_TODAY = date(2024, 7, 26)  # for templates that write the date: the ids of a prompt must not change overnight
+TODAY = date(2024, 7, 26)  # for templates that write the date: the ids of a prompt must not change overnight
 
 
 def cut_text(text: str) -> str:
@@ -160,7 +160,7 @@ def _apply_template(tokenizer: PreTrainedTokenizerFast, turns: list[dict[str, st
             text = text.replace(token, f"{token[:1]} {token[1:]}")
         harmless.append(turn | {"content": text})
     try:
-        return tokenizer.apply_chat_template(harmless, tokenize=False, strftime_now=_TODAY.strftime, **options)
+        return tokenizer.apply_chat_template(harmless, tokenize=False, strftime_now=TODAY.strftime, **options)
     except TemplateError as error:
         raise ValueError(f"prompt=chat: the chat template of {tokenizer.name_or_path} refuses it: {error}") from error
 

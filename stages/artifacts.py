@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stages.cards import CARD
 from stages.files import StoreError, read_json, sha256
 from stages.rows import read_rows
 
@@ -19,8 +20,9 @@ _OTHERS = {
     "args": (dict,), "parents": (dict,), "counts": (dict,), "notes": (dict,), "tokens": (int,),
     "seconds": (int, float), "created": (str,),
 }  # fmt: skip
-# what file managers and NFS leave in a folder, and no library of ours reads
-_JUNK = (".DS_Store", "._", ".nfs", "Thumbs.db", "desktop.ini")
+# what file managers, NFS and the hub leave in a folder, and no library of ours reads
+_JUNK = (".DS_Store", "._", ".nfs", "Thumbs.db", "desktop.ini", ".gitattributes")
+_DOWNLOADS = ".cache/huggingface/"  # where the hub's client notes what it fetched
 
 
 class ArtifactError(ValueError):
@@ -83,7 +85,8 @@ def open_artifact(path: str | Path, *stages: str, thorough: bool = True) -> Arti
         raise ArtifactError(f"{path}: made by stage {manifest['stage']}{wanted_stage(stages)}")
     for name, wanted in manifest["files"].items():
         _check_file(path, name, wanted, thorough)
-    if unlisted := sorted(_names(path) - manifest["files"].keys() - {"manifest.json"}):
+    # the card belongs to whoever has the folder
+    if unlisted := sorted(names_in(path) - manifest["files"].keys() - {"manifest.json", CARD}):
         raise ArtifactError(
             f"{path / unlisted[0]}: the manifest does not list it, and it could change what is read here; move it away"
         )
@@ -124,13 +127,14 @@ def _is_inner(name: str) -> bool:
     return "\\" not in name and "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
 
 
-def _names(folder: Path) -> set[str]:
-    """The names of all files below a folder but `_JUNK`; a link to a folder counts as a file."""
-    return {
+def names_in(folder: Path) -> set[str]:
+    """The names of all files below a folder but `_JUNK` and `_DOWNLOADS`; a link to a folder counts as a file."""
+    names = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
         if (path.is_symlink() or not path.is_dir()) and not path.name.startswith(_JUNK)
     }
+    return {name for name in names if not name.startswith(_DOWNLOADS)}
 
 
 def _check_file(folder: Path, name: str, wanted: dict[str, Any], thorough: bool) -> None:

@@ -1,4 +1,4 @@
-"""Find a stage's artifact or make it: the key, the lock, the run, the manifest.
+"""Find a stage's artifact or make it: the key, the lock, the run, the manifest, the card.
 
 A folder gets its name when it is complete, and two jobs that want the same artifact do not both make it.
 Left out: finished folders (`stages/artifacts.py`), parents (`stages/parents.py`), and what remains of work that is not
@@ -18,6 +18,7 @@ from typing import Any
 
 from stages import provenance
 from stages.artifacts import Artifact, ArtifactError, find, open_artifact
+from stages.cards import CARD, render_card
 from stages.files import files_in, sha256, sync, write_json
 from stages.parents import Parents, find_parents, lineage, parent_keys, with_local_paths
 from stages.processes import Processes, current
@@ -127,7 +128,10 @@ def _make(
         made_by = provenance.code() if processes.first else {}  # before the work: the checkout may change meanwhile
         _run(stage, args, space, track if processes.first else None)
         if processes.first:
-            _write_manifest(stage, args, key, space, made_by, attempts.seconds)
+            manifest = _write_manifest(stage, args, key, space, made_by, attempts.seconds)
+            own = stage.card and stage.card(partial, manifest)
+            (partial / CARD).write_text(render_card(partial, manifest, own), encoding="utf-8")
+            sync(partial / CARD)
         processes.wait()
         if processes.first:
             os.replace(partial, folder / key)
@@ -155,9 +159,10 @@ def _run(stage: Stage, args: Any, space: Workspace, track: Callable[[Path], Trac
 
 def _write_manifest(
     stage: Stage, args: Any, key: str, space: Workspace, made_by: dict[str, Any], seconds: float
-) -> None:
-    if (space.folder / "manifest.json").exists():
-        raise ArtifactError(f"stage {stage.name} wrote a manifest.json of its own")
+) -> dict[str, Any]:
+    for name in ("manifest.json", CARD):
+        if (space.folder / name).exists():
+            raise ArtifactError(f"stage {stage.name} wrote a {name} of its own")
     manifest = {
         "stage": stage.name,
         "version": stage.version,
@@ -181,3 +186,4 @@ def _write_manifest(
         raise ArtifactError(f"stage {stage.name} wrote no file")
     write_json(space.folder / "manifest.json", manifest)
     sync(space.folder)
+    return manifest

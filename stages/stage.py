@@ -13,7 +13,10 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stages.cards import Card
 
 MISSING = "???"  # OmegaConf's mark of a value that has to be given
 
@@ -22,13 +25,15 @@ MISSING = "???"  # OmegaConf's mark of a value that has to be given
 class Stage:
     """One kind of work: `run(args, workspace)` fills the folder of a `stages.workspace.Workspace`.
 
-    `args` is a dataclass. `version` goes up when the same arguments would give other results than before.
+    `args` is a dataclass. `version` goes up when the same arguments would give other results than before. `card` says
+    what is in the finished folder, given that and its manifest; without it, the folder holds rows.
     """
 
     name: str
     version: int
     args: type
     run: Callable[[Any, Any], None]
+    card: Callable[[Path, dict[str, Any]], Card] | None = None
 
 
 def parent(

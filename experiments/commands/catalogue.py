@@ -30,6 +30,7 @@ COMMANDS = {
     "convert": "experiments.convert",
     "evaluate_prm": "experiments.evaluate_prm",
     "show": "experiments.show.command",
+    "push": "experiments.push",
 }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
+from stages.markdown import code_span as code_span
+from stages.markdown import longest_run as longest_run
+from stages.markdown import plain as plain
+from stages.markdown import table as table
 from stages.text import VALUE, one_line
 
 Estimate = dict[str, Any]
@@ -97,30 +100,6 @@ def interval(found: Estimate | None, between: str = "–", form: str = ".1f") ->
 def paper_percent(figure: Any) -> str:
     """A figure of the paper, with its mark where it is from secondary summaries."""
     return "–" if figure is None else f"{100 * figure[0]:.0f}% {figure[1]}".strip()
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table: the first column to the left, the others to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def plain(text: str) -> str:
-    """A text on one line as Markdown, so that nothing of it is markup."""
-    # an underscore within a word is none
-    return re.sub(r"[\\`*\[\]<>&$~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
-
-
-def code_span(text: object) -> str:
-    """The same as code, which nothing within it can end."""
-    text = one_line(text, VALUE) or " "
-    fence, space = "`" * (longest_run(text) + 1), " " if text[0] in "` " or text[-1] in "` " else ""
-    return f"{fence}{space}{text}{space}{fence}"
-
-
-def longest_run(text: str) -> int:
-    """How many backticks stand together at most."""
-    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def is_above(found: Estimate | None) -> bool:

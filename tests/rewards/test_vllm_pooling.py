@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ if find_spec("vllm") is None:
 import torch
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, PreTrainedConfig, Qwen2Config
 
+from rewards.card import reward_card
 from rewards.encode import LabelledSolution, encode_labels
 from rewards.losses import reward_loss
 from rewards.reward_model import make_reward_model, save_reward_model
@@ -28,6 +30,8 @@ from rollouts.problems.load import load_problems
 from rollouts.records import Problem
 from rollouts.steps import split_steps
 from rollouts.world.tokenizer import make_tokenizer
+from stages.cards import render_card
+from tests.cards import code
 from training.attention.install import packed_attention
 from training.models import save_model
 from training.packing import pack_batch
@@ -99,3 +103,19 @@ def test_vllm_gives_the_same_step_scores(name: str, tmp_path: Path) -> None:
             assert scores.tolist() == pytest.approx(wanted, abs=1e-5)
     spread = torch.tensor([score for own in ours for score in own]).std()
     assert spread > 0.05  # they are not all the same
+
+
+def test_the_lines_of_the_card_give_the_same_step_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vllm_engine.prepare()
+    vllm_engine.device_kind("auto")
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    folder = Path(trained(CONFIGS["llama"], tmp_path))
+    monkeypatch.chdir(folder)
+    manifest = {"stage": "train_reward", "key": "0123456789abcdef"}
+    card = render_card(folder, manifest, reward_card(folder, manifest))
+    made: dict[str, Any] = {}
+    exec(code(card), made)
+    wanted = made["scores"]
+    here = "LLM(folder, enforce_eager=True, max_model_len=512, block_size=32, "  # what this CPU needs
+    exec(code(card, 1).replace("LLM(folder, ", here), made)
+    assert made["scores"] is not wanted and made["scores"] == pytest.approx(wanted, abs=1e-5)

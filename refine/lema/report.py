@@ -78,8 +78,8 @@ def asked_outcomes(
 def build_asked(
     outcomes: Sequence[Outcome], chance: float | None, seed: int, resamples: int = RESAMPLES
 ) -> dict[str, Any]:
-    """The shares of `asked_outcomes` by arm and measure, with a bootstrap over problems; `chance` is how often a step
-    drawn at random is the wrong one."""
+    """The shares of `asked_outcomes` by arm and measure (Wilson's interval, or the bootstrap's with several mistakes a
+    problem); `chance` is how often a step drawn at random is the wrong one."""
     own = [one for one in outcomes if one.measure.partition(" ")[0] in ASKED]
     if not own:
         return {}
@@ -88,7 +88,9 @@ def build_asked(
     arms: dict[str, Any] = {}
     for measure, tally in tallies.items():
         what, _, arm = measure.partition(" ")
-        arms.setdefault(arm, {})[what] = tally.estimate(counts)
+        hits, mistakes = int(tally.numerators.sum()), int(tally.denominators.sum())
+        single = (tally.denominators <= 1).all()
+        arms.setdefault(arm, {})[what] = wilson(hits, mistakes) if single else tally.estimate(counts)
     return {"arms": arms, "chance": chance}
 
 

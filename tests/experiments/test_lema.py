@@ -368,6 +368,7 @@ def test_what_a_policy_replies_is_held_against_the_oracle() -> None:
     assert len({one.problem for one in outcomes}) == 4
     own = build_asked(outcomes, guess_rate(rows), 0, resamples=200)["arms"]["equal_examples"]
     assert [own[what]["value"] for what in ("read", "names", "mends")] == [0.75, 0.5, 0.5]
+    assert own["names"]["low"] > 0 and own["names"]["n"] == 4  # Wilson's: a bootstrap of so few has 0 in it
     assert guess_rate(rows) == pytest.approx(sum(1 / len(row.mistake) for row in rows) / 4)
     elsewhere = {one.id: replace(one, source="gsm8k") for one in problems}
     assert {one.measure for one in asked_outcomes(problems, {"a": (rows, elsewhere)})} == {"read a", "mends a"}

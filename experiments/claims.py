@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.commands.plain_parser import PlainParser
-from experiments.report.lema import arm_words
+from experiments.report.lema import arm_words, names_steps
 from experiments.report.runs import find_runs, read_run, read_settings, shared_stages
 from experiments.report.words import table
 from refine.lema.report import CONTROL, arm_claims
@@ -82,10 +82,11 @@ def read_claims(folders: Sequence[Path]) -> dict[str, Any]:
     first, finding, rights = runs[0].report, "", []
     if first.get("system") == "lema":
         words = {arm: arm_words(arm) for arm in first["accuracy"]}
-        accuracy, differences = arm_claims(list(words), words)
+        accuracy, differences = arm_claims(list(words), words, names_steps(first))
         claims = check_claims(outcomes, claims=[*accuracy, *differences], whole=f"right {CONTROL}")
         rights, claims = claims[: len(accuracy)], claims[len(accuracy) :]
-        finding = _finding(next(one for one in claims if one["first"] == [f"right {first['headline']}"]))
+        pair = [f"right {first['headline']}"], [f"right {CONTROL}"]
+        finding = _finding(next(one for one in claims if (one["first"], one["second"]) == pair))
     else:
         claims = check_claims(outcomes)
     return {

@@ -1,7 +1,8 @@
 """Training examples of the refiners, from rollouts and step labels (GLoRe sec. 3.3).
 
 Global: a wrong rollout to a right one of the same problem. Local: a wrong rollout, marked at its first error, to the
-right continuation that was found while labelling. Controls, with the targets of the global pairs: no draft (control),
+right continuation that was found while labelling; or a mistake, marked at the step that a correction of LeMa names, to
+the corrected steps. Controls, with the targets of the global pairs: no draft (control),
 and the draft of another problem (shuffled).
 """
 
@@ -9,25 +10,35 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from rollouts.records import Problem, RefinementPair, Rollout, StepLabels
+from rollouts.problems.merge import merge_problems
+from rollouts.records import Correction, Problem, RefinementPair, Rollout, StepLabels
 from stages.checks import check_least
-from stages.stage import Stage, parent
+from stages.stage import Stage, only_when, parent
 from stages.workspace import Workspace
 
 
 @dataclass
 class PairArgs:
-    """Arguments of the stage `build_pairs`: at most `max_per_problem` pairs of each kind for a problem."""
+    """Arguments of the stage `build_pairs`: at most `max_per_problem` pairs of each kind for a problem, and as many
+    local ones more from `corrections`."""
 
     rollouts: str = parent("sample")  #: an artifact of sample
     labels: str | None = parent("label_steps", "import_labels", default=None)  #: step labels
     max_per_problem: int = 4  #: pairs of each kind
     max_right_per_wrong: int = 1
     seed: int = 0  #: of the choice
+    corrections: list[str] = only_when(  #: corrections (LeMa), local pairs too
+        parent("correct", "import_corrections", default=[]), "corrected", True
+    )
+
+    @property
+    def corrected(self) -> bool:
+        """Whether corrections are among the pairs."""
+        return bool(self.corrections)
 
     def validate(self) -> None:
         """Raise ValueError where no pair could be made."""
@@ -108,8 +119,24 @@ def first_step_pairs(
     ]
 
 
+def correction_pairs(
+    problems: Mapping[str, Problem], corrections: Sequence[Correction], most: int
+) -> list[RefinementPair]:
+    """Mistakes marked at the step that their correction names, to the corrected steps; at most so many a problem, of
+    corrections that are kept, each once."""
+    taken: dict[str, dict[tuple[tuple[str, ...], ...], RefinementPair]] = defaultdict(dict)
+    for one in corrections:
+        own = taken[one.problem_id]
+        if one.reason is None and len(own) < most:
+            at = one.wrong_step - 1
+            pair = _pair("local", f"correction/{one.id}", problems[one.problem_id], one.mistake, at, one.steps[at:])
+            own.setdefault((pair.draft, pair.target), pair)
+    return [pair for own in taken.values() for pair in own.values()]
+
+
 def build_pairs(args: PairArgs, work: Workspace) -> None:
-    """Write `rows` (RefinementPair): global pairs and their controls, and local ones where labels are given."""
+    """Write `rows` (RefinementPair): global pairs and their controls, and local ones where labels or corrections are
+    given."""
     source = work.parents["rollouts"]
     problems = source.rows(Problem, "problems")
     rollouts, labels = defaultdict(list), defaultdict(list)
@@ -125,6 +152,12 @@ def build_pairs(args: PairArgs, work: Workspace) -> None:
         whole.extend(global_pairs(problem, samples, args))
         found = [pair for row in rows if (pair := local_pair(problem, row))]
         local.extend((found + first_step_pairs(problem, rows, samples))[: args.max_per_problem])
+    if args.corrections:
+        sources = work.parents["corrections"]
+        rows = [one for source in sources for one in source.rows(Correction)]
+        corrected = correction_pairs(merge_problems(sources, training=True), rows, args.max_per_problem)
+        local += corrected
+        work.count(correction_pairs=len(corrected))
     shuffled = shuffled_pairs(whole, args.seed)
     work.write_rows("rows", [*whole, *control_pairs(whole), *shuffled, *local], RefinementPair)
     work.count(global_pairs=len(whole), shuffled_pairs=len(shuffled), local_pairs=len(local))

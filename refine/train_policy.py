@@ -48,17 +48,20 @@ class Row(NamedTuple):
 class TrainPolicyArgs:
     """Arguments of the stage `train_policy`.
 
-    `examples` names the rows: gold `solutions` of `problems`, right `rollouts`, the global, local, control or shuffled
-    pairs of `pairs`, or `corrections`, those that are kept. `policy` is what training starts from; without one, a small
-    model (`model`) is made.
+    `examples` names the rows: gold `solutions` of `problems` (and of the new ones of `evolved`), right `rollouts`, the
+    global, local, control or shuffled pairs of `pairs`, or `corrections`, those that are kept. `policy` is what
+    training starts from; without one, a small model (`model`) is made.
     """
 
     examples: list[str] = field(default_factory=lambda: ["solutions"])  #: or rollouts, global, local, corrections ...
     policy: str | None = parent("train_policy", any_path=True, default=None)  #: to start from; null: a new small model
     rollouts: str | None = parent("sample", default=None)  #: an artifact of sample
     more_rollouts: list[str] = only_when(parent("sample", default=[]), "reads_rollouts", True)  #: of earlier rounds
+    evolved: list[str] = only_when(parent("evolve", default=[]), "reads_evolved", True)  #: new problems, solved
     pairs: str | None = parent("build_pairs", default=None)  #: an artifact of build_pairs
-    corrections: list[str] = only_when(parent("correct", default=[]), "reads_corrections", True)  #: of correct
+    corrections: list[str] = only_when(
+        parent("correct", "import_corrections", default=[]), "reads_corrections", True
+    )  #: of correct
     correction: CorrectionTextArgs = only_when(  #: which fields of a correction are written
         field(default_factory=CorrectionTextArgs), "reads_corrections", True
     )
@@ -86,6 +89,11 @@ class TrainPolicyArgs:
         return "rollouts" in self.examples
 
     @property
+    def reads_evolved(self) -> bool:
+        """Whether solutions of new problems are among the examples."""
+        return bool(self.evolved)
+
+    @property
     def reads_corrections(self) -> bool:
         """Whether corrections are among the examples."""
         return CORRECTIONS in self.examples
@@ -104,6 +112,8 @@ class TrainPolicyArgs:
             raise ValueError(f"examples={list(self.examples)} with rollouts={self.rollouts}: give both or neither")
         if self.more_rollouts and self.rollouts is None:
             raise ValueError(f"more_rollouts={list(self.more_rollouts)} without rollouts: give the latest as rollouts")
+        if self.evolved and "solutions" not in self.examples:
+            raise ValueError(f"evolved={list(self.evolved)} has no effect: examples={list(self.examples)}")
         if bool(set(KINDS) & set(self.examples)) != (self.pairs is not None):
             raise ValueError(f"examples={list(self.examples)} with pairs={self.pairs}: give both or neither")
         if self.reads_corrections != bool(self.corrections):
@@ -112,6 +122,7 @@ class TrainPolicyArgs:
             )
         if not self.reads_corrections and self.correction != CorrectionTextArgs():
             raise ValueError(f"correction has no effect: examples={list(self.examples)} are no corrections")
+        self.correction.validate()
         self.mix.validate()
         if self.draws and self.mix.size is None and (len(set(self.examples)) < 2 or not self.reads_corrections):
             raise ValueError(
@@ -187,7 +198,8 @@ def _collect_kind(kind: str, args: TrainPolicyArgs, work: Workspace) -> list[Row
     template = args.prompt.template()
     if kind == "solutions":
         bad = BadRows(args.problems.bad_rows)
-        texts = solution_texts(load_problems(args.problems, bad), template)
+        evolved = merge_problems(work.parents.get("evolved", ()), training=True).values()
+        texts = solution_texts([*load_problems(args.problems, bad), *evolved], template)
         bad.record(work)
     elif kind == "rollouts":
         sources = [work.parents["rollouts"], *work.parents["more_rollouts"]]  # the latest first, where not all fit

@@ -197,6 +197,29 @@ class Correction:
     completion_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Evolved:
+    """A new problem that was written after the problem `seed_id` (LeMa sec. 2), and whether it is kept.
+
+    Of `answers` solutions that were asked for, `agreed` end in `answer`; in the embedded world the oracle solves it,
+    and both are 0. `reason` says why the problem is dropped, in a word of `refine.lema.evolve.REASONS`, and is None
+    where it is kept; fields that are not known are then None. `text` is the reply as it came; tokens are those of the
+    reply and of all its solutions.
+    """
+
+    id: str
+    seed_id: str
+    question: str | None
+    answer: str | None
+    solution: str | None
+    agreed: int
+    answers: int
+    reason: str | None
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
 CandidateKey = tuple[str, str, str, int]  # problem_id, kind, where, sample
 
 

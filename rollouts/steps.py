@@ -172,10 +172,10 @@ def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
 
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """Ids of what follows a prompt: no special tokens are added, and none are read out of the text."""
-    return _encode_after(tokenizer, text)[0]
+    return encode_after(tokenizer, text)[0]
 
 
-def _encode_after(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+def encode_after(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[list[int], list[tuple[int, int]]]:
     """Ids of a text that follows another, and which characters (start, stop) each covers.
 
     Tokenizers of Llama's kind put a space before whatever they encode; in the middle of a text there is none. So the
@@ -208,7 +208,7 @@ def encode_steps(
         if not step.strip() or "\n" in step:
             raise ValueError(f"a step must be one line that is not blank, not {step!r}")
     head = encode_prompt(tokenizer, prompt)
-    written, offsets = _encode_after(tokenizer, join_steps(steps))
+    written, offsets = encode_after(tokenizer, join_steps(steps))
     ends, token, stop = [], -1, 0
     for step in steps:
         stop += len(step) + 1

@@ -266,16 +266,29 @@ def test_a_real_experiment_of_lema_has_the_papers_settings(option: str) -> None:
     args, train = job.args, job.args.train.train
     assert job.run.threads is None and args.parallel == 1 and args.train_problems is args.test_problems is None
     assert args.problems.source == option[5:].partition("_")[0] and args.problems.world == WorldArgs()
-    assert args.problems.bad_rows == ("skip" if "math" in option else "error")
+    assert args.problems.bad_rows == ("skip" if "lema/math" in option else "error")
     lora = args.train.lora
     assert (lora.rank, lora.alpha, lora.dropout, lora.quantize) == (64, 16, 0.05, "nf4") and not lora.target_modules
     assert train.learning_rate == (1e-4 if "70b" in option else 2e-4) and train.warmup == 0 and train.final_share == 1
     assert (train.weight_decay, train.beta2, train.max_grad_norm, train.dtype) == (0.01, 0.999, 0.3, "bfloat16")
-    assert train.max_steps == (1000 if option == "lema/gsm8k_llama2_70b" else None)
+    assert train.max_steps == (1000 if "gsm8k" in option and "70b" in option else None)
     assert args.samples.sampler.temperature == 0 and args.samples.sampler.max_tokens == (
-        768 if "math" in option else 512
+        768 if "lema/math" in option else 512
     )
     assert {args.rollouts.sampler.backend, args.samples.sampler.backend} == {"vllm"}
+    choices = "commonsenseqa" in option
+    asked = [args.corrections.ask.examples[0].question, args.evolution.ask.examples[0].problem, args.prompt.examples]
+    assert [("(C) fridge" in one) for one in asked] == [choices] * 3
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "sweep").glob("lema_*.yaml")), ids=lambda path: path.stem)
+def test_a_sweep_of_lema_changes_settings_that_there_are(path: Path) -> None:
+    own = yaml.safe_load(path.read_text())
+    params = own.pop("hydra")["sweeper"]["params"]
+    assert params["seed"] == "0,1,2" and own["run"]["name"] == path.stem
+    for key, values in params.items():
+        for value in str(values).split(","):
+            converted("lema", ["experiment=demo_lema", f"+sweep={path.stem}", f"{key}={value}"]).args.validate()
 
 
 def test_the_neutral_config_is_what_the_dataclass_says() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rollouts.steps import Chat, encode_prompt, encode_text, end_token
+from rollouts.steps import Chat, encode_after, encode_prompt, end_token
 from training.examples import Batch, Example
 
 if TYPE_CHECKING:
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What a policy reads and what it should write then."""
+    """What a policy reads and what it should write then; the characters `unlearnt` (start, stop) of that are read too,
+    but have no part in the loss."""
 
     prompt: str | Chat
     completion: str
+    unlearnt: tuple[int, int] = (0, 0)
 
 
 def encode_completion(tokenizer: PreTrainedTokenizerFast, text: Text) -> Example:
@@ -32,9 +34,13 @@ def encode_completion(tokenizer: PreTrainedTokenizerFast, text: Text) -> Example
     prompt = encode_prompt(tokenizer, text.prompt)
     if not prompt:
         raise ValueError(f"the prompt before {text.completion!r} has no token: {text.prompt!r}")
-    ids = prompt + encode_text(tokenizer, text.completion) + [end_token(tokenizer, text.prompt)]
-    positions = list(range(len(prompt) - 1, len(ids) - 1))
-    return Example(ids, positions, ids[len(prompt) :], len(prompt))
+    written, spans = encode_after(tokenizer, text.completion)
+    ids = [*prompt, *written, end_token(tokenizer, text.prompt)]
+    start, stop = text.unlearnt
+    # a token that reaches into what is not learnt is not learnt either
+    learnt = [n for n, (first, last) in enumerate(spans) if last <= start or first >= stop]
+    places = [len(prompt) + n for n in [*learnt, len(written)]]
+    return Example(ids, [place - 1 for place in places], [ids[place] for place in places], len(prompt))
 
 
 def encode_completions(

@@ -82,6 +82,8 @@ def _size(args: Any) -> str:
     problems = getattr(args, "problems", None)
     if isinstance(problems, ProblemArgs) and "solutions" in getattr(args, "examples", ["solutions"]):
         count = count_problems(problems)
+        if count is None:
+            return ""
         sizes.append(f"{count:,} problems")
         if hasattr(args, "n"):
             samples = count * args.n
@@ -89,11 +91,15 @@ def _size(args: Any) -> str:
     return f" ({', '.join(sizes)})" if sizes else ""
 
 
-def count_problems(problems: ProblemArgs) -> int:
-    """How many problems these arguments give; those of the embedded world are not made for it."""
+def count_problems(problems: ProblemArgs) -> int | None:
+    """How many problems these arguments give (those of the embedded world are not made for it); None where an earlier
+    stage will make them."""
+    from rollouts.problems.args import ARTIFACT
     from rollouts.problems.load import load_problems
     from rollouts.world.args import SOURCE
 
+    if problems.source == ARTIFACT and not is_artifact(Path(problems.path)):
+        return None
     if problems.source != SOURCE:
         return len(load_problems(problems))
     # how many are made is what is asked for, and making them takes a while

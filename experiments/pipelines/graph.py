@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 from experiments.commands.unused import changes
@@ -55,6 +56,12 @@ def seeded(args: Any, seed: int) -> Any:
     return args
 
 
+def _replaced(args: Any, name: str, value: Any) -> Any:
+    """These arguments with one of their fields changed, named as in `problems.path`."""
+    first, _, rest = name.partition(".")
+    return replace(args, **{first: _replaced(getattr(args, first), rest, value) if rest else value})
+
+
 class Graph:
     """The stages of a pipeline as they are added, and the paths that are given from outside.
 
@@ -98,13 +105,13 @@ class Graph:
         return seeded(fill(section, args, default, self.instead, **values), self.args.seed)
 
     def add(self, name: str, stage: Stage, args: Any, **parents: str | list[str]) -> None:
-        """Add a stage, unless its artifact is given. `parents` says which stage's artifact fills in which field; of
-        several, a list is filled in."""
+        """Add a stage, unless its artifact is given. `parents` says which stage's artifact fills in which field (dotted
+        where it is one of a field's own); of several, a list is filled in."""
         if name in self.given:
             return
         links: dict[str, Any] = {}
         for one, source in parents.items():
-            path = getattr(args, one)
+            path = attrgetter(one)(args)
             if isinstance(source, list) or path == PENDING:
                 links[one] = source
             elif path is not None:  # None: this stage does without
@@ -112,11 +119,11 @@ class Graph:
                 self.given[links[one]] = self.find(path)
 
         def build(paths: dict[str, str]) -> Any:
-            filled = {
-                one: [paths[name] for name in source] if isinstance(source, list) else paths[source]
-                for one, source in links.items()
-            }
-            return replace(args, **filled)
+            filled = args
+            for one, source in links.items():
+                value = [paths[name] for name in source] if isinstance(source, list) else paths[source]
+                filled = _replaced(filled, one, value)
+            return filled
 
         self.links[name] = links
         after = (name for source in links.values() for name in (source if isinstance(source, list) else [source]))

@@ -8,10 +8,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from experiments.report.words import FEWEST, interval, is_above, is_below, percent, plain, table
-from refine.lema.report import CONTROL, START, arm_outcomes, build_arms, headline
+from refine.lema.report import (
+    ASKED,
+    CONTROL,
+    START,
+    arm_outcomes,
+    arm_pairs,
+    asked_outcomes,
+    build_arms,
+    build_asked,
+    guess_rate,
+    headline,
+)
 from refine.report.outcomes import Outcome
 from refine.report.truth import check_apart
-from rollouts.records import Problem, Rollout
+from rollouts.records import Correction, Problem, Rollout
 from stages.artifacts import Artifact
 from stages.files import write_json
 from stages.stage import Stage, parent
@@ -30,6 +41,8 @@ WORDS = {
     "more_data": "all CoT + all corrections (more data)",
     "no_explanation": "equal examples, no explanation",
     "no_wrong_step": "equal examples, no incorrect step",
+    "evolve_corrections": "more data + problems evolved from corrections",
+    "evolve_all": "more data + problems evolved from all",
 }
 LIMITS = (
     "Every difference is to CoT alone on the same problems, with a bootstrap over problems. The intervals do not hold "
@@ -50,8 +63,9 @@ class LemaReportArgs:
     """Arguments of the stage `lema_report`. `samples` and `policies` are those of the `arms`, of which one is `cot`;
     `start` are the samples of the policy that all of them begin with.
 
-    `trained_on` are rollouts whose problems must not be among those tested. `stages` are the artifacts whose seconds
-    and tokens are listed, `names` theirs.
+    `asked` are the replies of the arms `asked_names` that were asked to correct mistakes on test problems. `trained_on`
+    are rollouts whose problems must not be among those tested. `stages` are the artifacts whose seconds and tokens are
+    listed, `names` theirs.
     """
 
     start: str = parent("sample")  #: test samples before any training
@@ -60,6 +74,8 @@ class LemaReportArgs:
     arms: list[str] = field(default_factory=list)  #: their names
     corrections: list[str] = parent("correct", default=[])
     correction_names: list[str] = field(default_factory=list)
+    asked: list[str] = parent("correct", default=[])  #: what trained policies reply when asked to correct
+    asked_names: list[str] = field(default_factory=list)
     trained_on: list[str] = parent("sample", default=[])  #: rollouts that must not be of the test problems
     stages: list[str] = parent(any_path=True, default=[])
     names: list[str] = field(default_factory=list)
@@ -71,7 +87,7 @@ class LemaReportArgs:
         """Raise ValueError where artifacts and names do not match, or there is nothing to compare."""
         for paths, names in (
             (self.samples, self.arms), (self.policies, self.arms), (self.corrections, self.correction_names),
-            (self.stages, self.names),
+            (self.stages, self.names), (self.asked, self.asked_names),
         ):  # fmt: skip
             if len(paths) != len(names):
                 raise ValueError(f"{len(paths)} artifacts with {len(names)} names: {list(names)}")
@@ -90,11 +106,18 @@ def write_lema_report(args: LemaReportArgs, work: Workspace) -> None:
         check_apart(artifact.rows(Problem, "problems"), problems)
     own = {START: work.parents["start"], **dict(zip(args.arms, work.parents["samples"], strict=True))}
     outcomes = arm_outcomes(problems, {arm: artifact.rows(Rollout) for arm, artifact in own.items()})
+    asked = {
+        arm: (one.rows(Correction), {problem.id: problem for problem in one.rows(Problem, "problems")})
+        for arm, one in zip(args.asked_names, work.parents["asked"], strict=True)
+    }
+    outcomes += asked_outcomes(problems, asked)
+    chance = guess_rate(next(iter(asked.values()))[0]) if asked else None
     report = {
         "system": "lema", "title": args.title, "model": args.model, "source": problems[0].source, "seed": args.seed,
         "problems": len(problems), "headline": headline(args.arms), **build_arms(outcomes, args.seed),
         "trained": {arm: _trained(one) for arm, one in zip(args.arms, work.parents["policies"], strict=True)},
         "corrections": dict(zip(args.correction_names, map(_counts, work.parents["corrections"]), strict=True)),
+        "asked": build_asked(outcomes, chance, args.seed),
         "stages": dict(zip(args.names, map(_cost, work.parents["stages"]), strict=True)),
     }  # fmt: skip
     write_json(work.folder / "report.json", report)
@@ -142,6 +165,14 @@ def render_report(report: dict[str, Any]) -> str:
         f"{plain(report['model'] or 'the student')}."
     )
     blocks = [f"# {plain(report['title'])}", f"{finding(report)} {setup}", table(header, _rows(report)), LIMITS]
+    if report["pairs"]:
+        names = dict(zip(report["pairs"], arm_pairs([*report["accuracy"]]), strict=True))
+        rows = [
+            [f"{arm_words(names[key][0])}, minus {arm_words(names[key][1])}", f"{100 * one['value']:+.1f}",
+             interval(one, " to ", "+.1f")]
+            for key, one in report["pairs"].items()
+        ]  # fmt: skip
+        blocks += ["## New problems", table(["difference", "points", "95% interval"], rows)]
     rows = [
         [arm_words(arm), *(f"{_sum(own, kind, 'examples'):,}" for kind in (False, True)),
          *(f"{_sum(own, kind, 'tokens'):,}" for kind in (False, True)), f"{own['trained_tokens']:,.0f}"]
@@ -149,7 +180,7 @@ def render_report(report: dict[str, Any]) -> str:
     ]  # fmt: skip
     header = ["arm", "CoT examples", "corrections", "CoT tokens", "tokens of corrections", "trained, all epochs"]
     blocks += ["## What each arm was trained on", table(header, rows)]
-    blocks += ["## Corrections", _correction_table(report)]
+    blocks += ["## Corrections", _correction_table(report), *_asked_blocks(report)]
     rows = [[name, f"{own['seconds']:,.0f}", f"{own['tokens']:,.0f}"] for name, own in report["stages"].items()]
     blocks += ["## What it cost", table(["stage", "seconds", "tokens"], rows)]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -179,6 +210,30 @@ def _correction_table(report: dict[str, Any]) -> str:
         dropped = ", ".join(f"{key[8:]} {count:,}" for key, count in own.items() if key.startswith("dropped_"))
         rows.append([name, f"{own['mistakes']:,}", f"{own['kept']:,}", steps, dropped or "none"])
     return table(["corrections", "mistakes", "kept", "name the true step", "dropped"], rows)
+
+
+def names_steps(report: dict[str, Any]) -> list[str]:
+    """The arms of which it is known how often they name the wrong step."""
+    return [arm for arm, own in report.get("asked", {}).get("arms", {}).items() if "names" in own]
+
+
+def _asked_blocks(report: dict[str, Any]) -> list[str]:
+    """How well each arm corrects the student's mistakes on test problems."""
+    asked = report["asked"]
+    if not asked:
+        return []
+    rows = []
+    for arm, own in asked["arms"].items():
+        cells = [f"{percent(own[what])} ({interval(own[what])})" if what in own else "–" for what in ASKED]
+        rows.append([arm_words(arm), f"{own['read']['n']:,}", *cells])
+    chance = f" A step drawn at random is the wrong one in {100 * asked['chance']:.1f}%."
+    told = any("names" in own for own in asked["arms"].values())
+    text = (
+        "The student's wrong solutions of test problems, which nobody was trained on, each greedily corrected by the "
+        "policy of the arm. CoT alone was never shown a correction: it is the control."
+    )
+    header = ["asked to correct", "mistakes", "names a step", "names the wrong step", "ends right"]
+    return ["## Asked to correct", text + (chance if told else ""), table(header, rows)]
 
 
 def print_arms(report: dict[str, Any], console: Console | None = None) -> None:

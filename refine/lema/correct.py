@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
+from refine.lema.fields import PARTS
 from refine.lema.judge import REASONS, judge_reply
 from refine.lema.mistakes import policy_name
 from refine.lema.oracle import OracleArgs, OracleSampler, find_mistake
@@ -163,7 +164,8 @@ def correct(args: CorrectArgs, work: Workspace) -> None:
 
     def judged(request: Request, sample: Sample) -> Correction:
         mistake, hint = known[request.id]
-        return judge_reply(problems[mistake.problem_id], mistake, sample, name, hint)
+        parts = args.ask.parts if args.corrector == "policy" else PARTS
+        return judge_reply(problems[mistake.problem_id], mistake, sample, name, hint, parts)
 
     budget = args.budget.open(args.price, args.sampler.max_tokens)
     with closing(open_corrector(args, problems, mistakes)) as sampler:

@@ -49,8 +49,16 @@ REASONS = {
 _OWN_NUMBER = re.compile(r"[*_]{0,3}step\s?([0-9]{1,4})[*_]{0,3}\s?[:.)][*_]{0,3}\s*", re.IGNORECASE)
 
 
-def judge_reply(problem: Problem, mistake: Mistake, sample: Sample, corrector: str, hint: int | None) -> Correction:
-    """The correction that a reply is; one that is dropped has what of it could be read."""
+def judge_reply(
+    problem: Problem,
+    mistake: Mistake,
+    sample: Sample,
+    corrector: str,
+    hint: int | None,
+    parts: Sequence[str] = PARTS,
+) -> Correction:
+    """The correction that a reply with the fields `parts` is; one that is dropped has what of it could be read. Where
+    no field names the step, it is the one at which the corrected solution begins."""
     found = Correction(
         id=f"{mistake.id}/{sample.index}",
         problem_id=problem.id,
@@ -74,17 +82,21 @@ def judge_reply(problem: Problem, mistake: Mistake, sample: Sample, corrector: s
     if sample.finish_reason == "length":
         return replace(found, reason="truncated")
     try:
-        reply = parse_correction(sample.text)
-        if reply.step > len(mistake.steps):
+        reply = parse_correction(sample.text, parts)
+        if reply.step is None:
+            if reply.first is None:
+                raise Dropped("missing_step")
+            reply = reply._replace(step=reply.first)
+        if not 1 <= reply.step <= len(mistake.steps):
             raise Dropped("no_such_step")
         found = replace(found, wrong_step=reply.step, explanation=reply.explanation)
         new = new_steps(mistake.steps, reply)
     except Dropped as dropped:
         return replace(found, reason=str(dropped))
-    return _judge_solution(problem, found, new)
+    return _judge_solution(problem, found, new, parts)
 
 
-def _judge_solution(problem: Problem, found: Correction, new: Sequence[str]) -> Correction:
+def _judge_solution(problem: Problem, found: Correction, new: Sequence[str], parts: Sequence[str]) -> Correction:
     """The correction with its solution: the steps before the wrong one, and the `new` ones."""
     kept = found.mistake[: found.wrong_step - 1]
     solution = cut_solution(join_steps(new), kept)
@@ -100,7 +112,7 @@ def _judge_solution(problem: Problem, found: Correction, new: Sequence[str]) -> 
     if not verdict.correct:
         return replace(found, reason="no_answer" if verdict.answer is None else "wrong_answer")
     try:
-        render_kept(found)
+        render_kept(found, parts=parts)
     except ValueError:
         return replace(found, reason="ambiguous")
     return found

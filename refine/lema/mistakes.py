@@ -16,7 +16,7 @@ from rollouts.records import Mistake, Rollout
 from rollouts.sampling.protocol import REFUSED
 from stages.artifacts import Artifact
 from stages.checks import check_least
-from stages.stage import Stage, parent
+from stages.stage import Stage, parent, runtime
 from stages.workspace import Workspace
 
 SERVED = "name:"  # how the key of a model begins that only its server knows
@@ -25,12 +25,14 @@ SERVED = "name:"  # how the key of a model begins that only its server knows
 @dataclass
 class MistakeArgs:
     """Arguments of the stage `collect_mistakes`: of every problem at most `max_per_problem` of each source, which is a
-    policy, whether its rollouts are in one artifact or in several; of `max_problems` problems, drawn at random."""
+    policy, whether its rollouts are in one artifact or in several; of `max_problems` problems, drawn at random. Where
+    there is none, it is an error, unless with `allow_empty`."""
 
     rollouts: list[str] = parent("sample")  #: artifacts of sample, of the same or other policies
     max_per_problem: int = 4  #: mistakes of each source
     max_problems: int | None = None  #: with mistakes; null: all
     seed: int = 0  #: of the choice
+    allow_empty: bool = runtime(False)  #: no mistake at all is no error
 
     def validate(self) -> None:
         """Raise ValueError where nothing could be collected."""
@@ -104,7 +106,7 @@ def collect_mistakes(args: MistakeArgs, work: Workspace) -> None:
                 found[one.problem_id].append(
                     Mistake(identity, one.problem_id, name, source.key, one.id, one.steps, one.answer)
                 )
-    if not found:
+    if not found and not args.allow_empty:
         raise ValueError(f"not one of {counts.total()} rollouts is a mistake to correct: {dict(counts)}")
     if args.max_problems is not None and args.max_problems < len(found):
         drawn = random.Random(f"problems/{args.seed}").sample(sorted(found), args.max_problems)

@@ -64,18 +64,24 @@ class CorrectionExample:
 class CorrectorPromptArgs:
     """How a corrector is asked: with `chat` as the user's turn (and `system` as the system's), else as a text.
 
-    The form of the reply (`layout`: plain or json) is described after the instruction.
+    The form of the reply (`layout`: plain or json, with the fields `parts`) is described after the instruction. Where
+    the reply does not name the step, the number of the first corrected one says which it is.
     """
 
     instruction: str = ""
     examples: list[CorrectionExample] = field(default_factory=list)
     layout: str = "plain"  #: plain fields or json
+    parts: list[str] = field(default_factory=lambda: list(PARTS))  #: of step, explanation, solution
     chat: bool = False  #: as a turn of a conversation; a text for policies that are no chat models
     system: str | None = None
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense, or an example that no corrector could give."""
         check_choices(self, "ask.", layout=LAYOUTS)
+        if set(self.parts) - set(PARTS) or len(set(self.parts)) < len(self.parts) or "solution" not in self.parts:
+            raise ValueError(
+                f"ask.parts={list(self.parts)} must be some of {', '.join(PARTS)}, with solution, each once"
+            )
         if self.system is not None and not self.chat:
             raise ValueError(f"ask.system={self.system!r} is used with ask.chat=true only")
         for n, example in enumerate(self.examples):
@@ -99,14 +105,11 @@ def show_mistake(question: str, steps: Sequence[str], hint: int | None = None) -
     return "\n".join([_QUESTION + question.strip(), "Solution:", *lines, *told])
 
 
-def ask_correction(
-    question: str, steps: Sequence[str], args: CorrectorPromptArgs, hint: int | None, parts: Sequence[str] = PARTS
-) -> str | Chat:
-    """What a corrector reads, who is to write the fields `parts`. A text ends with a line feed, so that no token
-    reaches across its end."""
-    texts = [f"{args.instruction.strip()}\n{_form(args.layout, parts)}".strip()]
+def ask_correction(question: str, steps: Sequence[str], args: CorrectorPromptArgs, hint: int | None) -> str | Chat:
+    """What a corrector reads. A text ends with a line feed, so that no token reaches across its end."""
+    texts = [f"{args.instruction.strip()}\n{_form(args.layout, args.parts)}".strip()]
     for one in args.examples:
-        right = render_correction(one.step, one.explanation.strip(), split_steps(one.right), args.layout, parts)
+        right = render_correction(one.step, one.explanation.strip(), split_steps(one.right), args.layout, args.parts)
         texts.append(f"{show_mistake(one.question, split_steps(one.wrong))}\nCorrection:\n{right}")
     text = "\n\n".join([*texts, f"{show_mistake(question, steps, hint)}\nCorrection:\n"])
     return Chat(text.rstrip("\n"), args.system) if args.chat else text

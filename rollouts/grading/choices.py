@@ -53,8 +53,12 @@ def chosen_letter(answer: str, problem: Problem) -> str | None:
     right = parse_choice(problem.answer)
     if right is None:
         return None
-    listed = [Choice(*found.groups()) for found in _LISTED.finditer(problem.question.rpartition("\n")[2])]
-    return next((choice.letter for choice in [right, *listed] if is_chosen(answer, choice)), None)
+    return next((one.letter for one in [right, *listed_choices(problem.question)] if is_chosen(answer, one)), None)
+
+
+def listed_choices(question: str) -> list[Choice]:
+    """The choices that the last line of a question lists: `Answer choices: (A) sea (B) bank`."""
+    return [Choice(*found.groups()) for found in _LISTED.finditer(question.rpartition("\n")[2])]
 
 
 def is_chosen(answer: str, right: Choice) -> bool:

@@ -15,7 +15,8 @@ from stages.stage import only_when, parent
 
 SPLITS = ("train", "validation", "test")
 FILES = ("gsm8k", "svamp", "asdiv", "math", "commonsenseqa", "jsonl")
-SOURCES = (WORLD, *FILES)  # `load.LOADERS` has what loads each
+ARTIFACT = "artifact"  # the problems of an artifact of ours
+SOURCES = (WORLD, *FILES, ARTIFACT)  # `load.LOADERS` has what loads each
 ON_HUB = {  # the path where none is given
     "gsm8k": "hub:openai/gsm8k",
     "math": "hub:EleutherAI/hendrycks_math",
@@ -70,7 +71,9 @@ class ProblemArgs:
         if self.source == WORLD and self.path is not None:
             raise ValueError(f"problems.path={self.path!r}: source arithmetic makes its problems and reads no file")
         if self.source != WORLD and not self.path:
-            where = "a file or folder, or hub:org/name of a data set"
+            where = (
+                "an artifact's folder" if self.source == ARTIFACT else "a file or folder, or hub:org/name of a data set"
+            )
             raise ValueError(f"problems.path={self.path or 'null'}: source {self.source} needs a path: {where}")
         if self.source != "jsonl" and self.fields != FieldArgs():
             raise ValueError(f"problems.fields are read by source jsonl only, not by {self.source}")

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from rollouts.problems import asdiv, commonsenseqa, gsm8k, jsonl, svamp
+from rollouts.problems import artifact, asdiv, commonsenseqa, gsm8k, jsonl, svamp
 from rollouts.problems import math_dataset as math
-from rollouts.problems.args import ProblemArgs
+from rollouts.problems.args import ARTIFACT, SPLITS, ProblemArgs
 from rollouts.problems.reading import ProblemFileError
 from rollouts.records import Problem
 from rollouts.world import generator as arithmetic
@@ -28,7 +28,31 @@ LOADERS: dict[str, Callable[[ProblemArgs, BadRows], list[Problem]]] = {
     "math": math.load,
     "commonsenseqa": commonsenseqa.load,
     "jsonl": jsonl.load,
+    ARTIFACT: artifact.load,
 }
+
+
+def load_untrained(args: ProblemArgs) -> list[Problem]:
+    """All problems of the source that nobody may be trained on: those of every split but train.
+
+    Raises:
+        ProblemFileError: a file is missing or malformed.
+        ValueError: the source is an artifact, which does not know the problems that it does not have.
+    """
+    if args.source == ARTIFACT:
+        raise ValueError(
+            f"problems.source={ARTIFACT}: {args.path} does not know the test problems: name their own source"
+        )
+    path = args.path and local_path(args.path, "dataset")
+    found = []
+    for split in SPLITS:
+        if split != "train":
+            found += LOADERS[args.source](replace(args, path=path, split=split), BadRows(args.bad_rows))
+    if not found:
+        logger.warning(
+            "problems.source=%s path=%s: no test problem is known, so no copy of one", args.source, args.path
+        )
+    return found
 
 
 def load_problems(args: ProblemArgs, bad: BadRows | None = None) -> list[Problem]:

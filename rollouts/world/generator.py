@@ -14,6 +14,7 @@ from functools import cache
 from rollouts.problems.args import ProblemArgs
 from rollouts.records import Problem
 from rollouts.world.args import SOURCE as WORLD
+from rollouts.world.args import WorldArgs
 from rollouts.world.draw import draw_facts
 from rollouts.world.facts import SYMBOLS, Fact, World, has_planning_shortcut, has_shortcut, render_fact
 
@@ -35,25 +36,23 @@ def load(args: ProblemArgs) -> list[Problem]:
     if args.split not in SPLIT_RANGES:
         raise ValueError(f"problems.split={args.split!r}: the arithmetic world has {', '.join(SPLIT_RANGES)}")
     rng = random.Random(f"arithmetic/{world.seed}/{args.split}")
-    low, high = SPLIT_RANGES[args.split]
     problems: list[Problem] = []
     seen: set[str] = set()
     tries = 0
     size = world.size
     if args.limit is not None and args.shuffle_seed is None:
         size = min(size, args.offset + args.limit)
-    is_short = has_planning_shortcut if world.rivals or world.followers else has_shortcut
     steps: int | None = None
     while len(problems) < size:
         tries += 1
         if tries > (50 if world.shortcuts else 2000) * size + 10_000:
             raise ValueError(f"problems.world allows only {len(problems)} different problems of the {size} asked")
         facts, order = draw_facts(world, steps, rng)
-        if not world.shortcuts and is_short(facts, order):
+        if not world.shortcuts and is_short(world, facts, order):
             steps = len(order) + len(facts.asked) - 1  # try again as long, or long problems would be rare
             continue
         question, content = render_question(facts, rng)
-        if content in seen or not low <= _bucket(facts) < high:
+        if content in seen or split_of(facts) != args.split:
             continue
         seen.add(content)
         steps = None
@@ -62,6 +61,17 @@ def load(args: ProblemArgs) -> list[Problem]:
         identity = f"arithmetic/{args.split}/{len(problems)}"
         problems.append(Problem(identity, question, answer, solution, WORLD, args.split))
     return problems
+
+
+def is_short(args: WorldArgs, world: World, order: list[str]) -> bool:
+    """Whether the answer comes out in another way, too, as problems of these settings may have it."""
+    return (has_planning_shortcut if args.rivals or args.followers else has_shortcut)(world, order)
+
+
+def split_of(world: World) -> str:
+    """The split that problems with these facts belong to."""
+    bucket = _bucket(world)
+    return next(split for split, (low, high) in SPLIT_RANGES.items() if low <= bucket < high)
 
 
 def _bucket(world: World) -> int:

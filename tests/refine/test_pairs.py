@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from refine.lema.correct import CORRECT, CorrectArgs
 from refine.pairs import (
     BUILD_PAIRS,
     PairArgs,
     build_pairs,
     closeness,
     control_pairs,
+    correction_pairs,
     first_step_pairs,
     global_pairs,
     local_pair,
@@ -21,12 +23,13 @@ from refine.pairs import (
 )
 from refine.prompts import render_refinement
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
-from rollouts.records import RefinementPair, StepLabels
+from rollouts.records import Correction, RefinementPair, StepLabels
 from rollouts.sampling.sample import SampleArgs
 from stages.artifacts import ArtifactError, open_artifact
 from stages.make import make
 from stages.stage import Stage
 from stages.workspace import Untracked, Workspace
+from tests.refine.lema.made import HARD, make_mistakes, world_mistakes, write_script
 from tests.tiny import problem, rollout
 
 ARGS = PairArgs(rollouts="r")
@@ -179,6 +182,45 @@ def test_the_stage(made, tmp_path):
 def test_without_labels_there_are_no_local_pairs(made, tmp_path):
     artifact, _ = make(BUILD_PAIRS, PairArgs(rollouts=made["rollouts"]), tmp_path)
     assert {pair.kind for pair in artifact.rows(RefinementPair)} == {"global", "control"}
+
+
+def correction(step: int, new: list[str], reason: str | None = None, number: int = 0) -> Correction:
+    mistake = ("4 * 3 = 12", "12 + 2 = 15", "#### 15")
+    return Correction(
+        f"c{number}", "p", "m", "s", "c", number, mistake, None, step, "why", (*mistake[: step - 1], *new), "14",
+        reason, "", 1, 1,
+    )  # fmt: skip
+
+
+def test_a_correction_is_a_local_pair_at_the_step_that_it_names():
+    own, new = problem(), ["12 + 2 = 14", "#### 14"]
+    rows = [correction(2, new), correction(2, new, number=1), correction(1, ["a", *new], number=2),
+            correction(2, ["b"], "wrong_answer", 3)]  # fmt: skip
+    first, second = correction_pairs({"p": own}, rows, 4)
+    assert (first.kind, first.error_step, first.target) == ("local", 1, tuple(new))
+    assert first.draft == rows[0].mistake and (second.error_step, second.target) == (0, ("a", *new))
+    assert len(correction_pairs({"p": own}, rows, 1)) == 1
+    shown = render_refinement("local", own.question, first.draft, first.error_step)
+    assert "[BAD]12 + 2 = 15" in shown and shown.endswith("[REFINE]\n4 * 3 = 12\n")
+
+
+def test_the_stage_adds_pairs_of_corrections_of_training_problems(made, tmp_path):
+    problems, own = world_mistakes(3, HARD)
+
+    def corrected(root, problems):
+        policy = write_script(root / "student", {"*": [root.name]})
+        source = make_mistakes(root, policy, own, problems)
+        return str(make(CORRECT, CorrectArgs(mistakes=str(source.path)), root)[0].path)
+
+    args = PairArgs(**made, corrections=[corrected(tmp_path / "train", problems)])
+    pairs = make(BUILD_PAIRS, args, tmp_path)[0]
+    added = [pair for pair in pairs.rows(RefinementPair) if pair.id.startswith("local/correction/")]
+    assert len(added) == pairs.manifest["counts"]["correction_pairs"] > 3
+    alone = make(BUILD_PAIRS, dataclasses.replace(args, corrections=[]), tmp_path)[0]
+    assert len(alone.rows(RefinementPair)) == len(pairs.rows(RefinementPair)) - len(added)
+    tested = corrected(tmp_path / "test", [dataclasses.replace(one, split="test") for one in problems])
+    with pytest.raises(ValueError, match="is of the test split, which trains no model"):
+        make(BUILD_PAIRS, dataclasses.replace(args, corrections=[tested]), tmp_path)
 
 
 def test_parents_that_do_not_fit_are_named(made, tmp_path):

@@ -36,6 +36,18 @@ ENDS = {"llama": "</s>", "legacy_llama": "</s>", "gemma": "<end_of_turn>", "qwen
 CHAT = Chat("Ann has 7 pens.")
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_not_to_be_learnt_is_read_and_has_no_target(name: str) -> None:
+    tokenizer, cut = family(name), (len("Bob has 12 pens.\n"), len(WRITTEN))
+    learnt, part = (encode_completion(tokenizer, Text(PROMPT, WRITTEN, where)) for where in ((0, 0), cut))
+    assert part.ids == learnt.ids and learnt.targets == learnt.ids[learnt.prompt :]
+    assert [part.ids[place + 1] for place in part.positions] == part.targets
+    assert part.targets[-1] == part.ids[-1]  # the end is learnt
+    assert "12" in tokenizer.decode(learnt.targets[-4:]) and "#" not in tokenizer.decode(part.targets)
+    middle = encode_completion(tokenizer, Text(PROMPT, WRITTEN, (0, cut[0])))
+    assert tokenizer.decode(middle.targets[:-1]).strip().startswith("##")
+
+
 def tokens(name: str, ids: list[int]) -> list[str]:
     return family(name).convert_ids_to_tokens(ids)
 

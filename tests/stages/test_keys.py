@@ -15,6 +15,8 @@ from experiments.report.lema import LEMA_REPORT, LemaReportArgs
 from experiments.report.stage import REPORT, ReportArgs
 from refine.beam_search import BEAM_SEARCH, BeamArgs
 from refine.lema.correct import CORRECT, CorrectArgs
+from refine.lema.evolve import EVOLVE, EvolveArgs
+from refine.lema.imports import IMPORT_CORRECTIONS, ImportCorrectionsArgs
 from refine.lema.mistakes import COLLECT_MISTAKES, MistakeArgs
 from refine.mix import MixArgs
 from refine.pairs import BUILD_PAIRS, PairArgs
@@ -77,6 +79,7 @@ COUNTED: list[tuple[Stage, Any, str]] = [
     ),
     (CORRUPT_SOLUTIONS, CorruptArgs(), f"kinds per_problem seed\n{WORLD}"),
     (BUILD_PAIRS, PairArgs(), "rollouts labels max_per_problem max_right_per_wrong seed"),
+    (BUILD_PAIRS, PairArgs(corrections=["c"]), "rollouts labels corrections max_per_problem max_right_per_wrong seed"),
     (
         TRAIN_REWARD,
         TrainRewardArgs(kind="orm"),
@@ -113,7 +116,7 @@ COUNTED: list[tuple[Stage, Any, str]] = [
         TRAIN_POLICY,
         TrainPolicyArgs(policy="p", examples=["corrections"], corrections=["c"], mix=MixArgs("tokens", size=9)),
         "examples policy rollouts pairs corrections max_length validation_share allow_empty\n"
-        "correction: instruction wrong_step explanation\nmix: by size corrections" + TRAINING,
+        "correction: instruction wrong_step explanation shape mask_wrong\nmix: by size corrections" + TRAINING,
     ),
     (
         REVISE,
@@ -146,12 +149,21 @@ COUNTED: list[tuple[Stage, Any, str]] = [
         CORRECT,
         CorrectArgs(corrector="policy", policy="p", where="sorm", sorm="s"),
         f"mistakes corrector policy where sorm device n seed\n{HF}\n{PROMPT}\n"
-        "ask: instruction examples layout chat system",
+        "ask: instruction examples layout parts chat system",
     ),
+    (EVOLVE, EvolveArgs(corrections="c"), f"corrections seeds size policy seed\n{WORLD}"),
+    (
+        EVOLVE,
+        EvolveArgs(problems=ProblemArgs("gsm8k", path="d"), seeds="all", policy="p"),
+        f"corrections seeds size policy answers agreement seed\n{HF}\n{PROMPT}\nask: instruction examples chat system\n"
+        "problems: source split path limit offset shuffle_seed validation_share bad_rows",
+    ),
+    (IMPORT_CORRECTIONS, ImportCorrectionsArgs(), "input format problems trust_answers bad_rows limit"),
     (
         LEMA_REPORT,
         LemaReportArgs(),
-        "start samples policies arms corrections correction_names trained_on stages names title model seed",
+        "start samples policies arms corrections correction_names asked asked_names trained_on stages names title "
+        "model seed",
     ),
     (
         REPORT,

@@ -60,8 +60,8 @@ def add_new_problems(graph: Graph, train: ProblemArgs, cot: Sequence[str]) -> No
         problems = ProblemArgs(ARTIFACT, path=PENDING)
         add_corrected(graph, f"{new}_", problems, **{"problems.path": new})
         if args.strong is not None and "rollouts" in cot:
-            cot = graph.fill("cot_rollouts", problems=problems, policy=PENDING)
-            graph.add(f"{new}_cot_rollouts", SAMPLE, cot, policy="strong", **{"problems.path": new})
+            solved = graph.fill("cot_rollouts", problems=problems, policy=PENDING)
+            graph.add(f"{new}_cot_rollouts", SAMPLE, solved, policy="strong", **{"problems.path": new})
 
 
 def add_asked(graph: Graph, arms: Sequence[str], left_out: Mapping[str, Mapping[str, bool]]) -> list[str]:

@@ -208,7 +208,10 @@ def test_resolved_file_gives_the_same_artifact(kitchen: Path) -> None:
         (["run.artifacts=' '"], "error: run.artifacts=' ' must not be empty\n"),
         (["hydra.run.dir="], "error: hydra.run.dir= must not be empty"),
         (["-m", "size.eggs=1,2", "hydra.sweep.dir=''"], "error: hydra.sweep.dir='' must not be empty"),
-        (["tracking.project="], "error: tracking.project='' must not be empty"),
+        (
+            ["tracking.project="],
+            "error: tracking.project='' must have 1 to 128 printable characters, and no space at its ends",
+        ),
         (["then=value"], "error: invalid literal for int() with base 10: 'x' (STEPWISE_TRACEBACK=1 shows where)\n"),
     ],
 )
@@ -542,7 +545,7 @@ def test_wandb_files_stay_out_of_the_artifact(kitchen: Path) -> None:
     done = cook(kitchen, "tracking=wandb", WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr
     (artifact,) = made(kitchen)
-    assert sorted(path.name for path in artifact.iterdir()) == ["half", "manifest.json", "metrics.jsonl"]
+    assert sorted(path.name for path in artifact.iterdir()) == ["README.md", "half", "manifest.json", "metrics.jsonl"]
     assert list((kitchen / "runs" / "cook").glob("wandb/offline-run-*/*.wandb"))
 
 

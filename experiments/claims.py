@@ -5,16 +5,13 @@ RUN is the folder of a run of `glore` or `lema`, or of a sweep: then all runs in
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.commands.plain_parser import PlainParser
+from experiments.commands.plain_parser import PlainParser, end_with, one_line_errors
 from experiments.report.lema import arm_words, names_steps
-from experiments.report.runs import find_runs, read_run, read_settings, shared_stages
+from experiments.report.runs import find_runs, out_folder, read_run, read_settings, shared_stages
 from experiments.report.words import table
 from refine.lema.report import CONTROL, arm_claims
 from refine.report.claims import check_claims
@@ -42,28 +39,22 @@ HOW = (
 
 def main() -> None:
     """The command."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.exit(run(sys.argv[1:]))
+    end_with(run)
 
 
+@one_line_errors
 def run(argv: Sequence[str]) -> int:
     """What the command does; returns its exit code: 0, or 2 after the user's error, in one line on stderr."""
     parser = PlainParser("python -m experiments.claims", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run, or of a sweep")
     parser.add_argument("--out", help="the folder of claims.md and claims.json")
     options = parser.parse_args(argv)
-    try:
-        if options.out == "":
-            raise ValueError("--out must not be empty")
-        folders = [folder for given in options.runs for folder in find_runs(given)]
-        found = read_claims(folders)
-        out = Path(options.out or os.path.commonpath([folder.absolute().parent for folder in folders]))
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "claims.json", found)
-        (out / "claims.md").write_text(render_claims(found), encoding="utf-8", newline="\n")
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+    folders = [folder for given in options.runs for folder in find_runs(given)]
+    out = out_folder(options.out, folders)
+    found = read_claims(folders)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "claims.json", found)
+    (out / "claims.md").write_text(render_claims(found), encoding="utf-8", newline="\n")
     print_claims(found)
     print(f"{out / 'claims.md'} and claims.json are written")
     return 0

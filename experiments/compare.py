@@ -6,33 +6,29 @@ their seed alone are one arm. Writes compare.md, compare.html and compare.json.
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.commands.plain_parser import PlainParser
+from experiments.commands.plain_parser import PlainParser, end_with, one_line_errors
 from experiments.commands.sweeps import Unfinished, read_sweep
 from experiments.report.compared import print_compared, render_compared, render_compared_page
 from experiments.report.lema import arm_words
-from experiments.report.runs import find_runs, group_arms, read_run, shared_stages
+from experiments.report.runs import find_runs, group_arms, out_folder, read_run, shared_stages
 from experiments.report.words import selector_names
 from refine.report.compare import Run, compare_arms
 from stages.files import write_json
-from stages.text import one_line
 
 SWEEP = "sweep="
 
 
 def main() -> None:
     """The command."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.exit(run(sys.argv[1:]))
+    end_with(run)
 
 
+@one_line_errors
 def run(argv: Sequence[str]) -> int:
     """What the command does; returns its exit code: 0, or 2 after the user's error, in one line on stderr."""
     parser = PlainParser("python -m experiments.compare", __doc__)
@@ -41,19 +37,13 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--selector", help="what the arms choose by, such as local; else what is reranked")
     parser.add_argument("--out", help="the folder of compare.md, compare.html and compare.json")
     options = parser.parse_args(argv)
-    try:
-        if options.out == "":
-            raise ValueError("--out must not be empty")
-        folders, missing = _folders(options.runs)
-        found = compare(folders, missing, options.against, options.selector)
-        out = Path(options.out or os.path.commonpath([folder.absolute().parent for folder in folders]))
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "compare.json", found)
-        for name, text in (("md", render_compared(found)), ("html", render_compared_page(found, out))):
-            (out / f"compare.{name}").write_text(text, encoding="utf-8", newline="\n")
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+    folders, missing = _folders(options.runs)
+    out = out_folder(options.out, folders)
+    found = compare(folders, missing, options.against, options.selector)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "compare.json", found)
+    for name, text in (("md", render_compared(found)), ("html", render_compared_page(found, out))):
+        (out / f"compare.{name}").write_text(text, encoding="utf-8", newline="\n")
     print_compared(found)
     print(f"{out / 'compare.md'}, compare.html and compare.json are written")
     return 0

@@ -87,7 +87,7 @@ def print_help(name: str, schema: DictConfig) -> None:
     _print_rows("Groups", groups)
     chosen = [left for left, _ in groups]
     _print_rows("Settings", [row for row in [*settings, *common] if row[0] not in chosen])
-    sweeps = " or -m +sweep=NAME" if name == "glore" else ""
+    sweeps = " or -m +sweep=NAME" if options_of("sweep", name) else ""
     print(
         f"\nThe rest: --cfg job (all settings), --info defaults-tree (where they come from), and the file\n"
         f"conf/{name}.yaml. A sweep: -m KEY=A,B{sweeps}; elsewhere with hydra/launcher=joblib."
@@ -95,7 +95,7 @@ def print_help(name: str, schema: DictConfig) -> None:
 
 
 def _print_rows(title: str, rows: list[tuple[str, str]]) -> None:
-    width = min(44, max((len(left) for left, _ in rows), default=0))
+    width = min(28, max((len(left) for left, _ in rows), default=0))
     print(f"{title}:" if rows else "", end="\n" if rows else "")
     for left, right in rows:
         print(_wrapped(f"  {left:<{width}}  ", right, WIDTH))

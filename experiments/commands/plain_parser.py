@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import signal
+import sys
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from stages.text import one_line
+
+Run = Callable[[Sequence[str]], int]  # from the words of a command line to the exit code
 
 
 class PlainParser(argparse.ArgumentParser):
@@ -17,3 +23,25 @@ class PlainParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with the message in one line."""
         self.exit(2, f"error: {one_line(message)} (--help lists what can be asked)\n")
+
+
+def one_line_errors(run: Run) -> Run:
+    """`run`, but for errors of the user, which are said on stderr in one line; the code is then 2. A RecursionError is
+    one, too: of a file that is nested too deep."""
+
+    @functools.wraps(run)
+    def told(argv: Sequence[str]) -> int:
+        try:
+            return run(argv)
+        except (ValueError, OSError, RecursionError) as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            return 2
+
+    return told
+
+
+def end_with(run: Run) -> NoReturn:
+    """Run with this process's words and end with the code; quietly where the reader of what is printed ends first, as
+    `| head` does."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(run(sys.argv[1:]))

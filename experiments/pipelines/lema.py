@@ -141,7 +141,7 @@ class LemaArgs:
     test_mistakes: MistakeArgs = field(
         default_factory=lambda: MistakeArgs([PENDING], max_per_problem=1, seed=PIPELINE_SEED, allow_empty=True)
     )
-    asked: CorrectArgs = field(default_factory=_asked)  #: how the policies are asked
+    asked: CorrectArgs = field(default_factory=_asked)  # how the policies are asked
     title: str = "LeMa"
     seed: int = 0  #: of every stage
     parallel: int = 1  #: stages that run at once

@@ -4,6 +4,7 @@ their seed alone. Left out: what is computed from them (`refine/report/`).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,17 @@ def find_runs(folder: Path) -> list[Path]:
     if not found:
         raise ValueError(f"{folder}: neither a finished run of glore or lema ({OUTCOMES}) nor a folder of such runs")
     return found
+
+
+def out_folder(asked: str | None, folders: Sequence[Path]) -> Path:
+    """Where what is found about these runs is written: the folder that is asked for, or the one that holds them all.
+
+    Raises:
+        ValueError: an empty name is asked for.
+    """
+    if asked == "":
+        raise ValueError("--out must not be empty")
+    return Path(asked or os.path.commonpath([folder.absolute().parent for folder in folders]))
 
 
 def read_run(folder: Path) -> Run:

@@ -7,25 +7,23 @@ PATH is an artifact's folder or its manifest.json, a Parquet file of rows, or a 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.commands.plain_parser import PlainParser
+from experiments.commands.plain_parser import PlainParser, end_with, one_line_errors
 from experiments.show.text import print_artifact, print_folder, print_groups, print_rows, print_tree
 from stages.artifacts import open_artifact
-from stages.text import one_line
 
 
 def main() -> None:
-    """The command; it ends quietly where its reader does, as `| head` wants."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    """The command."""
     # a text may hold what the terminal's encoding does not
     sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(run(sys.argv[1:]))
+    end_with(run)
 
 
+@one_line_errors
 def run(argv: Sequence[str]) -> int:
     """What the command does; returns its exit code: 0, or 2 after the user's error, in one line on stderr."""
     parser = PlainParser("python -m experiments.show", __doc__)
@@ -35,13 +33,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--check", action="store_true", help="read every file anew and compare its hash")
     parser.add_argument("--by", metavar="COLUMN", help="so many rows of each value of a column, such as reason")
     options = parser.parse_args(argv)
-    try:
-        faults = _show(options.path, options.rows, options.tree, options.check, options.by)
-        if faults:
-            raise ValueError(f"{options.path}: {'; '.join(faults)}")
-    except (ValueError, OSError, RecursionError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+    if faults := _show(options.path, options.rows, options.tree, options.check, options.by):
+        raise ValueError(f"{options.path}: {'; '.join(faults)}")
     if options.check:
         print("all is whole: every file that has a hash or checksum is as it says")
     return 0

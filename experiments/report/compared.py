@@ -54,10 +54,10 @@ def verdict(found: Found) -> str:
     clear = [one for one in found["differences"] if one["holm_p"] < CHANCE]
     if not clear:
         which = "The other arm does not differ" if others == 1 else f"None of the {others} other arms differs"
-        return f"**{which} clearly from {reference}**, where both choose by: {chosen}."
+        return f"**{which} clearly from {reference}**; all choose by: {chosen}."
     verb = "differs" if len(clear) == 1 else "differ"
     points = "; ".join(f"{_named(found, one)} {_points(one)} points ({_span(one)})" for one in clear)
-    return f"**{len(clear)} of {others} other arms {verb} from {reference}**, where both choose by: {chosen}. {points}."
+    return f"**{len(clear)} of {others} other arms {verb} from {reference}**; all choose by: {chosen}. {points}."
 
 
 def _words(found: Found) -> str:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
 
+from experiments.compare import run as compare
 from experiments.report.markdown import write_report
 from refine.report.build import build_report
 from refine.report.example import describe_examples
 from stages.text import VALUE, one_line
 from tests.experiments.report.test_page import SCRIPTS, hostile
 from tests.experiments.synthetic import synthetic_inputs
+from tests.experiments.test_claims import seeded
+from tests.experiments.test_compare import write_run
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if not (CHROMIUM and DRIVER):
@@ -44,6 +48,18 @@ def address(tmp_path_factory: pytest.TempPathFactory, examples: list[dict]) -> s
 
 
 @pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of three arms with two seeds each."""
+    folder, first = tmp_path_factory.mktemp("compared"), synthetic_inputs(60, resamples=20)
+    for seed in (0, 1):
+        for where in ("none", "oracle", "sorm"):
+            own = replace(seeded(first, seed), where=where)
+            write_run(folder / f"headline_where={where},seed={seed}", own, headline_where=where)
+    assert compare([str(folder)]) == 0
+    return (folder / "compare.html").as_uri()
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator:
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
@@ -60,16 +76,20 @@ def browser() -> Iterator:
 def open_page(browser, address):
     """Open the page at a hash; afterwards nothing may have been said on the console, or asked of a network."""
 
-    def load(fragment: str = "", width: int = 1400, theme: str = "light"):
+    opened = set()
+
+    def load(fragment: str = "", width: int = 1400, theme: str = "light", page: str = address):
+        opened.add(page)
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         look = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", look)
         browser.get("about:blank")  # a new hash alone would not load the page anew
-        browser.get(address + fragment)
+        browser.get(page + fragment)
         # on a busy machine the driver comes back before the page's script has run
         ready = "const count = document.getElementById('count'); return !!count && count.textContent !== ''"
-        WebDriverWait(browser, 60).until(lambda one: one.execute_script(ready))
+        if page == address:
+            WebDriverWait(browser, 60).until(lambda one: one.execute_script(ready))
         return browser
 
     yield load
@@ -78,7 +98,7 @@ def open_page(browser, address):
     asked = {
         e["params"]["request"]["url"].partition("#")[0] for e in events if e["method"] == "Network.requestWillBeSent"
     }
-    assert asked <= {address, "about:blank", "data:,"} and address in asked
+    assert opened <= asked <= {*opened, "about:blank", "data:,"} and opened
 
 
 def text(browser, selector: str) -> str:
@@ -213,8 +233,24 @@ def test_hostile_texts_are_shown_as_texts(open_page):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1400])
 def test_it_fits_and_is_accessible(open_page, width, theme):
-    axe = pytest.importorskip("axe_core_python.selenium")
     page = open_page("#problem=p0003", width, theme)
+    assert {"color-contrast", "label", "select-name", "region"} <= passes(page, theme)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1400])
+def test_a_comparison_fits_and_is_accessible(open_page, compared, width, theme):
+    page = open_page("", width, theme, compared)
+    assert {"color-contrast", "region"} <= passes(page, theme)
+    assert text(page, "h1") and len(page.find_elements(By.CSS_SELECTOR, "svg")) >= 3
+    links = [one.get_attribute("href") for one in page.find_elements(By.CSS_SELECTOR, "td a")]
+    assert links and all("/report.html#problem=" in link for link in links)
+    assert not page.find_elements(By.CSS_SELECTOR, "script")
+
+
+def passes(page, theme: str) -> set[str]:
+    """The rules of axe that a page keeps; it keeps all, and nothing of it is beside the window."""
+    axe = pytest.importorskip("axe_core_python.selenium")
     assert (
         page.execute_script(
             "const { scrollWidth, clientWidth } = document.documentElement; return scrollWidth - clientWidth"
@@ -225,7 +261,7 @@ def test_it_fits_and_is_accessible(open_page, width, theme):
     assert dark == ("rgb(15, 20, 25)" if theme == "dark" else "rgb(255, 255, 255)")
     found = axe.Axe().run(page)
     assert [(one["id"], one["nodes"][0]["html"][:200]) for one in found["violations"]] == []
-    assert {"color-contrast", "label", "select-name", "region"} <= {one["id"] for one in found["passes"]}
+    return {one["id"] for one in found["passes"]}
 
 
 def test_every_control_can_be_reached_and_seen_by_keyboard(open_page):

@@ -10,7 +10,7 @@ import itertools
 import random
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from math import comb, factorial
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,7 @@ def _draw(
         for one in samples
     ]
     places = list(range(len(samples)))
-    if factorial(len(places)) <= 720:
+    if len(places) <= 6:
         orders = list(itertools.permutations(places))
     else:
         # turned round, an order begins with each sample once: then n = 1 is exact for votes too

@@ -13,8 +13,8 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from refine.revise import candidate
 from rewards.aggregate import AGGREGATES, aggregate
-from rollouts.grading.answers import grade
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
 from rollouts.prompts import PromptArgs, Template, render_prompt
@@ -135,22 +135,9 @@ class Search:
         return [self._candidate(at, one, len(left)) for at, one in enumerate(left)]
 
     def _candidate(self, at: int, beam: Beam, count: int) -> Candidate:
-        sampled, read = (total // count + (at < total % count) for total in (self.sampled, self.read))
-        text = join_steps(beam.steps)
-        verdict = grade(cut_solution("", beam.steps), self.problem.answer)
-        return Candidate(
-            problem_id=self.problem.id,
-            kind="beam",
-            where="none",
-            error_step=None,
-            sample=at,
-            text=text,
-            steps=beam.steps,
-            answer=verdict.answer,
-            correct=verdict.correct if verdict.graded and self.sampled else None,
-            completion_tokens=sampled,
-            prompt_tokens=read,
-        )
+        tokens = (total // count + (at < total % count) for total in (self.sampled, self.read))
+        found = candidate(self.problem, "beam", "none", None, "", *tokens, beam.steps)
+        return replace(found, sample=at, correct=found.correct if self.sampled else None)
 
 
 def _digest(text: str) -> str:
@@ -217,7 +204,7 @@ def beam_search(args: BeamArgs, work: Workspace) -> None:
             too_long += score_beams(grown, scorer, args.aggregate, work, f"score beam/{wave}")
             for search, beams in grown.values():
                 search.keep(beams, args.beams)
-    rows = [candidate for search in searches for candidate in search.candidates()]
+    rows = [row for search in searches for row in search.candidates()]
     work.write_rows("problems", [search.problem for search in searches])
     work.write_rows("rows", rows, Candidate)
     best = [one for one in rows if one.sample == 0]

@@ -19,7 +19,7 @@ from rollouts.records import Candidate, Mistake, Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
 from rollouts.sampling.policies import own_device_class
-from rollouts.sampling.protocol import REFUSED, Request, Sample, Sampler, load_sampler
+from rollouts.sampling.protocol import REFUSED, Request, Sampler, load_sampler
 from rollouts.solution import cut_solution
 from rollouts.steps import cut_text, join_steps
 from rollouts.world.args import SOURCE as WORLD
@@ -150,11 +150,12 @@ def candidate(
     where: str,
     error_step: int | None,
     text: str,
-    sample: Sample,
+    completion_tokens: int,
+    prompt_tokens: int,
     kept: Sequence[str] = (),
 ) -> Candidate:
-    """A text that a refiner wrote after the steps `kept`, cut from `sample`, as a graded candidate. One that the grader
-    could not decide has `correct` None."""
+    """A text that was written after the steps `kept`, as a graded candidate. One that the grader could not decide has
+    `correct` None."""
     solution = cut_solution(text, kept)
     verdict = grade(solution, problem.answer)
     return Candidate(
@@ -167,8 +168,8 @@ def candidate(
         steps=solution.steps,
         answer=verdict.answer,
         correct=verdict.correct if verdict.graded else None,
-        completion_tokens=sample.completion_tokens,
-        prompt_tokens=sample.prompt_tokens,
+        completion_tokens=completion_tokens,
+        prompt_tokens=prompt_tokens,
     )
 
 
@@ -223,7 +224,8 @@ def refine_all(
         written = cut_text(sample.text)
         cut += len(written) < len(sample.text)
         kept, place = kept_steps(kind, draft.steps, error), error if kind == "local" else None
-        refined.append(candidate(problem, kind, where, place, written, sample, kept))
+        tokens = sample.completion_tokens, sample.prompt_tokens
+        refined.append(candidate(problem, kind, where, place, written, *tokens, kept))
     if cut:
         name = f"{kind}_{where}_cut" if kind == "local" else f"{kind}_cut"
         work.count(**{f"{name}_{round_number}" if round_number else name: cut})

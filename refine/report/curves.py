@@ -161,8 +161,8 @@ def vote_of_subsets(
     rows, found = np.arange(len(orders)), []
     for n in sizes:
         votes = np.where(first < n, sums[:, n - 1], -1.0)
-        leading = np.isclose(votes, votes.max(axis=1, keepdims=True), rtol=1e-12, atol=0)
-        winner = np.where(leading, first, len(right)).argmin(axis=1)
+        top = votes.max(axis=1, keepdims=True)
+        winner = np.where(votes >= top - 1e-12 * np.abs(top), first, len(right)).argmin(axis=1)
         place = np.where(first[rows, winner] < n, first[rows, winner], 0)
         found.append(float(right[orders[rows, place]].mean()))
     return found

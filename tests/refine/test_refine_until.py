@@ -12,10 +12,9 @@ from refine.refine_until import REFINE_UNTIL, UntilArgs
 from refine.rerank import Arm, Scores, choose
 from rollouts.records import Candidate, Problem, identity
 from rollouts.sampling.args import SamplerArgs
-from rollouts.sampling.protocol import load_sampler
 from stages.artifacts import Artifact
 from stages.make import make
-from tests.refine.judges import TOKENS, Told, load_told, make_judge
+from tests.refine.judges import TOKENS, Killed, KilledAfter, Told, load_told, make_judge
 from tests.refine.lema.made import make_sample, write_script
 from tests.tiny import rollout
 
@@ -126,34 +125,15 @@ def test_the_sorm_may_judge_too(world):
     assert found["second"].steps == ("good", "#### 10") and world["judges"]["orm"].asked == []
 
 
-class Killed(Exception):
-    pass
-
-
 def test_what_was_killed_goes_on_where_it_was(world, monkeypatch, tmp_path):
-    whole, drawn, limit = run(world, tmp_path / "whole"), [], [-1]
-
-    def load(policy, args, stop=()):
-        inner = load_sampler(policy, args, stop)
-        original = inner.sample
-
-        def stream(requests):
-            for one in original(requests):
-                if len(drawn) == limit[0]:
-                    raise Killed
-                drawn.append((one.request_id, one.text))
-                yield one
-
-        inner.sample = stream
-        return inner
-
-    monkeypatch.setattr(refine.refine_until, "load_sampler", load)
-    for limit[0] in (2, 4):
+    whole = run(world, tmp_path / "whole")
+    kills = KilledAfter(monkeypatch, refine.refine_until)
+    for kills.limit in (2, 4):
         with pytest.raises(Killed):
             run(world, tmp_path / "killed")
-    limit[0] = -1
+    kills.limit = None
     found = run(world, tmp_path / "killed")
-    assert found.rows(Candidate) == whole.rows(Candidate) and len(drawn) == len(set(drawn)) == 6
+    assert found.rows(Candidate) == whole.rows(Candidate) and len(kills.drawn) == len(set(kills.drawn)) == 6
 
 
 @pytest.mark.parametrize(

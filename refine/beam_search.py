@@ -71,7 +71,7 @@ class Beam:
     with `blank` the policy wrote an empty line after its last step."""
 
     steps: tuple[str, ...] = ()
-    score: float = -math.inf
+    score: float | None = None  # None: not known yet
     open: bool = True
     answered: bool = False
     blank: bool = False
@@ -83,7 +83,7 @@ class Beam:
     @property
     def rank(self) -> tuple[bool, float]:
         """What ended without an answer comes last, whatever its score."""
-        return self.open or self.answered, self.score
+        return self.open or self.answered, -math.inf if self.score is None else self.score
 
 
 def grow(beam: Beam, sample: Sample) -> Beam:
@@ -159,20 +159,23 @@ def grow_all(
 
 
 def score_beams(
-    grown: Mapping[str, tuple[Search, list[Beam]]], scorer: Scorer, how: str, work: Workspace, label: str
+    grown: Mapping[str, tuple[Search, list[Beam]]], scorer: Scorer, how: str, work: Workspace, wave: int
 ) -> int:
-    """Score every beam that has a new step, once; returns how many are too long to be read."""
+    """Score every beam that has a new step, once; returns how many are too long to be read. In the first wave some must
+    not be."""
     from rewards.scorer import score_all
 
     new = {
         (name, one.steps): search
         for name, (search, beams) in grown.items()
         for one in beams
-        if one.score == -math.inf and one.steps
+        if one.score is None and one.steps
     }
     names = [f"{name}/{_digest(join_steps(steps))}" for name, steps in new]
     problems, solutions = [search.problem for search in new.values()], [steps for _, steps in new]
-    found = score_all(scorer, names, problems, solutions, work, label, count=False) if new else []
+    label, found = f"score beam/{wave}", []
+    if new:
+        found = score_all(scorer, names, problems, solutions, work, label, count=False, need_some=wave == 1)
     for (_, steps), search in new.items():
         search.read += scorer.length(search.problem, steps)
     scores = {key: aggregate(own or (), how) for key, own in zip(new, found, strict=True)}
@@ -201,7 +204,7 @@ def beam_search(args: BeamArgs, work: Workspace) -> None:
             samples = collect(sampler, [one for _, one, _ in asked], work, f"beam/{wave}", need_some=wave == 1)
             grown = grow_all(asked, samples)
             samples.close()
-            too_long += score_beams(grown, scorer, args.aggregate, work, f"score beam/{wave}")
+            too_long += score_beams(grown, scorer, args.aggregate, work, wave)
             for search, beams in grown.values():
                 search.keep(beams, args.beams)
     rows = [row for search in searches for row in search.candidates()]

@@ -72,7 +72,7 @@ class Arm(NamedTuple):
 @dataclass
 class Scores:
     """What the reward models say, by scorer: the score of each candidate by which is chosen, the tokens that each reads
-    of it, the score after the last step (where it is another), and that from which on its gate keeps a draft."""
+    of it, and for its gate the score after the last step, and that from which on a draft is kept."""
 
     finals: dict[str, dict[CandidateKey, float]] = field(default_factory=dict)
     tokens: dict[str, dict[CandidateKey, int]] = field(default_factory=dict)
@@ -86,7 +86,7 @@ def keeps(when: str, draft: Candidate, scores: Scores) -> bool:
         return False
     if when == "oracle":
         return draft.correct is True
-    return (scores.lasts or scores.finals)[when][identity(draft)] >= scores.thresholds[when]
+    return scores.lasts[when][identity(draft)] >= scores.thresholds[when]
 
 
 def cost(

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from rewards.scorer import TooLong
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.prompts import PLAIN, Template
 from rollouts.records import Problem
@@ -28,10 +29,13 @@ class Told:
     template: Template = PLAIN
 
     def __init__(self, scores: Mapping[str, float], kind: str = "sorm", threshold: float = 0.5) -> None:
+        self.longest = 99  # steps that it can read
         self.scores, self.kind, self.threshold, self.final_threshold = scores, kind, threshold, threshold
         self.asked: list[tuple[str, ...]] = []
 
     def encode(self, problem: Problem, steps: Sequence[str]) -> Example:
+        if len(steps) > self.longest:
+            raise TooLong(f"{len(steps)} steps")
         self.asked.append(tuple(steps))
         return Example([0] * TOKENS * len(steps), list(range(len(steps))), [self.scores[step] for step in steps])
 

@@ -134,6 +134,15 @@ def test_what_ended_without_an_answer_comes_last():
     assert own.beams == scores[1:]  # one that cannot be read is the worst
 
 
+def test_a_search_ends_where_all_that_is_left_is_too_long_to_be_read(world):
+    world[2].longest = 1
+    texts = {PROMPT: ["g1"], PROMPT + "g1\n": ["g2"], PROMPT + "g1\ng2\n": [""], PROMPT + "g1\ng2\n\n": ["#### 10"]}
+    artifact = search(world, texts, beams=1, expand=1)
+    assert {c.steps for c in artifact.rows(Candidate)} == {("g1", "g2", "#### 10")}
+    # two solutions of two problems, each counted once though an empty line follows the first
+    assert artifact.manifest["counts"]["too_long"] == 4
+
+
 def test_a_policy_that_never_answers_ends_at_max_steps(world):
     artifact = search(world, {"*": ["g1"]}, beams=1, expand=1, max_steps=5, sampler=SamplerArgs("scripted", 0.0))
     assert {c.steps for c in artifact.rows(Candidate)} == {("g1",) * 5}

@@ -120,6 +120,15 @@ def test_of_two_refiners_the_judge_takes_one_and_the_sorm_says_where(world):
     assert more == prompt + 2 * TOKENS + 2 * TOKENS  # the SORM's reading of the draft, the ORM's of the refinement
 
 
+def test_a_round_may_have_only_what_is_too_long_to_be_read(world):
+    written = {render_refinement("global", QUESTION, DRAFTS["stuck"], None): ["bad\nbad\n#### 2"]}
+    world["judges"]["orm"].longest = 2
+    policy = write_script(world["root"] / "long", written | {"*": ["good\ngood\n#### 10"]})
+    artifact = run(world, global_refiner=policy, rounds=1)
+    assert {name: one.steps for name, one in by_problem(artifact).items()} == DRAFTS
+    assert artifact.manifest["counts"]["too_long"] == 3
+
+
 def test_the_sorm_may_judge_too(world):
     found = by_problem(run(world, judge="sorm", sorm=world["sorm"], orm=None))
     assert found["second"].steps == ("good", "#### 10") and world["judges"]["orm"].asked == []

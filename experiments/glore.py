@@ -12,10 +12,10 @@ from experiments.commands.command import Command
 from experiments.commands.config import Job
 from experiments.commands.dry_run import pipeline_plan
 from experiments.pipelines.glore import GloreArgs, glore_nodes
-from experiments.pipelines.running import Graph, check_nodes, result_of, run_nodes
+from experiments.pipelines.running import Checked, check_nodes, result_of, run_nodes
 
 
-def _checked(args: GloreArgs) -> Graph:
+def _checked(args: GloreArgs) -> Checked:
     student = "given.student" if args.given.student else "student.start"
     return check_nodes(args, glore_nodes, {"start": student, "student": student})
 

@@ -13,11 +13,11 @@ from experiments.commands.command import Command
 from experiments.commands.config import Job
 from experiments.commands.dry_run import pipeline_plan
 from experiments.pipelines.lema import LemaArgs, lema_nodes, start_settings
-from experiments.pipelines.running import Graph, check_nodes, result_of, run_nodes
+from experiments.pipelines.running import Checked, check_nodes, result_of, run_nodes
 from experiments.report.lema import FILES, print_arms
 
 
-def _checked(args: LemaArgs) -> Graph:
+def _checked(args: LemaArgs) -> Checked:
     return check_nodes(args, lema_nodes, start_settings(args))
 
 

@@ -13,8 +13,8 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from refine.revise import candidate
 from rewards.aggregate import AGGREGATES, aggregate
-from rollouts.grading.answers import grade
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
 from rollouts.prompts import PromptArgs, Template, render_prompt
@@ -71,7 +71,7 @@ class Beam:
     with `blank` the policy wrote an empty line after its last step."""
 
     steps: tuple[str, ...] = ()
-    score: float = -math.inf
+    score: float | None = None  # None: not known yet
     open: bool = True
     answered: bool = False
     blank: bool = False
@@ -83,7 +83,7 @@ class Beam:
     @property
     def rank(self) -> tuple[bool, float]:
         """What ended without an answer comes last, whatever its score."""
-        return self.open or self.answered, self.score
+        return self.open or self.answered, -math.inf if self.score is None else self.score
 
 
 def grow(beam: Beam, sample: Sample) -> Beam:
@@ -135,22 +135,9 @@ class Search:
         return [self._candidate(at, one, len(left)) for at, one in enumerate(left)]
 
     def _candidate(self, at: int, beam: Beam, count: int) -> Candidate:
-        sampled, read = (total // count + (at < total % count) for total in (self.sampled, self.read))
-        text = join_steps(beam.steps)
-        verdict = grade(cut_solution("", beam.steps), self.problem.answer)
-        return Candidate(
-            problem_id=self.problem.id,
-            kind="beam",
-            where="none",
-            error_step=None,
-            sample=at,
-            text=text,
-            steps=beam.steps,
-            answer=verdict.answer,
-            correct=verdict.correct if verdict.graded and self.sampled else None,
-            completion_tokens=sampled,
-            prompt_tokens=read,
-        )
+        tokens = (total // count + (at < total % count) for total in (self.sampled, self.read))
+        found = candidate(self.problem, "beam", "none", None, "", *tokens, beam.steps)
+        return replace(found, sample=at, correct=found.correct if self.sampled else None)
 
 
 def _digest(text: str) -> str:
@@ -172,20 +159,23 @@ def grow_all(
 
 
 def score_beams(
-    grown: Mapping[str, tuple[Search, list[Beam]]], scorer: Scorer, how: str, work: Workspace, label: str
+    grown: Mapping[str, tuple[Search, list[Beam]]], scorer: Scorer, how: str, work: Workspace, wave: int
 ) -> int:
-    """Score every beam that has a new step, once; returns how many are too long to be read."""
+    """Score every beam that has a new step, once; returns how many are too long to be read. In the first wave some must
+    not be."""
     from rewards.scorer import score_all
 
     new = {
         (name, one.steps): search
         for name, (search, beams) in grown.items()
         for one in beams
-        if one.score == -math.inf and one.steps
+        if one.score is None and one.steps
     }
     names = [f"{name}/{_digest(join_steps(steps))}" for name, steps in new]
     problems, solutions = [search.problem for search in new.values()], [steps for _, steps in new]
-    found = score_all(scorer, names, problems, solutions, work, label, count=False) if new else []
+    label, found = f"score beam/{wave}", []
+    if new:
+        found = score_all(scorer, names, problems, solutions, work, label, count=False, need_some=wave == 1)
     for (_, steps), search in new.items():
         search.read += scorer.length(search.problem, steps)
     scores = {key: aggregate(own or (), how) for key, own in zip(new, found, strict=True)}
@@ -214,10 +204,10 @@ def beam_search(args: BeamArgs, work: Workspace) -> None:
             samples = collect(sampler, [one for _, one, _ in asked], work, f"beam/{wave}", need_some=wave == 1)
             grown = grow_all(asked, samples)
             samples.close()
-            too_long += score_beams(grown, scorer, args.aggregate, work, f"score beam/{wave}")
+            too_long += score_beams(grown, scorer, args.aggregate, work, wave)
             for search, beams in grown.values():
                 search.keep(beams, args.beams)
-    rows = [candidate for search in searches for candidate in search.candidates()]
+    rows = [row for search in searches for row in search.candidates()]
     work.write_rows("problems", [search.problem for search in searches])
     work.write_rows("rows", rows, Candidate)
     best = [one for one in rows if one.sample == 0]

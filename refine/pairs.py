@@ -2,8 +2,8 @@
 
 Global: a wrong rollout to a right one of the same problem. Local: a wrong rollout, marked at its first error, to the
 right continuation that was found while labelling; or a mistake, marked at the step that a correction of LeMa names, to
-the corrected steps. Controls, with the targets of the global pairs: no draft (control),
-and the draft of another problem (shuffled).
+the corrected steps. Controls, with the targets of the global pairs: no draft (control), and the draft of another
+problem (shuffled).
 """
 
 from __future__ import annotations

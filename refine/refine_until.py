@@ -13,7 +13,9 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from refine.revise import choose_drafts, from_rollout, refine_all
+from refine.revise import choose_drafts, from_rollout, open_judge, refine_all
+from rewards.aggregate import aggregate
+from rewards.evaluate import SCORERS
 from rollouts.prompts import PromptArgs
 from rollouts.records import Candidate, Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
@@ -25,8 +27,6 @@ from stages.workspace import Workspace
 
 if TYPE_CHECKING:
     from rewards.scorer import Scorer
-
-REWARD_MODELS = ("orm", "sorm")
 
 
 @dataclass
@@ -50,7 +50,7 @@ class UntilArgs:
 
     def validate(self) -> None:
         """Raise ValueError where there is no refiner, or a reward model that is asked is not given."""
-        check_choices(self, judge=REWARD_MODELS, where=REWARD_MODELS)
+        check_choices(self, judge=SCORERS, where=SCORERS)
         check_least(self, rounds=1)
         if self.global_refiner is None and self.local_refiner is None:
             raise ValueError("global_refiner, local_refiner or both must be given: nobody would refine")
@@ -96,18 +96,9 @@ class Judging:
     """The reward models of the stage, which read every text once."""
 
     def __init__(self, args: UntilArgs, work: Workspace) -> None:
-        from rewards.scorer import load_scorer
-
         self.args, self.work, self.too_long = args, work, 0
         template = args.prompt.template()
-        self.scorers: dict[str, Scorer] = {}
-        for name in args.asked:
-            path = getattr(args, name)
-            self.scorers[name] = load_scorer(
-                path, device=args.device, batch_tokens=args.batch_tokens, template=template
-            )
-            if self.scorers[name].kind != name:
-                raise ValueError(f"{name}={path} is a reward model of kind {self.scorers[name].kind}")
+        self.scorers: dict[str, Scorer] = {name: open_judge(args, name, template) for name in args.asked}
 
     def take(self, offers: Sequence[tuple[Refining, Candidate]], number: int) -> None:
         """Score what is offered in a round, make the best of each problem its current solution, accept it where the
@@ -117,13 +108,14 @@ class Judging:
         ranked: dict[str, tuple[Refining, Candidate, list[float]]] = {}
         for (refining, candidate), own in zip(offers, found, strict=True):
             known = ranked.get(refining.problem.id)
-            if known is None or _final(own) > _final(known[2]):
+            if known is None or aggregate(own) > aggregate(known[2]):
                 ranked[refining.problem.id] = refining, candidate, own
         for refining, candidate, own in ranked.values():
             refining.current = candidate
-            if number == 0 or _final(own) > refining.score:
-                refining.best, refining.score = candidate, _final(own)
-            if _final(own) >= judge.final_threshold:
+            final = aggregate(own)
+            if final > refining.score:
+                refining.best, refining.score = candidate, final
+            if final >= judge.final_threshold:
                 refining.accepted, refining.open = True, False
         if self.args.local_refiner is not None and number < self.args.rounds:
             self._locate([one for one in ranked.values() if one[0].open], number)
@@ -145,15 +137,12 @@ class Judging:
         scorer, label = self.scorers[name], f"score {name}/{number}"
         names = [f"{refining.problem.id}/{number}/{candidate.kind}" for refining, candidate in offers]
         problems, steps = [one.problem for one, _ in offers], [candidate.steps for _, candidate in offers]
-        found = score_all(scorer, names, problems, steps, self.work, label, count=False)
+        some = number == 0 and name == self.args.judge  # later there may be a few left, all of them too long
+        found = score_all(scorer, names, problems, steps, self.work, label, count=False, need_some=some)
         for refining, candidate in offers:
             refining.read += scorer.length(refining.problem, candidate.steps)
         self.too_long += found.count(None)
         return [own or [] for own in found]
-
-
-def _final(scores: Sequence[float]) -> float:
-    return scores[-1] if scores else -math.inf
 
 
 def refine_round(

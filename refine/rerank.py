@@ -11,8 +11,10 @@ from itertools import product
 from typing import NamedTuple
 
 from refine.prompts import KINDS
+from refine.revise import open_judge
 from refine.selection import EQUAL, SCORED, SELECTORS, offers_refinements, select
 from rewards.aggregate import AGGREGATES, aggregate
+from rewards.evaluate import SCORERS
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem, identity
 from rollouts.sampling.policies import own_device_class
 from stages.artifacts import Artifact
@@ -70,7 +72,7 @@ class Arm(NamedTuple):
 @dataclass
 class Scores:
     """What the reward models say, by scorer: the score of each candidate by which is chosen, the tokens that each reads
-    of it, the score after the last step (where it is another), and that from which on its gate keeps a draft."""
+    of it, and for its gate the score after the last step, and that from which on a draft is kept."""
 
     finals: dict[str, dict[CandidateKey, float]] = field(default_factory=dict)
     tokens: dict[str, dict[CandidateKey, int]] = field(default_factory=dict)
@@ -84,7 +86,7 @@ def keeps(when: str, draft: Candidate, scores: Scores) -> bool:
         return False
     if when == "oracle":
         return draft.correct is True
-    return (scores.lasts or scores.finals)[when][identity(draft)] >= scores.thresholds[when]
+    return scores.lasts[when][identity(draft)] >= scores.thresholds[when]
 
 
 def cost(
@@ -240,15 +242,13 @@ def read_candidates(source: Artifact, more: Sequence[Artifact]) -> list[Candidat
 def _score(
     args: RerankArgs, work: Workspace, problems: dict[str, Problem], candidates: Sequence[Candidate]
 ) -> tuple[list[Judgement], Scores]:
-    from rewards.scorer import load_scorer, score_all
+    from rewards.scorer import score_all
 
     judgements, scores = [], Scores()
     names = ["/".join(map(str, identity(c))) for c in candidates]
     asked, solutions = [problems[c.problem_id] for c in candidates], [c.steps for c in candidates]
-    for name in ("orm", "sorm"):
-        scorer = load_scorer(getattr(args, name), device=args.device, batch_tokens=args.batch_tokens)
-        if scorer.kind != name:
-            raise ValueError(f"{name}={getattr(args, name)} is a reward model of kind {scorer.kind}")
+    for name in SCORERS:
+        scorer = open_judge(args, name)
         found = score_all(scorer, names, asked, solutions, work, f"score {name}")
         own = [
             Judgement(*identity(one), name, tuple(given or ()), scorer.length(problem, one.steps))

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from refine.prompts import kept_steps, render_refinement
 from rollouts.grading.answers import grade
@@ -19,12 +19,15 @@ from rollouts.records import Candidate, Mistake, Problem, Rollout
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.collect import collect
 from rollouts.sampling.policies import own_device_class
-from rollouts.sampling.protocol import REFUSED, Request, Sample, Sampler, load_sampler
+from rollouts.sampling.protocol import REFUSED, Request, Sampler, load_sampler
 from rollouts.solution import cut_solution
 from rollouts.steps import cut_text, join_steps
 from rollouts.world.args import SOURCE as WORLD
 from stages.stage import Stage, parent, resolved, runtime
 from stages.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rewards.scorer import Scorer
 
 WHERE = ("none", "orm", "sorm", "oracle")
 
@@ -59,14 +62,34 @@ class ReviseArgs:
                 raise ValueError(f"where={list(self.where)} needs {name}, the folder of a reward model")
 
 
-class Locating(Protocol):
-    """Arguments that say which reward models there are, and how they read."""
+class Judges(Protocol):
+    """Arguments that say which reward models there are, and how they are run."""
 
     orm: str | None
     sorm: str | None
-    prompt: PromptArgs
     device: str
     batch_tokens: int
+
+
+class Locating(Judges, Protocol):
+    """Those that say also how a solution is read."""
+
+    prompt: PromptArgs
+
+
+def open_judge(args: Judges, name: str, template: Template | None = None) -> Scorer:
+    """The reward model that the argument `name` (orm or sorm) gives.
+
+    Raises:
+        ValueError: it is of the other kind, or see `load_scorer`.
+    """
+    from rewards.scorer import load_scorer
+
+    path = getattr(args, name)
+    scorer = load_scorer(path, device=args.device, batch_tokens=args.batch_tokens, template=template)
+    if scorer.kind != name:
+        raise ValueError(f"{name}={path} is a reward model of kind {scorer.kind}")
+    return scorer
 
 
 def locate(
@@ -87,13 +110,9 @@ def locate(
             raise ValueError(f"where=oracle: nobody knows the first error of a {other} solution")
         return [true_first_error(problem, draft.steps) for problem, draft in zip(problems, drafts, strict=True)]
     from rewards.metrics import first_error
-    from rewards.scorer import load_scorer, score_all
+    from rewards.scorer import score_all
 
-    scorer = load_scorer(
-        getattr(args, where), device=args.device, batch_tokens=args.batch_tokens, template=args.prompt.template()
-    )
-    if scorer.kind != where:
-        raise ValueError(f"{where}={getattr(args, where)} is a reward model of kind {scorer.kind}")
+    scorer = open_judge(args, where, args.prompt.template())
     steps = [draft.steps for draft in drafts]
     scores = score_all(scorer, [draft.id for draft in drafts], problems, steps, work, f"score {where}")
     return [None if own is None else first_error(own, scorer.threshold) for own in scores]
@@ -131,11 +150,12 @@ def candidate(
     where: str,
     error_step: int | None,
     text: str,
-    sample: Sample,
+    completion_tokens: int,
+    prompt_tokens: int,
     kept: Sequence[str] = (),
 ) -> Candidate:
-    """A text that a refiner wrote after the steps `kept`, cut from `sample`, as a graded candidate. One that the grader
-    could not decide has `correct` None."""
+    """A text that was written after the steps `kept`, as a graded candidate. One that the grader could not decide has
+    `correct` None."""
     solution = cut_solution(text, kept)
     verdict = grade(solution, problem.answer)
     return Candidate(
@@ -148,8 +168,8 @@ def candidate(
         steps=solution.steps,
         answer=verdict.answer,
         correct=verdict.correct if verdict.graded else None,
-        completion_tokens=sample.completion_tokens,
-        prompt_tokens=sample.prompt_tokens,
+        completion_tokens=completion_tokens,
+        prompt_tokens=prompt_tokens,
     )
 
 
@@ -204,7 +224,8 @@ def refine_all(
         written = cut_text(sample.text)
         cut += len(written) < len(sample.text)
         kept, place = kept_steps(kind, draft.steps, error), error if kind == "local" else None
-        refined.append(candidate(problem, kind, where, place, written, sample, kept))
+        tokens = sample.completion_tokens, sample.prompt_tokens
+        refined.append(candidate(problem, kind, where, place, written, *tokens, kept))
     if cut:
         name = f"{kind}_{where}_cut" if kind == "local" else f"{kind}_cut"
         work.count(**{f"{name}_{round_number}" if round_number else name: cut})

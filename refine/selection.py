@@ -101,8 +101,7 @@ def select(
 
     Rules: `best` (highest score; a score that is not a number is never first; the first among equals), `majority`
     (commonest answer; the first among equals), `weighted` (the answer whose scores sum to most; the first that gives
-    it), `random` (a function of `seed` and problem), `oracle` (a right one if
-    any).
+    it), `random` (a function of `seed` and problem), `oracle` (a right one if any).
 
     Raises:
         ValueError: there is no candidate, the lists differ in length, or the rule is unknown.

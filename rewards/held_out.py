@@ -1,4 +1,4 @@
-"""95% intervals of what `rewards.train.validate_scores` measures on held-out problems, by resampling the problems."""
+"""95% intervals of what `rewards/validation.py` measures on held-out problems, by resampling the problems."""
 
 from __future__ import annotations
 

@@ -188,10 +188,10 @@ def join_ratios(
     counts: np.ndarray, a: Tally, b: Tally, join: Callable[[Any, Any], Any], n: int
 ) -> tuple[Estimate | None, np.ndarray]:
     """What `join` makes of two ratios, None where one of them has no item; and in each resample, (resamples,)."""
-    ratios, spread = (a.estimate(counts), b.estimate(counts)), join(a.replicates(counts), b.replicates(counts))
-    if any(one is None for one in ratios):
+    spread = join(a.replicates(counts), b.replicates(counts))
+    if a.value is None or b.value is None:
         return None, spread
-    return estimate(join(*(one["value"] for one in ratios)), spread, n), spread
+    return estimate(join(a.value, b.value), spread, n), spread
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:

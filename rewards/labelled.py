@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from rewards.evaluate import SCORERS
 from rewards.intervals import estimate, sums_of_resamples
 from rewards.metrics import Threshold, threshold_at
 from rollouts.records import Candidate, CandidateKey, Judgement, StepLabels, identity
 
-SCORERS = ("orm", "sorm")
 HALF = 0.5  # the threshold that labels balanced like these call for
 MEASURES = ("labelled_step_accuracy", "labelled_step_accuracy_own")
 

@@ -188,6 +188,7 @@ def score_all(
     work: Workspace,
     label: str,
     count: bool = True,
+    need_some: bool = True,
 ) -> list[list[float] | None]:
     """`Scorer.score` for a stage: each score is kept as it comes, and after a kill only what is missing is scored.
 
@@ -196,7 +197,7 @@ def score_all(
     `sorm_too_long` the solutions that get None; quarantine.parquet names them.
 
     Raises:
-        ValueError: two solutions have one name, or not one fits the model's context.
+        ValueError: two solutions have one name, or, with `need_some`, not one fits the model's context.
     """
     wanted = dict(zip(names, zip(problems, solutions, strict=True), strict=True))
     if len(wanted) != len(names):
@@ -205,7 +206,7 @@ def score_all(
         Request(name, render_prompt(one.question, scorer.template), join_steps(steps))
         for name, (one, steps) in wanted.items()
     ]
-    found = collect(_Streamed(scorer, wanted), requests, work, label)
+    found = collect(_Streamed(scorer, wanted), requests, work, label, need_some=need_some)
     texts = [found[name][0].text for name in names]  # empty where the solution was refused
     scores = [json.loads(text) if text else None if steps else [] for text, steps in zip(texts, solutions, strict=True)]
     if count:

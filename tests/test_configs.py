@@ -21,8 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.commands.catalogue import COMMANDS
 from experiments.commands.config import Job, build_job, register_schema
-from experiments.pipelines.glore import GloreArgs, StudentArgs, glore_nodes
+from experiments.pipelines.glore import GloreArgs, glore_nodes
 from experiments.pipelines.lema import LemaArgs, lema_nodes
+from experiments.pipelines.students import StudentArgs
 from rollouts.problems.args import ProblemArgs
 from rollouts.world.args import WorldArgs
 from stages.pipeline import PENDING

@@ -1,17 +1,19 @@
 """GLoRe as a pipeline: its arguments, and the stages that follow from them (arXiv 2402.10963).
 
-Left out: what a user may give in place of what a pipeline fills in (`experiments/pipelines/graph.py`), and running the
-stages (`experiments/glore.py`).
+Left out: the stages that make the student (`experiments/pipelines/students.py`), what a user may give in place of what
+a pipeline fills in (`experiments/pipelines/graph.py`), and running the stages (`experiments/glore.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from experiments.commands.unused import refuse_typed
-from experiments.pipelines.graph import PIPELINE_SEED, Graph, sampling
-from experiments.pipelines.students import add_rounds
+from experiments.pipelines import sections
+from experiments.pipelines.graph import Graph
+from experiments.pipelines.sections import PIPELINE_SEED, sampling
+from experiments.pipelines.students import StudentArgs, add_student
 from experiments.report.stage import REPORT, ReportArgs
 from refine.beam_search import BEAM_SEARCH, BeamArgs
 from refine.pairs import BUILD_PAIRS, PairArgs
@@ -19,23 +21,19 @@ from refine.prompts import KINDS
 from refine.refine_until import REFINE_UNTIL, UntilArgs
 from refine.rerank import RERANK, RerankArgs
 from refine.revise import REVISE, ReviseArgs
-from refine.students.shipped import SHIPPED, find_start
+from refine.students.shipped import find_start
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
 from rewards.labels.corrupt import CORRUPT_SOLUTIONS, CorruptArgs
-from rewards.labels.search import PAPER_K
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.problems.args import ProblemArgs
 from rollouts.prompts import PromptArgs
-from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
 from rollouts.world.args import SOURCE as WORLD
-from stages.checks import check_least, check_range
+from stages.checks import check_least
 from stages.pipeline import PENDING, Node
 from stages.stage import parent
-from training.args import TrainArgs
 
-SCRATCH = "scratch"
 CHOOSE = (
     "choose what to run: experiment=demo is the embedded world, in minutes on a CPU; "
     "problems=gsm8k problems.path=DIR student.start=MODEL is GSM8K with a causal LM"
@@ -55,72 +53,6 @@ INSTEAD = {
     "start": "set student.start, the folder of the causal LM that the student starts from",
     "student": "set student.start, the folder of the causal LM that is the student",
 }
-
-
-def _train(epochs: float) -> TrainArgs:
-    return TrainArgs(epochs=epochs, seed=PIPELINE_SEED)
-
-
-def _reward(kind: str) -> TrainRewardArgs:
-    source = {"rollouts": PENDING} if kind == "orm" else {"labels": PENDING}
-    return TrainRewardArgs(kind=kind, policy=PENDING, train=_train(1), **source)
-
-
-def _labels() -> LabelArgs:
-    sampler = SamplerArgs(temperature=1.0, max_tokens=512)
-    return LabelArgs(rollouts=PENDING, policy=PENDING, seed=PIPELINE_SEED, sampler=sampler)
-
-
-def _revise() -> ReviseArgs:
-    return ReviseArgs(
-        drafts=PENDING, samples=PENDING, global_refiner=PENDING, local_refiner=PENDING, control=PENDING,
-        shuffled=PENDING, orm=PENDING, sorm=PENDING, seed=PIPELINE_SEED,
-        sampler=SamplerArgs(temperature=0.0, max_tokens=512),
-    )  # fmt: skip
-
-
-def _beam() -> BeamArgs:
-    sampler = SamplerArgs(temperature=0.7, max_tokens=128)
-    return BeamArgs(policy=PENDING, scorer=PENDING, seed=PIPELINE_SEED, sampler=sampler)
-
-
-def _until() -> UntilArgs:
-    return UntilArgs(
-        drafts=PENDING, global_refiner=PENDING, local_refiner=PENDING, orm=PENDING, sorm=PENDING, seed=PIPELINE_SEED,
-        sampler=SamplerArgs(temperature=0.0, max_tokens=512),
-    )  # fmt: skip
-
-
-@dataclass
-class StudentArgs:
-    """Where the student comes from: `start` is the folder of a Hugging Face causal LM, `shipped` (the embedded world's
-    checkpoint that comes with the package), or `scratch` (a small model made from nothing, for the embedded world).
-
-    It is fine-tuned on the gold solutions of `sft_problems` problems (None: all) where `fine_tune` is true, and then by
-    at most `rounds` of Expert Iteration (`experiments/pipelines/students.py`), of `round_samples` solutions a problem
-    (96: GLoRe sec. 4). They end with the first that gains less than `least_gain` of greedy accuracy on
-    `validation_problems` problems (None: all), and the best of them is the student. Where `least_gain` is None, all are
-    run, nothing is measured, and the last one is the student.
-    """
-
-    start: str | None = None  #: a folder of a causal LM or a hub id; shipped, scratch
-    fine_tune: bool = False  #: on gold solutions first
-    sft: TrainPolicyArgs = field(default_factory=lambda: TrainPolicyArgs(train=_train(3)))
-    sft_problems: int | None = None  #: how many of them
-    rounds: int = 0  #: of expert iteration, at most
-    round: TrainPolicyArgs = field(
-        default_factory=lambda: TrainPolicyArgs(examples=["rollouts"], rollouts=PENDING, train=_train(1))
-    )
-    round_samples: int = 96
-    least_gain: float | None = 0.01  #: of accuracy, for another round
-    validation_problems: int | None = 1000
-
-    def validate(self) -> None:
-        """Raise ValueError where there would be no student."""
-        if self.start == SCRATCH and not self.fine_tune:
-            raise ValueError("student.start=scratch needs student.fine_tune=true: it knows nothing yet")
-        check_least(self, rounds=0, round_samples=2, sft_problems=1, validation_problems=1)
-        check_range(self, least_gain="[0, 1)")
 
 
 @dataclass
@@ -171,25 +103,19 @@ class GloreArgs:
     warm_up: bool = False  #: both reward models start from one that has learnt from corrupted gold
     warm_up_problems: int | None = None
     corrupt: CorruptArgs = field(default_factory=lambda: CorruptArgs(seed=PIPELINE_SEED))
-    reward_start: TrainRewardArgs = field(default_factory=lambda: _reward("sorm"))
-    orm: TrainRewardArgs = field(default_factory=lambda: _reward("orm"))  #: how the ORM is trained
-    labels: LabelArgs = field(default_factory=_labels)  #: step labels
-    sorm: TrainRewardArgs = field(default_factory=lambda: _reward("sorm"))  #: how the SORM is trained
+    reward_start: TrainRewardArgs = field(default_factory=lambda: sections.reward("sorm"))
+    orm: TrainRewardArgs = field(default_factory=lambda: sections.reward("orm"))  #: how the ORM is trained
+    labels: LabelArgs = field(default_factory=sections.labels)  #: step labels
+    sorm: TrainRewardArgs = field(default_factory=lambda: sections.reward("sorm"))  #: how the SORM is trained
     label_test: bool = False  #: the reward models are measured on labelled steps of test drafts
-    test_labels: LabelArgs = field(
-        default_factory=lambda: replace(_labels(), search="exhaustive", rule="posterior", continuations=4 * PAPER_K)
-    )
+    test_labels: LabelArgs = field(default_factory=sections.test_labels)
     pairs: PairArgs = field(default_factory=lambda: PairArgs(rollouts=PENDING, labels=PENDING, seed=PIPELINE_SEED))
-    refiner: TrainPolicyArgs = field(
-        default_factory=lambda: TrainPolicyArgs(
-            examples=["global"], policy=PENDING, pairs=PENDING, max_length=2048, train=_train(2)
-        )
-    )  #: how the refiners are trained
-    revise: ReviseArgs = field(default_factory=_revise)
+    refiner: TrainPolicyArgs = field(default_factory=sections.refiner)  #: how the refiners are trained
+    revise: ReviseArgs = field(default_factory=sections.revise)
     beam: bool = False  #: step beam search with the SORM too
-    beam_search: BeamArgs = field(default_factory=_beam)
+    beam_search: BeamArgs = field(default_factory=sections.beam_search)
     until: bool = False  #: drafts are refined until the ORM accepts them too
-    refine_until: UntilArgs = field(default_factory=_until)
+    refine_until: UntilArgs = field(default_factory=sections.refine_until)
     rerank: RerankArgs = field(
         default_factory=lambda: RerankArgs(candidates=PENDING, orm=PENDING, sorm=PENDING, samples=3, seed=PIPELINE_SEED)
     )
@@ -221,38 +147,6 @@ class GloreArgs:
         refuse_typed(_unused(self, {node.name for node in nodes}))
 
 
-def add_student(graph: Graph) -> None:
-    """The stages that make the student, the last of them named `student`."""
-    args, student = graph.args, graph.args.student
-    if "student" in graph.given:
-        return
-    source = args.problems.source
-    if student.start in (SHIPPED, SCRATCH) and source != WORLD:
-        raise ValueError(f"student.start={student.start} knows the words of the embedded world only, not {source}'s")
-    before = "start" if student.fine_tune or student.rounds else "student"
-    if student.start not in (SCRATCH, None):
-        graph.given[before] = graph.find(student.start)
-    if student.fine_tune:
-        problems = graph.problems("train", 0, student.sft_problems)
-        policy = None if student.start == SCRATCH else PENDING
-        sft = graph.fill("student.sft", examples=["solutions"], problems=problems, policy=policy)
-        name = "sft" if student.rounds else "student"
-        graph.add(name, TRAIN_POLICY, sft, policy=before)
-        before = name
-    if student.rounds:
-        train = graph.problems("train", args.train_offset, args.train_problems)
-        sample = replace(graph.fill("rollouts", problems=train), policy=PENDING, n=student.round_samples)
-        own = graph.fill(
-            "student.round", examples=["rollouts"], problems=args.problems, policy=PENDING, more_rollouts=[]
-        )
-        greedy = None
-        if student.least_gain is not None:
-            validation = graph.problems("validation", 0, student.validation_problems)
-            greedy = replace(graph.fill("drafts", problems=validation), policy=PENDING, n=1, seed=0)
-            greedy = replace(greedy, sampler=replace(greedy.sampler, temperature=0.0))
-        add_rounds(graph, before, student.rounds, sample, own, greedy, student.least_gain)
-
-
 def add_reward_start(graph: Graph) -> str:
     """The stages that make the model that both reward models start from; returns its name."""
     args = graph.args
@@ -271,15 +165,16 @@ def add_searches(graph: Graph, test: ProblemArgs) -> dict[str, list[str]]:
     Raises:
         ValueError: there are such artifacts of the user's own too.
     """
-    args = graph.args
+    args, made = graph.args, []
     if args.beam:
+        made.append("beam_search")
         graph.add("beam_search", BEAM_SEARCH, graph.fill("beam_search", problems=test), policy="student", scorer="sorm")
     if args.until:
+        made.append("refine_until")
         graph.add(
             "refine_until", REFINE_UNTIL, graph.fill("refine_until"), drafts="drafts", orm="orm", sorm="sorm",
             global_refiner="global_refiner", local_refiner="local_refiner",
         )  # fmt: skip
-    made = [name for name, wanted in (("beam_search", args.beam), ("refine_until", args.until)) if wanted]
     if made and args.rerank.more:
         raise ValueError(
             f"rerank.more={list(args.rerank.more)} stands in place of beam=true and until=true: set either"
@@ -377,14 +272,15 @@ def _unused(args: GloreArgs, made: set[str]) -> dict[str, str]:
             reasons[f"student.{name}"] = "student.rounds is 0"
     elif args.student.least_gain is None:
         reasons["student.validation_problems"] = "student.least_gain is null"
-    if not args.warm_up:
-        for name in ("warm_up_problems", "corrupt", "reward_start"):
-            reasons[name] = "warm_up is false"
-    for name, wanted in (("beam_search", args.beam), ("refine_until", args.until)):
-        if not wanted:
-            reasons[name] = f"{'beam' if name == 'beam_search' else 'until'} is false"
-    if not args.label_test:
-        reasons["test_labels"] = "label_test is false"
+    switches = {
+        "warm_up": ("warm_up_problems", "corrupt", "reward_start"),
+        "beam": ("beam_search",),
+        "until": ("refine_until",),
+        "label_test": ("test_labels",),
+    }
+    for switch, names in switches.items():
+        if not getattr(args, switch):
+            reasons |= dict.fromkeys(names, f"{switch} is false")
     if args.given.student is not None:
         reasons["student"] = f"given.student={args.given.student} is used in its place"
     sections = {

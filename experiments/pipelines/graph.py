@@ -13,20 +13,11 @@ from operator import attrgetter
 from typing import Any
 
 from experiments.commands.unused import changes
+from experiments.pipelines.sections import PIPELINE_SEED
 from rollouts.problems.args import ProblemArgs
-from rollouts.sampling.args import SamplerArgs
-from rollouts.sampling.sample import SampleArgs
 from stages.hub import HubError, pin
 from stages.pipeline import PENDING, Node
 from stages.stage import Stage
-
-PIPELINE_SEED = -1  # stands in a pipeline's config for a stage's seed: the pipeline's own
-
-
-def sampling(n: int, temperature: float) -> SampleArgs:
-    """What a pipeline's config says of a sampling stage before the pipeline fills it in."""
-    sampler = SamplerArgs(temperature=temperature, max_tokens=512)
-    return SampleArgs(policy=PENDING, n=n, seed=PIPELINE_SEED, sampler=sampler)
 
 
 def fill(name: str, args: Any, default: Any, instead: dict[str, str], **values: Any) -> Any:

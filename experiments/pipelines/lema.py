@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from experiments.commands.unused import refuse_typed
 from experiments.pipelines.corrected import add_asked, add_corrected, add_new_problems, source_name
-from experiments.pipelines.graph import PIPELINE_SEED, Graph, sampling
+from experiments.pipelines.graph import Graph
+from experiments.pipelines.sections import PIPELINE_SEED, sampling, training
 from experiments.report.lema import LEMA_REPORT, LemaReportArgs
 from refine.lema.correct import CORRECT, CorrectArgs
 from refine.lema.evolve import SEEDS, EvolveArgs
@@ -29,7 +30,6 @@ from rollouts.world.args import SOURCE as WORLD
 from stages.checks import check_choices, check_least, check_range
 from stages.pipeline import PENDING, Node
 from stages.stage import parent
-from training.args import TrainArgs
 
 CHOOSE = (
     "choose what to run: experiment=demo_lema is the embedded world, in minutes on a CPU; problems=gsm8k "
@@ -69,7 +69,7 @@ INSTEAD = {
 def _train() -> TrainPolicyArgs:
     return TrainPolicyArgs(
         examples=["solutions", CORRECTIONS], policy=PENDING, corrections=[PENDING],
-        train=TrainArgs(epochs=3, seed=PIPELINE_SEED),
+        train=training(3),
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from stages.stage import Stage
 if TYPE_CHECKING:
     from rich.console import Console
 
-Graph = tuple[list[Node], dict[str, str]]  # the stages, and the paths that are given
+Checked = tuple[list[Node], dict[str, str]]  # the stages, and the paths that are given
 
 
 def stage_program(stage: Stage) -> list[str]:
@@ -28,7 +28,7 @@ def stage_program(stage: Stage) -> list[str]:
     return [sys.executable, "-m", f"experiments.{stage.name}"]
 
 
-def check_nodes(args: Any, build: Callable[[Any], Graph], starts: dict[str, str]) -> Graph:
+def check_nodes(args: Any, build: Callable[[Any], Checked], starts: dict[str, str]) -> Checked:
     """The stages that `build` makes of a pipeline's arguments, after a look at what is given: now, and not when a stage
     needs it in an hour. `starts` has the setting behind each node that is a policy to start from.
 
@@ -59,10 +59,10 @@ def _check_given(one: ParentField, path: str, name: str) -> None:
             raise ConfigError(f"{name}={path}: is a reward model of kind={kind}")
 
 
-def run_nodes(job: Job, name: str, graph: Graph, console: Console) -> dict[str, NodeResult]:
+def run_nodes(job: Job, name: str, checked: Checked, console: Console) -> dict[str, NodeResult]:
     """Run the stages of a job of the pipeline `name`, the last of which is `report`; what is there already is found.
     Returns the artifact of each."""
-    nodes, given = graph
+    nodes, given = checked
     args = {node.name: resolved(job).of_stage(node.name) for node in nodes}  # too long a name is refused now
 
     def settings(stage: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Expert Iteration: rounds of sampling and training until greedy accuracy saturates (GLoRe sec. 4).
+"""The student: a model to start from, fine-tuned on gold solutions, and by Expert Iteration: rounds of sampling and
+training until greedy accuracy saturates (GLoRe sec. 4).
 
 A round samples from the policy of the round before. It trains the policy that all rounds begin with anew, on the right
 and different rollouts of all rounds so far: rollouts of a better policy add to those of a worse one, and no policy is
@@ -11,15 +12,86 @@ in place of those of later rounds, which are not run (`stages.pipeline.Node`).
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from experiments.pipelines.graph import Graph
+from experiments.pipelines.sections import training
+from refine.students.shipped import SHIPPED
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
 from rollouts.sampling.protocol import SEEDS
 from rollouts.sampling.sample import SAMPLE, SampleArgs
+from rollouts.world.args import SOURCE as WORLD
 from stages.artifacts import open_artifact
+from stages.checks import check_least, check_range
+from stages.pipeline import PENDING
 
 logger = logging.getLogger(__name__)
+
+SCRATCH = "scratch"
+
+
+@dataclass
+class StudentArgs:
+    """Where the student comes from: `start` is the folder of a Hugging Face causal LM, `shipped` (the embedded world's
+    checkpoint that comes with the package), or `scratch` (a small model made from nothing, for the embedded world).
+
+    It is fine-tuned on the gold solutions of `sft_problems` problems (None: all) where `fine_tune` is true, and then by
+    at most `rounds` of Expert Iteration, of `round_samples` solutions a problem (96: GLoRe sec. 4). They end with the
+    first that gains less than `least_gain` of greedy accuracy on `validation_problems` problems (None: all), and the
+    best of them is the student. Where `least_gain` is None, all are run, nothing is measured, and the last one is the
+    student.
+    """
+
+    start: str | None = None  #: a folder of a causal LM or a hub id; shipped, scratch
+    fine_tune: bool = False  #: on gold solutions first
+    sft: TrainPolicyArgs = field(default_factory=lambda: TrainPolicyArgs(train=training(3)))
+    sft_problems: int | None = None  #: how many of them
+    rounds: int = 0  #: of expert iteration, at most
+    round: TrainPolicyArgs = field(
+        default_factory=lambda: TrainPolicyArgs(examples=["rollouts"], rollouts=PENDING, train=training(1))
+    )
+    round_samples: int = 96
+    least_gain: float | None = 0.01  #: of accuracy, for another round
+    validation_problems: int | None = 1000
+
+    def validate(self) -> None:
+        """Raise ValueError where there would be no student."""
+        if self.start == SCRATCH and not self.fine_tune:
+            raise ValueError("student.start=scratch needs student.fine_tune=true: it knows nothing yet")
+        check_least(self, rounds=0, round_samples=2, sft_problems=1, validation_problems=1)
+        check_range(self, least_gain="[0, 1)")
+
+
+def add_student(graph: Graph) -> None:
+    """The stages that make the student, the last of them named `student`."""
+    args, student = graph.args, graph.args.student
+    if "student" in graph.given:
+        return
+    source = args.problems.source
+    if student.start in (SHIPPED, SCRATCH) and source != WORLD:
+        raise ValueError(f"student.start={student.start} knows the words of the embedded world only, not {source}'s")
+    before = "start" if student.fine_tune or student.rounds else "student"
+    if student.start not in (SCRATCH, None):
+        graph.given[before] = graph.find(student.start)
+    if student.fine_tune:
+        problems = graph.problems("train", 0, student.sft_problems)
+        policy = None if student.start == SCRATCH else PENDING
+        sft = graph.fill("student.sft", examples=["solutions"], problems=problems, policy=policy)
+        name = "sft" if student.rounds else "student"
+        graph.add(name, TRAIN_POLICY, sft, policy=before)
+        before = name
+    if student.rounds:
+        train = graph.problems("train", args.train_offset, args.train_problems)
+        sample = replace(graph.fill("rollouts", problems=train), policy=PENDING, n=student.round_samples)
+        own = graph.fill(
+            "student.round", examples=["rollouts"], problems=args.problems, policy=PENDING, more_rollouts=[]
+        )
+        greedy = None
+        if student.least_gain is not None:
+            validation = graph.problems("validation", 0, student.validation_problems)
+            greedy = replace(graph.fill("drafts", problems=validation), policy=PENDING, n=1, seed=0)
+            greedy = replace(greedy, sampler=replace(greedy.sampler, temperature=0.0))
+        add_rounds(graph, before, student.rounds, sample, own, greedy, student.least_gain)
 
 
 def add_rounds(

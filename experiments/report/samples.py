@@ -3,6 +3,7 @@ that can be made of those of the steps."""
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any
 
 from experiments.report.parts import Figure, Part, Table
@@ -36,14 +37,18 @@ def samples_parts(report: dict[str, Any]) -> list[Part]:
 
 
 def _reached(report: dict[str, Any], most: int) -> str:
-    """From which n on best of n is as often right as reranking."""
+    """From which n on best of n is at least as often right as reranking: with that n and with all larger ones."""
     scorer, reranked = report["headline"]["scorer"], report["accuracy"]["reranked"]
     curve = report["curves"].get(scorer)
     if reranked is None or curve is None:
         return ""
-    n = next((point["samples"] for point in curve if point["value"] >= reranked["value"]), None)
-    told = f"with none of up to {most} samples" if n is None else f"from n = {n} on"
-    return f"Best of n by {SCORER_NAMES[scorer]} is as often right as reranking ({percent(reranked)}) {told}."
+    enough = list(takewhile(lambda point: point["value"] >= reranked["value"], reversed(curve)))
+    told = (
+        f"at least as often right as reranking ({percent(reranked)}) from n = {enough[-1]['samples']} on"
+        if enough
+        else f"less often right than reranking ({percent(reranked)}) with all {most} samples"
+    )
+    return f"Best of n by {SCORER_NAMES[scorer]} is {told}."
 
 
 def _aggregates(report: dict[str, Any], most: int) -> list[Part]:

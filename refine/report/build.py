@@ -16,8 +16,9 @@ from refine.report.curves import curve_report
 from refine.report.example import choose_example, describe_examples
 from refine.report.inputs import ReportInputs
 from refine.report.labels import label_accuracy, labelled_steps
-from refine.report.repairs import WHERES, count_errors, repair_report, share
+from refine.report.repairs import count_errors, repair_report, share
 from refine.rerank import WHEN
+from refine.revise import WHERE
 from refine.selection import EQUAL, SCORED, SEARCHES, is_control, offers_refinements
 from refine.selection import SELECTORS as OFFERS
 from rewards.evaluate import SCORERS, judge_report
@@ -96,7 +97,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         for name, where in inputs.thresholds.items()
     }
     judged = judge_report(inputs.judgements, thresholds, inputs.step_truth, inputs.where, rows, candidates, counts)
-    judged |= labelled_steps(inputs, rows, counts, judged["difference"])
+    labelled, labelled_differences = labelled_steps(inputs, rows, counts)
     fixed, broken, repair_differences, by_where = repair_report(inputs.where, rows, candidates, counts)
     headline = {name: _find_arm(arms, name, inputs.scorer, inputs.where, inputs.when) for name in SELECTORS}
     strongest = _strongest_control(headline)
@@ -115,7 +116,12 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "tokens_read": {name: arm and _mean(arm, "read_tokens") for name, arm in headline.items()},
         "samples_equal_tokens": max((one.offered for one in (headline[EQUAL] or {}).values()), default=None),
         "strongest_control": strongest,
-        "difference": _differences(headline, strongest, rows, counts) | repair_differences | judged.pop("difference"),
+        "difference": {
+            **_differences(headline, strongest, rows, counts),
+            **repair_differences,
+            **judged.pop("difference"),
+            **labelled_differences,
+        },
         "fixed": fixed,
         "broken": broken,
         "errors": count_errors(inputs.error_kinds, rows, counts),
@@ -127,6 +133,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "label_accuracy": label_accuracy(inputs.label_truth, inputs),
         "label_accuracy_strict": label_accuracy(inputs.strict_label_truth, inputs),
         **judged,
+        **labelled,
         "thresholds": {name: {"where": where, "when": when} for name, (where, when) in thresholds.items()},
         "stages": {name: dict(stage) for name, stage in inputs.stages.items()},
         "given": dict(inputs.given),
@@ -224,7 +231,7 @@ def _ablation(
     estimates = {name: _accuracy(arm) for name, arm in arms.items()}
     table: dict[str, dict[str, dict[str, dict[str, Estimate]]]] = {}
     for when in _gates(arms):
-        for where in [name for name in WHERES if name in located]:
+        for where in [name for name in WHERE if name in located]:
             for scorer in SCORERS:
                 found = {name: _find_arm(estimates, name, scorer, where, when) for name in SELECTORS}
                 cell = {name: one for name, one in found.items() if one is not None}

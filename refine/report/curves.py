@@ -10,7 +10,7 @@ import itertools
 import random
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from math import comb, factorial
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,7 @@ def _draw(
         for one in samples
     ]
     places = list(range(len(samples)))
-    if factorial(len(places)) <= 720:
+    if len(places) <= 6:
         orders = list(itertools.permutations(places))
     else:
         # turned round, an order begins with each sample once: then n = 1 is exact for votes too
@@ -161,8 +161,8 @@ def vote_of_subsets(
     rows, found = np.arange(len(orders)), []
     for n in sizes:
         votes = np.where(first < n, sums[:, n - 1], -1.0)
-        leading = np.isclose(votes, votes.max(axis=1, keepdims=True), rtol=1e-12, atol=0)
-        winner = np.where(leading, first, len(right)).argmin(axis=1)
+        top = votes.max(axis=1, keepdims=True)
+        winner = np.where(votes >= top - 1e-12 * np.abs(top), first, len(right)).argmin(axis=1)
         place = np.where(first[rows, winner] < n, first[rows, winner], 0)
         found.append(float(right[orders[rows, place]].mean()))
     return found

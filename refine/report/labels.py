@@ -23,16 +23,16 @@ def label_accuracy(truth: dict[str, tuple[int, int]] | None, inputs: ReportInput
 
 
 def labelled_steps(
-    inputs: ReportInputs, rows: dict[str, int], counts: np.ndarray, differences: dict[str, Estimate | None]
-) -> dict[str, Any]:
-    """How the reward models judge the steps that were labelled by continuations, and what is known of these labels;
-    the differences come to the others."""
+    inputs: ReportInputs, rows: dict[str, int], counts: np.ndarray
+) -> tuple[dict[str, Any], dict[str, Estimate | None]]:
+    """How the reward models judge the steps that were labelled by continuations, with what is known of these labels;
+    and the differences."""
     labels = inputs.test_labels
     matched = None if labels is None else match_labels(inputs.candidates, labels)
     found = labelled_report(inputs.judgements, inputs.thresholds, matched, rows, counts)
-    differences |= found.pop("difference")
+    differences = found.pop("difference")
     if labels is None:
-        return found | {"test_labels": None}
+        return found | {"test_labels": None}, differences
     flat = [label for row in labels for label in row.labels[:-1]]
     wrong = [row for row in labels if not row.correct]
     facts = {
@@ -44,4 +44,4 @@ def labelled_steps(
         "continuations": max((number for row in wrong for number in row.trials), default=0),
         "accuracy": label_accuracy(judge_labels({one.id: one for one in inputs.problems}, labels), inputs),
     }
-    return found | {"test_labels": facts}
+    return found | {"test_labels": facts}, differences

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from refine.report.build import headline_arms
 from refine.report.inputs import ReportInputs
-from refine.report.repairs import WHERES
+from refine.revise import WHERE
 from rewards.evaluate import SCORERS
 from rewards.metrics import first_error, pairwise_by_problem, threshold_at
 from rollouts.problems.splits import question_key
@@ -69,7 +69,7 @@ Found = Iterator[tuple[str, str, float, float]]  # measure, problem id, hits, of
 
 def _repairs(inputs: ReportInputs, candidates: dict[CandidateKey, Candidate]) -> Found:
     arms = {name: (name, "none") for name in ("global", "control", "shuffled")} | {"local": ("local", inputs.where)}
-    arms |= {f"local {where}": ("local", where) for where in WHERES}
+    arms |= {f"local {where}": ("local", where) for where in WHERE}
     kinds = {(kind, where) for _, kind, where, _ in candidates}
     for problem in inputs.problems:
         draft = candidates[problem.id, "draft", "none", 0].correct is True

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from refine.revise import WHERE
 from rewards.intervals import Estimate, Tally, wilson
 from rollouts.records import Candidate, CandidateKey
 from rollouts.world.claims import Verdict
 
-WHERES = ("none", "orm", "sorm", "oracle")
 ERRORS = tuple(kind.value for kind in Verdict if kind is not Verdict.RIGHT)
 
 
@@ -44,7 +44,7 @@ def repair_report(
     wrong, right = 1 - draft, draft
     whole, control, shuffled = (_outcomes(candidates, rows, kind, "none") for kind in ("global", "control", "shuffled"))
     by_where, local = {}, None
-    for name in WHERES:
+    for name in WHERE:
         found = _outcomes(candidates, rows, "local", name)
         if found is not None:
             local = found if name == where else local

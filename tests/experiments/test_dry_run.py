@@ -10,7 +10,8 @@ import pytest
 
 from experiments.commands.config import RunArgs
 from experiments.commands.dry_run import _size, pipeline_plan
-from experiments.pipelines.glore import GloreArgs, StudentArgs, glore_nodes
+from experiments.pipelines.glore import GloreArgs, glore_nodes
+from experiments.pipelines.students import StudentArgs
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import LOADERS, load_problems
 from rollouts.sampling.sample import SampleArgs

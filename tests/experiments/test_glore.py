@@ -10,8 +10,9 @@ import pytest
 
 from experiments.commands.config import validate
 from experiments.glore import main
-from experiments.pipelines.glore import GivenArgs, GloreArgs, StudentArgs, glore_nodes
-from experiments.pipelines.graph import PIPELINE_SEED
+from experiments.pipelines.glore import GivenArgs, GloreArgs, glore_nodes
+from experiments.pipelines.sections import PIPELINE_SEED
+from experiments.pipelines.students import StudentArgs
 from refine.prompts import render_refinement
 from refine.report.truth import check_apart
 from rollouts.problems.args import ProblemArgs

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from experiments.pipelines import students
-from experiments.pipelines.glore import GloreArgs, StudentArgs, glore_nodes
+from experiments.pipelines.glore import GloreArgs, glore_nodes
+from experiments.pipelines.students import StudentArgs
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
 from rollouts.prompts import render_prompt

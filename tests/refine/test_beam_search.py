@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -15,10 +14,10 @@ from rollouts.problems.args import ProblemArgs
 from rollouts.prompts import render_prompt
 from rollouts.records import Candidate, Problem, identity
 from rollouts.sampling.args import SamplerArgs
-from rollouts.sampling.protocol import Sample, load_sampler
+from rollouts.sampling.protocol import Sample
 from stages.artifacts import Artifact
 from stages.make import make
-from tests.refine.judges import TOKENS, Told, load_told, make_judge
+from tests.refine.judges import TOKENS, Killed, KilledAfter, Told, load_told, make_judge
 from tests.refine.lema.made import write_script
 from tests.tiny import save_policy, save_reward
 
@@ -135,43 +134,32 @@ def test_what_ended_without_an_answer_comes_last():
     assert own.beams == scores[1:]  # one that cannot be read is the worst
 
 
+def test_a_search_ends_where_all_that_is_left_is_too_long_to_be_read(world):
+    world[2].longest = 1
+    texts = {PROMPT: ["g1"], PROMPT + "g1\n": ["g2"], PROMPT + "g1\ng2\n": [""], PROMPT + "g1\ng2\n\n": ["#### 10"]}
+    artifact = search(world, texts, beams=1, expand=1)
+    assert {c.steps for c in artifact.rows(Candidate)} == {("g1", "g2", "#### 10")}
+    # two solutions of two problems, each counted once though an empty line follows the first
+    assert artifact.manifest["counts"]["too_long"] == 4
+
+
 def test_a_policy_that_never_answers_ends_at_max_steps(world):
     artifact = search(world, {"*": ["g1"]}, beams=1, expand=1, max_steps=5, sampler=SamplerArgs("scripted", 0.0))
     assert {c.steps for c in artifact.rows(Candidate)} == {("g1",) * 5}
     assert artifact.manifest["counts"]["unanswered"] == 2 and artifact.manifest["counts"]["accuracy"] == 0.0
 
 
-class Killed(Exception):
-    pass
-
-
 def test_a_search_that_is_killed_goes_on_where_it_was(world, monkeypatch, tmp_path):
-    args, drawn, limit = arguments(world), [], [-1]
+    args = arguments(world)
     whole = make(BEAM_SEARCH, args, tmp_path / "whole")[0]
-
-    def load(policy, sampler_args, stop=()):
-        inner = load_sampler(policy, sampler_args, stop)
-        original = inner.sample
-
-        def stream(requests):
-            with closing(original(requests)) as samples:
-                for one in samples:
-                    if len(drawn) == limit[0]:
-                        raise Killed
-                    drawn.append((one.request_id, one.index))
-                    yield one
-
-        inner.sample = stream
-        return inner
-
-    monkeypatch.setattr(refine.beam_search, "load_sampler", load)
-    for limit[0] in (3, 9, 14):
+    kills = KilledAfter(monkeypatch, refine.beam_search)
+    for kills.limit in (3, 9, 14):
         with pytest.raises(Killed):
             make(BEAM_SEARCH, args, tmp_path / "killed")
-    limit[0] = -1
+    kills.limit = None
     found = make(BEAM_SEARCH, args, tmp_path / "killed")[0]
     assert found.rows(Candidate) == whole.rows(Candidate) and found.key == whole.key
-    assert len(drawn) == len(set(drawn)) == 2 * (4 + 4 + 2)  # nothing twice
+    assert len(kills.drawn) == len(set(kills.drawn)) == 2 * (4 + 4 + 2)  # nothing twice
     assert found.manifest["counts"] == whole.manifest["counts"]
 
 

@@ -12,10 +12,9 @@ from refine.refine_until import REFINE_UNTIL, UntilArgs
 from refine.rerank import Arm, Scores, choose
 from rollouts.records import Candidate, Problem, identity
 from rollouts.sampling.args import SamplerArgs
-from rollouts.sampling.protocol import load_sampler
 from stages.artifacts import Artifact
 from stages.make import make
-from tests.refine.judges import TOKENS, Told, load_told, make_judge
+from tests.refine.judges import TOKENS, Killed, KilledAfter, Told, load_told, make_judge
 from tests.refine.lema.made import make_sample, write_script
 from tests.tiny import rollout
 
@@ -121,39 +120,29 @@ def test_of_two_refiners_the_judge_takes_one_and_the_sorm_says_where(world):
     assert more == prompt + 2 * TOKENS + 2 * TOKENS  # the SORM's reading of the draft, the ORM's of the refinement
 
 
+def test_a_round_may_have_only_what_is_too_long_to_be_read(world):
+    written = {render_refinement("global", QUESTION, DRAFTS["stuck"], None): ["bad\nbad\n#### 2"]}
+    world["judges"]["orm"].longest = 2
+    policy = write_script(world["root"] / "long", written | {"*": ["good\ngood\n#### 10"]})
+    artifact = run(world, global_refiner=policy, rounds=1)
+    assert {name: one.steps for name, one in by_problem(artifact).items()} == DRAFTS
+    assert artifact.manifest["counts"]["too_long"] == 3
+
+
 def test_the_sorm_may_judge_too(world):
     found = by_problem(run(world, judge="sorm", sorm=world["sorm"], orm=None))
     assert found["second"].steps == ("good", "#### 10") and world["judges"]["orm"].asked == []
 
 
-class Killed(Exception):
-    pass
-
-
 def test_what_was_killed_goes_on_where_it_was(world, monkeypatch, tmp_path):
-    whole, drawn, limit = run(world, tmp_path / "whole"), [], [-1]
-
-    def load(policy, args, stop=()):
-        inner = load_sampler(policy, args, stop)
-        original = inner.sample
-
-        def stream(requests):
-            for one in original(requests):
-                if len(drawn) == limit[0]:
-                    raise Killed
-                drawn.append((one.request_id, one.text))
-                yield one
-
-        inner.sample = stream
-        return inner
-
-    monkeypatch.setattr(refine.refine_until, "load_sampler", load)
-    for limit[0] in (2, 4):
+    whole = run(world, tmp_path / "whole")
+    kills = KilledAfter(monkeypatch, refine.refine_until)
+    for kills.limit in (2, 4):
         with pytest.raises(Killed):
             run(world, tmp_path / "killed")
-    limit[0] = -1
+    kills.limit = None
     found = run(world, tmp_path / "killed")
-    assert found.rows(Candidate) == whole.rows(Candidate) and len(drawn) == len(set(drawn)) == 6
+    assert found.rows(Candidate) == whole.rows(Candidate) and len(kills.drawn) == len(set(kills.drawn)) == 6
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_a_gate_keeps_the_draft_for_its_tokens_alone_or_offers_what_is_always_of
     finals = {identity(c): 0.9 if c is LOCAL else 0.5 for c in everything}
 
     def chosen(when: str, threshold: float):
-        scores = Scores({"orm": finals, "sorm": finals}, {}, {"sorm": threshold})
+        scores = Scores({"orm": finals}, {}, {"sorm": threshold}, {"sorm": finals})
         return {c.selector: c for c in choose(everything, scores, Arm("orm", "sorm", when), 3)}
 
     always, kept, open_ = chosen("always", 0.5), chosen("sorm", 0.5), chosen("sorm", 0.6)
@@ -184,12 +184,12 @@ def test_a_gate_keeps_the_draft_for_its_tokens_alone_or_offers_what_is_always_of
 
 def test_who_keeps_a_draft():
     finals = {"orm": {identity(DRAFT): 0.5}, "sorm": {identity(DRAFT): 0.6}}
-    scores = Scores(finals, {}, {"orm": 0.5, "sorm": 0.7})
+    scores = Scores({}, {}, {"orm": 0.5, "sorm": 0.7}, finals)
     kept = {when: keeps(when, DRAFT, scores) for when in ("always", "orm", "sorm", "oracle")}
     assert kept == {"always": False, "orm": True, "sorm": False, "oracle": False}
     assert keeps("oracle", dataclasses.replace(DRAFT, correct=True), scores)
     assert not keeps("oracle", dataclasses.replace(DRAFT, correct=None), scores)  # what nobody graded is not right
-    assert not keeps("orm", DRAFT, Scores({"orm": {identity(DRAFT): LOW}}, {}, {"orm": 0.0}))  # too long to be read
+    assert not keeps("orm", DRAFT, Scores({}, {}, {"orm": 0.0}, {"orm": {identity(DRAFT): LOW}}))  # too long to be read
 
 
 def test_the_place_decides_which_local_refinement_is_offered():
@@ -362,7 +362,7 @@ def test_solutions_may_be_chosen_by_another_score_of_their_steps(made, tmp_path)
     assert kept[0] == kept[1]
     drafts = {identity(DRAFT): 0.4}
     scores = Scores({"orm": {identity(DRAFT): 0.1}}, {}, {"orm": 0.3}, {"orm": drafts})
-    assert keeps("orm", DRAFT, scores) and not keeps("orm", DRAFT, dataclasses.replace(scores, lasts={}))
+    assert keeps("orm", DRAFT, scores) and not keeps("orm", DRAFT, dataclasses.replace(scores, lasts=scores.finals))
     with pytest.raises(ValueError, match="aggregate='max' is none of last, min, product, mean"):
         RerankArgs("c", orm="o", sorm="s", aggregate="max").validate()
 

@@ -20,7 +20,8 @@ from rewards.held_out import held_out_intervals
 from rewards.metrics import first_error
 from rewards.reward_model import RIGHT, make_reward_model, read_facts, save_reward_model
 from rewards.scorer import load_scorer, score_steps
-from rewards.train import TRAIN_REWARD, TrainRewardArgs, validate_scores
+from rewards.train import TRAIN_REWARD, TrainRewardArgs
+from rewards.validation import validate_scores
 from rollouts.card import QUESTION, STEPS
 from rollouts.prompts import PLAIN, PromptArgs, Template
 from rollouts.sampling.sample import SampleArgs

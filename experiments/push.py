@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.commands.catalogue import stage_named
-from experiments.commands.plain_parser import PlainParser
+from experiments.commands.plain_parser import PlainParser, run_connected
 from stages.artifacts import is_artifact, names_in, open_artifact
 from stages.cards import CARD, render_card
 from stages.hub import is_hub, target, upload
@@ -27,7 +27,7 @@ _MANIFEST, _SHOWN = "manifest.json", 20
 
 
 def main() -> None:
-    sys.exit(run(sys.argv[1:]))
+    run_connected(run)
 
 
 def run(argv: Sequence[str]) -> int:

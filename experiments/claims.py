@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from experiments.commands.plain_parser import PlainParser, end_with, one_line_errors
 from experiments.report.lema import arm_words, names_steps
 from experiments.report.runs import find_runs, out_folder, read_run, read_settings, shared_stages
-from experiments.report.words import table
 from refine.lema.report import CONTROL, arm_claims
 from refine.report.claims import check_claims
 from refine.report.compare import Run, check_seeds
 from stages.files import write_json
+from stages.markdown import table
 from stages.text import one_line
 
 if TYPE_CHECKING:

@@ -6,14 +6,13 @@ which name is in docs/tracking.md.
 
 from __future__ import annotations
 
-import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
+from experiments.commands.plain_parser import PlainParser, end_with
 from stages.mirror import can_reach
 from stages.text import one_line
 from stages.tracking import Mode, TrackingArgs
@@ -36,82 +35,57 @@ class Panel:
     metrics: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Section:
-    """Panels that belong together; the first sections are about whole pipelines, the others about stages."""
-
-    title: str
-    panels: tuple[Panel, ...]
-
-
 def _values(group: str, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{group}/{name}/value" for name in names)
 
 
-SECTIONS = (
-    Section(
-        "Right answers",
-        (
-            Panel("bar", "Right, by selector", _values("accuracy", SELECTORS)),
-            Panel(
-                "bar",
-                "Reranked minus its controls",
-                _values(
-                    "difference",
-                    [f"reranked_minus_{name}" for name in ("draft", "best_of_n", "draft_control", "strongest_control")],
-                ),
+# panels by the title of their section: the first sections are about whole pipelines, the others about stages
+SECTIONS: dict[str, tuple[Panel, ...]] = {
+    "Right answers": (
+        Panel("bar", "Right, by selector", _values("accuracy", SELECTORS)),
+        Panel(
+            "bar",
+            "Reranked minus its controls",
+            _values(
+                "difference",
+                [f"reranked_minus_{name}" for name in ("draft", "best_of_n", "draft_control", "strongest_control")],
             ),
-            Panel("scatter", "Right against tokens", ("tokens/reranked", "accuracy/reranked/value")),
-            Panel("importance", "Which settings matter", ("accuracy/reranked/value",)),
         ),
+        Panel("scatter", "Right against tokens", ("tokens/reranked", "accuracy/reranked/value")),
+        Panel("importance", "Which settings matter", ("accuracy/reranked/value",)),
     ),
-    Section(
-        "Refiners",
-        (
-            Panel("bar", "Wrong drafts mended", _values("fixed", ("global", "local", "either", "control"))),
-            Panel("bar", "Right drafts spoilt", _values("broken", ("global", "local", "control"))),
-        ),
+    "Refiners": (
+        Panel("bar", "Wrong drafts mended", _values("fixed", ("global", "local", "either", "control"))),
+        Panel("bar", "Right drafts spoilt", _values("broken", ("global", "local", "control"))),
     ),
-    Section(
-        "Reward models",
-        (
-            Panel("bar", "Steps judged rightly", _values("step_accuracy", SCORERS)),
-            Panel("bar", "First error named exactly", _values("first_error_accuracy", SCORERS)),
-            Panel("bar", "Solutions judged rightly", _values("final_accuracy", SCORERS)),
-            Panel("bar", "Calibration error", tuple(f"calibration/{name}/ece" for name in SCORERS)),
-        ),
+    "Reward models": (
+        Panel("bar", "Steps judged rightly", _values("step_accuracy", SCORERS)),
+        Panel("bar", "First error named exactly", _values("first_error_accuracy", SCORERS)),
+        Panel("bar", "Solutions judged rightly", _values("final_accuracy", SCORERS)),
+        Panel("bar", "Calibration error", tuple(f"calibration/{name}/ece" for name in SCORERS)),
     ),
-    Section(
-        "Examples",
-        (
-            Panel("table", "Results", ("results",)),
-            Panel("table", "Differences", ("differences",)),
-            Panel("table", "Examples", ("examples",)),
-            Panel("table", "Problems that ended wrong", ("wrong",)),
-            Panel("table", "Calibration", ("calibration",)),
-        ),
+    "Examples": (
+        Panel("table", "Results", ("results",)),
+        Panel("table", "Differences", ("differences",)),
+        Panel("table", "Examples", ("examples",)),
+        Panel("table", "Problems that ended wrong", ("wrong",)),
+        Panel("table", "Calibration", ("calibration",)),
     ),
-    Section(
-        "Training",
-        (
-            Panel("line", "Loss", ("loss",)),
-            Panel("line", "Gradient norm", ("gradient_norm",)),
-            Panel("line", "Learning rate", ("learning_rate",)),
-            Panel("line", "Tokens a second", ("tokens_per_second",)),
-            Panel("line", "Memory (GiB)", ("memory_gib",)),
-        ),
+    "Training": (
+        Panel("line", "Loss", ("loss",)),
+        Panel("line", "Gradient norm", ("gradient_norm",)),
+        Panel("line", "Learning rate", ("learning_rate",)),
+        Panel("line", "Tokens a second", ("tokens_per_second",)),
+        Panel("line", "Memory (GiB)", ("memory_gib",)),
     ),
-    Section(
-        "Sampling and cost",
-        (
-            Panel("line", "Samples", ("samples",)),
-            Panel("line", "Samples a second", ("samples_per_second",)),
-            Panel("line", "Stages done", ("stages_done",)),
-            Panel("bar", "Seconds", ("seconds",)),
-            Panel("bar", "Tokens", ("tokens",)),
-        ),
+    "Sampling and cost": (
+        Panel("line", "Samples", ("samples",)),
+        Panel("line", "Samples a second", ("samples_per_second",)),
+        Panel("line", "Stages done", ("stages_done",)),
+        Panel("bar", "Seconds", ("seconds",)),
+        Panel("bar", "Tokens", ("tokens",)),
     ),
-)
+}
 
 
 def build_workspace(project: str, entity: str) -> Any:
@@ -142,26 +116,20 @@ def build_workspace(project: str, entity: str) -> Any:
         raise AssertionError(panel.kind)
 
     sections = [
-        ws.Section(name=section.title, panels=[drawn(panel) for panel in section.panels], is_open=True)
-        for section in SECTIONS
+        ws.Section(name=title, panels=[drawn(panel) for panel in panels], is_open=True)
+        for title, panels in SECTIONS.items()
     ]
     return ws.Workspace(name=NAME, entity=entity, project=project, sections=sections)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {one_line(message)} (--help lists what can be asked)\n")
-
-
 def main() -> None:
     """The command."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.exit(run(sys.argv[1:]))
+    end_with(run)
 
 
 def run(argv: Sequence[str]) -> int:
     """What the command does; returns its exit code: 0, or 2 after the user's error, in one line on stderr."""
-    parser = _Parser("python -m experiments.dashboard", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = PlainParser("python -m experiments.dashboard", __doc__)
     parser.add_argument("--project", help="W&B's project (WANDB_PROJECT, or stepwise)")
     parser.add_argument("--entity", help="the team or user that the project belongs to (WANDB_ENTITY)")
     parser.add_argument("--json", action="store_true", help="print it as JSON, and save nothing")
@@ -170,15 +138,16 @@ def run(argv: Sequence[str]) -> int:
         args = TrackingArgs(Mode.wandb, options.project, options.entity).resolved("dashboard", NAME)
         workspace = build_workspace(args.project, args.entity or "")
         if options.json or not can_reach():
-            print(workspace._to_model().model_dump_json(by_alias=True, exclude_none=True, indent=1))
+            told = workspace._to_model().model_dump_json(by_alias=True, exclude_none=True, indent=1)
         elif not args.entity:
             raise ValueError("W&B wants to know whose project it is: --entity, or WANDB_ENTITY")
         else:
             os.environ.setdefault("WANDB_SILENT", "true")
-            print(workspace.save().url)
+            told = workspace.save().url
     except Exception as error:  # W&B raises dozens of kinds
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
+    print(told)
     return 0
 
 

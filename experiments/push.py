@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.commands.catalogue import stage_named
-from experiments.commands.plain_parser import PlainParser
-from stages.artifacts import is_artifact, names_in, open_artifact
-from stages.cards import CARD, render_card
+from experiments.commands.plain_parser import PlainParser, end_with
+from stages.artifacts import CARD, is_artifact, named_parents, names_in, open_artifact
+from stages.cards import render_card
 from stages.hub import is_hub, target, upload
 from stages.leaks import make_finder
 from stages.text import one_line
@@ -27,7 +27,7 @@ _MANIFEST, _SHOWN = "manifest.json", 20
 
 
 def main() -> None:
-    sys.exit(run(sys.argv[1:]))
+    end_with(run)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -43,6 +43,8 @@ def run(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     try:
         _push(options)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         for line in str(error).split("\n"):
             print(f"error: {one_line(line)}", file=sys.stderr)
@@ -86,19 +88,17 @@ def collect_files(folder: Path) -> Files:
     if (folder / CARD).is_file():
         return files | {CARD: folder / CARD}
     stage = stage_named(manifest["stage"])
-    own = stage and stage.card and stage.card(folder, manifest)
-    return files | {CARD: render_card(folder, manifest, own or None).encode()}
+    return files | {CARD: render_card(folder, manifest, stage.card if stage else None).encode()}
 
 
 def without_paths(manifest: dict[str, Any]) -> dict[str, Any]:
     """A manifest in which each parent that stood at an absolute path has its name instead: `sample/KEY`, a hub id, or
     the last part of the path."""
     names: dict[str, str] = {}
-    for parents in manifest.get("parents", {}).values():
-        for one in filter(None, parents if isinstance(parents, list) else [parents]):
-            if os.path.isabs(one["path"]):
-                outside = one["key"] if is_hub(one["key"]) else Path(one["path"]).name
-                names[one["path"]] = outside if one.get("stage") is None else f"{one['stage']}/{one['key']}"
+    for _, one in named_parents(manifest):
+        if os.path.isabs(one["path"]):
+            outside = one["key"] if is_hub(one["key"]) else Path(one["path"]).name
+            names[one["path"]] = outside if one.get("stage") is None else f"{one['stage']}/{one['key']}"
 
     def renamed(value: Any) -> Any:
         if isinstance(value, dict):

@@ -6,14 +6,14 @@ W&B has already is left out. Without a key the runs are kept offline, for `wandb
 
 from __future__ import annotations
 
-import argparse
 import logging
-import signal
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from experiments.commands.plain_parser import PlainParser, end_with
 from experiments.commands.tracked import artifact_run, pipeline_run
 from experiments.commands.yaml_files import read_yaml
 from stages.artifacts import Artifact, is_artifact, open_artifact
@@ -25,21 +25,15 @@ from stages.tracking import Mode, TrackingArgs
 OF_ARTIFACTS = Path("runs/track")  # where the runs of artifacts are kept that no run is known of
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {one_line(message)} (--help lists what can be asked)\n")
-
-
 def main() -> None:
     """The command."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    sys.exit(run(sys.argv[1:]))
+    end_with(run)
 
 
 def run(argv: Sequence[str]) -> int:
     """What the command does; returns its exit code: 0, 1 where W&B failed, or 2 after the user's error, in one line."""
-    parser = _Parser("python -m experiments.track", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = PlainParser("python -m experiments.track", __doc__)
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="an artifact or a run, or a folder of them")
     parser.add_argument("--project", help="W&B's project (WANDB_PROJECT, or stepwise)")
     parser.add_argument("--entity", help="the team or user that the project belongs to (WANDB_ENTITY)")
@@ -51,6 +45,8 @@ def run(argv: Sequence[str]) -> int:
     try:
         args = TrackingArgs(mode=Mode.wandb, **{name: options[name] for name in ("project", "entity", "group", "tags")})
         args.validate()
+        if os.environ.get("WANDB_MODE") == "disabled":
+            raise ValueError("WANDB_MODE=disabled: nothing can be shown in W&B")
         found = [one for path in options["paths"] for one in find_runs(path, args)]
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
@@ -71,15 +67,13 @@ def find_runs(path: Path, args: TrackingArgs) -> list[tuple[Run, Artifact]]:
     Raises:
         ValueError: there is nothing to show.
     """
-    if is_artifact(path):
-        return [_alone(open_artifact(path, thorough=False), args)]
-    if _is_run(path):
-        return list(_of_run(path, args))
-    found = [_alone(open_artifact(one, thorough=False), args) for one in sorted(path.glob("*/*")) if is_artifact(one)]
-    found += [_alone(open_artifact(one, thorough=False), args) for one in sorted(path.glob("*")) if is_artifact(one)]
-    for folder in sorted(path.glob("*")):
-        if _is_run(folder):
-            found += _of_run(folder, args)
+    places = [path] if is_artifact(path) or _is_run(path) else [*sorted(path.glob("*")), *sorted(path.glob("*/*"))]
+    found: list[tuple[Run, Artifact]] = []
+    for place in places:
+        if is_artifact(place):
+            found.append(_alone(open_artifact(place, thorough=False), args))
+        elif _is_run(place):
+            found += _of_run(place, args)
     if not found:
         raise ValueError(f"{path}: neither an artifact nor a finished run, nor a folder of such")
     return found

@@ -26,8 +26,15 @@ KINDS = {
 }
 PIPELINE = (
     '`pipeline("token-classification")` says 1.0 of every token: it takes a softmax, and there is one label. A score '
-    "is the sigmoid of a logit, at the last token of a step, as in the last three lines:"
+    "is the sigmoid of a logit, at the last token of a step:"
 )
+VLLM = """\
+from vllm import LLM, PoolingParams, TokensPrompt
+
+llm = LLM(folder, runner="pooling", dtype="float32")  # the default rounds the weights
+logits_only = PoolingParams(use_activation=False)
+(output,) = llm.encode([TokensPrompt(prompt_token_ids=ids)], logits_only, pooling_task="token_classify")
+scores = output.outputs.data.float()[ends, 0].sigmoid().tolist()"""
 MEASURES = {
     "first_error_f1": "F1 of the first error",
     "first_error_accuracy": "first error named exactly, or that there is none",
@@ -51,15 +58,6 @@ def reward_card(folder: Path, manifest: dict[str, Any]) -> Card:
     sections = {"To use": f"{code}\n\n{vllm}", "What it reads": _reads(facts)}
     sections |= {"Data": _data(folder, manifest), "Measured on held-out problems": _measured(manifest)}
     return Card(f"{facts['kind'].upper()} {code_span(manifest['key'])}", KINDS[facts["kind"]], head, sections)
-
-
-VLLM = """\
-from vllm import LLM, PoolingParams, TokensPrompt
-
-llm = LLM(folder, runner="pooling", dtype="float32")  # the default rounds the weights
-logits_only = PoolingParams(use_activation=False)
-(output,) = llm.encode([TokensPrompt(prompt_token_ids=ids)], logits_only, pooling_task="token_classify")
-scores = output.outputs.data.float()[ends, 0].sigmoid().tolist()"""
 
 
 def scoring_code(folder: Path, facts: dict[str, Any]) -> str:

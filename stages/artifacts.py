@@ -5,11 +5,11 @@ Left out: how an artifact is made (`stages/make.py`), and how its key comes abou
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stages.cards import CARD
 from stages.files import StoreError, read_json, sha256
 from stages.rows import read_rows
 
@@ -22,6 +22,8 @@ _OTHERS = {
 }  # fmt: skip
 # what file managers, NFS and the hub leave in a folder, and no library of ours reads
 _JUNK = (".DS_Store", "._", ".nfs", "Thumbs.db", "desktop.ini", ".gitattributes")
+CARD = "README.md"  # belongs to whoever has the folder, and is not among the files of the manifest
+SERVED = "name:"  # how the key of a model begins that only its server knows
 _DOWNLOADS = ".cache/huggingface/"  # where the hub's client notes what it fetched
 
 
@@ -85,7 +87,6 @@ def open_artifact(path: str | Path, *stages: str, thorough: bool = True) -> Arti
         raise ArtifactError(f"{path}: made by stage {manifest['stage']}{wanted_stage(stages)}")
     for name, wanted in manifest["files"].items():
         _check_file(path, name, wanted, thorough)
-    # the card belongs to whoever has the folder
     if unlisted := sorted(names_in(path) - manifest["files"].keys() - {"manifest.json", CARD}):
         raise ArtifactError(
             f"{path / unlisted[0]}: the manifest does not list it, and it could change what is read here; move it away"
@@ -102,6 +103,14 @@ def is_artifact(path: Path) -> bool:
     return isinstance(manifest, dict) and _KINDS.keys() <= manifest.keys()
 
 
+def named_parents(manifest: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(argument, parent) for each parent that a manifest names, as `stages.parents.lineage` wrote it."""
+    for name, parents in manifest.get("parents", {}).items():
+        for one in parents if isinstance(parents, list) else [parents]:
+            if one is not None:
+                yield name, one
+
+
 def _check_manifest(file: Path, value: Any) -> None:
     if not isinstance(value, dict) or not all(isinstance(value.get(name), kind) for name, kind in _KINDS.items()):
         raise ArtifactError(f"{file}: not the manifest of an artifact")
@@ -115,11 +124,9 @@ def _check_manifest(file: Path, value: Any) -> None:
     for name, kinds in _OTHERS.items():
         if name in value and type(value[name]) not in kinds:
             raise ArtifactError(f"{file}: {name} cannot be {value[name]!r}")
-    for name, parents in value.get("parents", {}).items():
-        for one in parents if isinstance(parents, list) else [parents]:
-            strings = isinstance(one, dict) and all(isinstance(one.get(what), str) for what in ("key", "path"))
-            if one is not None and not strings:
-                raise ArtifactError(f"{file}: parent {name} cannot be {one!r}")
+    for name, one in named_parents(value):
+        if not isinstance(one, dict) or not all(isinstance(one.get(what), str) for what in ("key", "path")):
+            raise ArtifactError(f"{file}: parent {name} cannot be {one!r}")
 
 
 def _is_inner(name: str) -> bool:

@@ -1,26 +1,25 @@
 """The README.md of an artifact, its card: what the Hugging Face hub, `load_dataset` and a person read first.
 
 It is made from the manifest when a stage has finished. What a stage knows of its artifact beyond that is its
-`Stage.card`; without one, the card is that of a data set. Whoever has the folder may edit the card (the licence is
-theirs to choose), so it is not among the files of the manifest. Texts from outside are data in it, never markup.
+`Stage.card`; without one, the card is that of a data set. Whoever has the folder may edit the card: the licence is
+theirs to choose. Texts from outside are data in it, never markup.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stages.artifacts import SERVED, named_parents
 from stages.files import StoreError, read_json
 from stages.hub import is_hub
 from stages.markdown import code_block, code_span, plain, table
 from stages.provenance import describe
 from stages.text import one_line
 
-CARD = "README.md"
 ROWS = "rows"  # the file that most stages make, which is loaded where no other is named
-_SERVED = "name:"
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,9 @@ class Card:
     opening: str
     head: dict[str, Any] = field(default_factory=dict)
     sections: dict[str, str] = field(default_factory=dict)
+
+
+CardOf = Callable[[Path, dict[str, Any]], Card]  # what a stage says, given the folder and its manifest
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,11 @@ class Ancestor:
     manifest: dict[str, Any] | None
 
 
-def render_card(folder: Path, manifest: dict[str, Any], own: Card | None = None) -> str:
-    """The card of an artifact; without the stage's `own` part, that of the rows in its folder."""
+def render_card(folder: Path, manifest: dict[str, Any], card: CardOf | None = None) -> str:
+    """The card of an artifact, given the `Stage.card` of its stage; without one, that of the rows in its folder."""
     import yaml
 
-    own = own or dataset_card(folder, manifest)
+    own = (card or dataset_card)(folder, manifest)
     head = {"license": "unknown", "tags": ["stepwise", manifest["stage"]], **own.head}
     found = {**own.sections, "Counts": _counts(manifest), "Notes": _notes(manifest)}
     found |= {"Made from": _lineage(folder, manifest), "Licence": _LICENCE}
@@ -129,7 +131,7 @@ def origin(one: Ancestor) -> str:
     """What an ancestor is, as Markdown, without the path of a machine."""
     if one.stage is not None:
         return f"{code_span(one.stage)} {code_span(one.key)}"
-    if is_hub(one.key) or one.key.startswith(_SERVED):
+    if is_hub(one.key) or one.key.startswith(SERVED):
         return code_span(one.key)
     return f"{code_span(Path(one.path).name)} ({code_span(one.key[:23])}…)"
 
@@ -140,17 +142,14 @@ def ancestry(
     """Everything that an artifact was made from, parents before theirs; of what is there twice, once only what it was
     made from. Manifests are looked for where they were, then beside `folder`."""
     seen = set() if seen is None else seen
-    for name, parents in manifest.get("parents", {}).items():
-        for one in parents if isinstance(parents, list) else [parents]:
-            if one is None:
-                continue
-            stage, key, path = one.get("stage"), one["key"], one["path"]
-            places = [Path(path), folder.absolute().parents[1] / str(stage) / key] if stage else []
-            own, place = next(((own, place) for place in places if (own := _manifest(place, key))), (None, folder))
-            yield Ancestor(name, depth, stage, key, path, own)
-            if own is not None and key not in seen:
-                seen.add(key)
-                yield from ancestry(place, own, depth + 1, seen)
+    for name, one in named_parents(manifest):
+        stage, key, path = one.get("stage"), one["key"], one["path"]
+        places = [Path(path), folder.absolute().parent.parent / str(stage) / key] if stage else []
+        own, place = next(((own, place) for place in places if (own := _manifest(place, key))), (None, folder))
+        yield Ancestor(name, depth, stage, key, path, own)
+        if own is not None and key not in seen:
+            seen.add(key)
+            yield from ancestry(place, own, depth + 1, seen)
 
 
 def _manifest(folder: Path, key: str) -> dict[str, Any] | None:

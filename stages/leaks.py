@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -46,6 +46,7 @@ _PATH = re.compile(r"(?:(?<![\w.~/)])|(?<=file://))/(?![/\s])[^\s\"'`<>|,;:()\[\
 _PEOPLE = {"home", "Users", "scratch", "gpfs", "lustre"}
 # folders that most machines have: a path there is told from another only where it is below a folder of ours
 _COMMON = set("bin boot dev etc lib lib32 lib64 opt proc run sbin srv sys usr var".split())
+_HEAD = 100_000_000  # most bytes of a head of safetensors; what says more is no such file, but a pointer to one
 _PACKED = (b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\x00")
 
 
@@ -89,7 +90,7 @@ def make_finder(folder: Path, environ: dict[str, str], more: dict[str, str] | No
     """What is secret and private to this process: variables of `environ` that are named like secrets, and `more` of
     them by what they are; the home, the working directory, temporary files, Python's packages, and where `folder` is.
     """
-    known = {f"the value of {name}": value for name, value in environ.items() if _NAMES.search(name)} | (more or {})
+    known = {f"the value of {name}": value for name, value in secret_variables(environ).items()} | (more or {})
     # of a value of several lines, the longest one
     values = {what: max(value.split("\n"), key=len).strip() for what, value in known.items() if value.strip()}
     secrets = {what: _ways(value) for what, value in values.items() if len(value) >= _LEAST}
@@ -100,6 +101,11 @@ def make_finder(folder: Path, environ: dict[str, str], more: dict[str, str] | No
         place for place in places if len(place.parts) > 1 and place.parts[1:] not in {(c,) for c in _COMMON}
     )
     return Finder(secrets, tuple(own))
+
+
+def secret_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that are named like secrets, and long enough not to be found in any text."""
+    return {name: value for name, value in environ.items() if _NAMES.search(name) and len(value) >= _LEAST}
 
 
 def _ways(secret: str) -> set[str]:
@@ -117,9 +123,9 @@ def _texts(name: str, file: Path | bytes) -> Iterator[tuple[str, str | None]]:
             yield "", None
         elif name.endswith(".parquet"):
             yield from _rows(opened)
-        elif name.endswith(".safetensors"):
+        elif name.endswith(".safetensors") and (length := int.from_bytes(start, "little")) <= _HEAD:
             opened.seek(8)
-            yield "its head", opened.read(int.from_bytes(start, "little")).decode(errors="replace")
+            yield "its head", opened.read(length).decode(errors="replace")
         else:
             for number, line in enumerate(opened, start=1):
                 yield f"line {number}", line.decode(errors="replace")

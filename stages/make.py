@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from stages import provenance
-from stages.artifacts import Artifact, ArtifactError, find, open_artifact
-from stages.cards import CARD, render_card
+from stages.artifacts import CARD, Artifact, ArtifactError, find, open_artifact
+from stages.cards import render_card
 from stages.files import files_in, sha256, sync, write_json
 from stages.parents import Parents, find_parents, lineage, parent_keys, with_local_paths
 from stages.processes import Processes, current
@@ -131,8 +131,7 @@ def _make(
         _run(stage, args, space)
         if processes.first:
             manifest = _write_manifest(stage, args, key, space, made_by, attempts.seconds)
-            own = stage.card and stage.card(partial, manifest)
-            (partial / CARD).write_text(render_card(partial, manifest, own), encoding="utf-8")
+            (partial / CARD).write_text(render_card(partial, manifest, stage.card), encoding="utf-8")
             sync(partial / CARD)
         processes.wait()
         if processes.first:

@@ -12,7 +12,6 @@ import logging
 import os
 import secrets
 import shutil
-import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,9 +19,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts import Artifact, ArtifactError, open_artifact
-from stages.files import StoreError, read_json, strict_json, write_json
-from stages.tracking import Mode, TrackingArgs
+from stages.artifacts import Artifact, ArtifactError, named_parents, open_artifact
+from stages.files import StoreError, read_json, write_json
+from stages.tracking import Mode, TrackingArgs, read_metrics
+from stages.wandb_log import last_record
 from stages.wandb_server import clean, find_mode, go_offline
 
 logger = logging.getLogger(__name__)
@@ -87,18 +87,6 @@ class Run:
             for row in read_metrics(made.path):
                 mirror.log(row)
             mirror.end(made)
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of an artifact's metrics.jsonl that can be read; none where it has no such file."""
-    rows = []
-    with suppress(OSError):
-        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):
-                row = strict_json(line)
-                if isinstance(row, dict) and isinstance(row.get("step"), int):
-                    rows.append(row)
-    return rows
 
 
 class WandbMirror:
@@ -196,11 +184,9 @@ class WandbMirror:
             seconds, tokens = manifest.get("seconds", 0), manifest.get("tokens", 0)
             rate = {"tokens_per_second": tokens / seconds} if seconds > 0 and tokens else {}
             numbers = {"seconds": seconds, "tokens": tokens} | rate | manifest.get("counts", {}) | numbers
-        parents = {
-            name: [_name(one) for one in (found if isinstance(found, list) else [found])]
-            for name, found in manifest.get("parents", {}).items()
-            if found
-        }
+        parents: dict[str, list[str]] = {}
+        for name, one in named_parents(manifest):
+            parents.setdefault(name, []).append(_name(one))
         about = {"artifact": _name(manifest), "parents": parents, "code": manifest.get("code", {})}
         self._run.config.update(clean(about), allow_val_change=True)
         self._run.summary.update(clean(numbers))
@@ -214,8 +200,7 @@ class WandbMirror:
         """The lineage: which artifacts the run has used, and which it has made."""
         if not self._about.makes:
             return self._use(made)
-        parents = made.manifest.get("parents", {}).values()
-        for one in [one for found in parents for one in (found if isinstance(found, list) else [found]) if one]:
+        for _, one in named_parents(made.manifest):
             with suppress(ArtifactError):  # it is gone, or was made by no stage: the run's config names it
                 self._use(open_artifact(one["path"], thorough=False))
         self._run.log_artifact(self._entry(made))
@@ -250,7 +235,6 @@ def _name(one: dict[str, Any]) -> str:
 
 def _start(wandb: Any, run: Run, identity: str, mode: str, own: dict[str, str | None]) -> Any:
     """Begin the run or go on with it."""
-    args = run.args
     settings = wandb.Settings(
         console="off",
         disable_code=True,
@@ -264,7 +248,6 @@ def _start(wandb: Any, run: Run, identity: str, mode: str, own: dict[str, str | 
         x_save_requirements=False,
         **({"sweep_id": own["WANDB_SWEEP_ID"]} if own["WANDB_SWEEP_ID"] else {}),
     )
-
     if mode == "offline":
         for folder in (run.folder / "wandb").glob(f"offline-run-*-{identity}"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -277,7 +260,7 @@ def _start(wandb: Any, run: Run, identity: str, mode: str, own: dict[str, str | 
         config=clean(run.config),
         reinit="create_new",
         settings=settings,
-        **clean({name: value for name, value in asdict(args).items() if name != "mode"}),
+        **clean({name: value for name, value in asdict(run.args).items() if name != "mode"}),
     )
     os.environ.pop("WANDB_SERVICE", None)  # else the processes that this one starts depend on W&B's process of this one
     # W&B's own counter begins at 0 again when a run is resumed offline
@@ -293,27 +276,10 @@ def can_reach() -> bool:
 
 
 def _has_its_end(log: Path) -> bool:
-    """Whether the last record of a run's log is the one that ends it.
-
-    The log is that of LevelDB: blocks of 32 KiB with pieces of records, each after 4 bytes of checksum, 2 of length and
-    1 that says whether it is whole (1), the first (2), one within (3) or the last (4).
-    """
+    """Whether the last record of a run's log is the one that ends it."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    data, at, record, whole = log.read_bytes(), 7, b"", b""
-    while at + 7 <= len(data):
-        left = (1 << 15) - at % (1 << 15)
-        length, kind = struct.unpack_from("<HB", data, at + 4) if left >= 7 else (0, 0)
-        if kind == 0:  # the rest of the block is empty
-            at += left
-            continue
-        piece, at = data[at + 7 : at + 7 + length], at + 7 + length
-        record = piece if kind in (1, 2) else record + piece
-        if kind in (1, 4) and at <= len(data):
-            whole = record
-    last = Record()
-    last.ParseFromString(whole)
-    return last.HasField("exit")
+    return Record.FromString(last_record(log.read_bytes())).HasField("exit")
 
 
 def _read_state(file: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts import Artifact, ArtifactError, is_artifact, open_artifact, wanted_stage
+from stages.artifacts import SERVED, Artifact, ArtifactError, is_artifact, open_artifact, wanted_stage
 from stages.files import hash_contents
 from stages.hub import is_hub, snapshot
 from stages.processes import Processes
@@ -123,7 +123,7 @@ def _open(one: ParentField, value: Any, name: str, key: str | None) -> Artifact:
         raise ArtifactError(f"{name}={value!r}: the path of a parent must be given{wanted_stage(stages)}")
     path = Path(value)
     if or_name is not None and (served := getattr(one.owner, or_name)):
-        return _outside(path, f"name:{served}")
+        return _outside(path, f"{SERVED}{served}")
     try:
         if any_path and is_hub(value):
             found = snapshot(key or str(value), metadata["hub"])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stages.cards import Card
+    from stages.cards import CardOf
 
 MISSING = "???"  # OmegaConf's mark of a value that has to be given
 
@@ -33,7 +33,7 @@ class Stage:
     version: int
     args: type
     run: Callable[[Any, Any], None]
-    card: Callable[[Path, dict[str, Any]], Card] | None = None
+    card: CardOf | None = None
 
 
 def parent(

@@ -11,10 +11,13 @@ import math
 import numbers
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from stages.files import strict_json
 
 if TYPE_CHECKING:
     from stages.artifacts import Artifact
@@ -184,3 +187,15 @@ class Tracker:
             self._warned.add(name)
             logger.warning("metric %s is %s at step %d; metrics.jsonl says null", name, value, step)
         return None
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of an artifact's metrics.jsonl that can be read; none where it has no such file."""
+    rows = []
+    with suppress(OSError):
+        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                row = strict_json(line)
+                if isinstance(row, dict) and isinstance(row.get("step"), int):
+                    rows.append(row)
+    return rows

@@ -12,12 +12,12 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+from stages.leaks import secret_variables
 from stages.text import visible
 
 logger = logging.getLogger(__name__)
 
 _ANSWERS = 3  # seconds: a server that is down must not hold a pipeline
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
@@ -71,8 +71,7 @@ def clean(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [clean(item) for item in value]
     if isinstance(value, str):
-        for name, secret in os.environ.items():
-            if _SECRET.search(name) and len(secret) >= 8:
-                value = value.replace(secret, f"${name}")
+        for name, secret in secret_variables(os.environ).items():
+            value = value.replace(secret, f"${name}")
         return visible(_PASSWORD.sub("***", value))
     return value

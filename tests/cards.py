@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from stages.cards import CARD
+from stages.artifacts import CARD
 
 
 def head(folder: Path) -> dict[str, Any]:

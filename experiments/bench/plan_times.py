@@ -14,8 +14,8 @@ from typing import Any
 from experiments.plan import make_plan
 from experiments.planning.args import PlanArgs
 from experiments.planning.costs import Cost, cost_of
-from experiments.report.words import table
 from stages.launch import LaunchArgs
+from stages.markdown import table
 
 MEASURED = {"sampled_per_second": "rollouts", "trained_per_second": "global_refiner", "scored_per_second": "rerank"}
 

@@ -33,6 +33,8 @@ def one_line_errors(run: Run) -> Run:
     def told(argv: Sequence[str]) -> int:
         try:
             return run(argv)
+        except BrokenPipeError:  # see `end_with`
+            raise
         except (ValueError, OSError, RecursionError) as error:
             print(f"error: {one_line(error)}", file=sys.stderr)
             return 2
@@ -42,6 +44,15 @@ def one_line_errors(run: Run) -> Run:
 
 def end_with(run: Run) -> NoReturn:
     """Run with this process's words and end with the code; quietly where the reader of what is printed ends first, as
-    `| head` does."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.exit(run(sys.argv[1:]))
+    `| head` does.
+
+    A connection that breaks, such as to W&B, must not end the process, so that SIGPIPE may do so only afterwards.
+    """
+    code = 1
+    try:
+        code = run(sys.argv[1:])
+    except BrokenPipeError:
+        pass
+    finally:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as Python writes out what is left
+    sys.exit(code)

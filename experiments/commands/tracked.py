@@ -68,8 +68,7 @@ class TrackedStage:
 
 def stage_run(args: TrackingArgs, folder: Path, stage: str, key: str, config: dict[str, Any]) -> Run:
     """The run of a stage's artifact; `args` are resolved, and `config` are the arguments."""
-    config = {name: value for name, value in config.items() if name != "tracking"}
-    return Run(args, folder, f"{stage}-{key}", stage, config, sort_of, show)
+    return Run(args, folder, f"{stage}-{key}", stage, _untracked(config), sort_of, show)
 
 
 def artifact_run(args: TrackingArgs, folder: Path, artifact: Artifact) -> Run:
@@ -107,8 +106,11 @@ class TrackedPipeline:
 
 def pipeline_run(args: TrackingArgs, folder: Path, name: str, config: dict[str, Any]) -> Run:
     """The run of the pipeline `name`, which ends with its report; `args` are resolved."""
-    config = {one: value for one, value in config.items() if one != "tracking"}
-    return Run(args, folder, "pipeline", name, config, sort_of, show, makes=False)
+    return Run(args, folder, "pipeline", name, _untracked(config), sort_of, show, makes=False)
+
+
+def _untracked(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name != "tracking"}
 
 
 def sort_of(artifact: Artifact) -> str:

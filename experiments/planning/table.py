@@ -9,7 +9,7 @@ from experiments.commands.describe import field_texts
 from experiments.planning.args import Behaviour, PlanArgs
 from experiments.planning.costs import Cost
 from experiments.planning.memory import GIB
-from experiments.report.words import table
+from stages.markdown import table
 
 _TOKENS = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
 _OPERATIONS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))

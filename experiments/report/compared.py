@@ -14,8 +14,9 @@ from experiments.report.markdown import section_lines
 from experiments.report.page import fill_page
 from experiments.report.parts import Bullets, Figure, Link, Part, Section, Table
 from experiments.report.plots import Axes, Rows, difference_rows, share_rows, style, token_axes
-from experiments.report.words import FEWEST, interval, percent, plain, versus
+from experiments.report.words import FEWEST, interval, percent, versus
 from refine.selection import SELECTORS, is_control
+from stages.markdown import plain
 from stages.text import VALUE, one_line
 
 if TYPE_CHECKING:

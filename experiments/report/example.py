@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from experiments.report.words import SCORER_NAMES, WHEN_NAMES, code_span, longest_run
+from experiments.report.words import SCORER_NAMES, WHEN_NAMES
+from stages.markdown import code_span, longest_run
 from stages.text import one_line, visible
 
 LONGEST, MOST_STEPS = 2000, 50  # characters of a text that are shown, steps of a solution

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from experiments.report.words import FEWEST, interval, is_above, is_below, percent, plain, table
+from experiments.report.words import FEWEST, interval, is_above, is_below, percent
 from refine.lema.report import (
     ASKED,
     CONTROL,
@@ -25,6 +25,7 @@ from refine.report.truth import check_apart
 from rollouts.records import Correction, Problem, Rollout
 from stages.artifacts import Artifact
 from stages.files import write_json
+from stages.markdown import plain, table
 from stages.stage import Stage, parent
 from stages.text import one_line
 from stages.workspace import Workspace

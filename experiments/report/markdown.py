@@ -14,8 +14,9 @@ from experiments.report.example import example_lines
 from experiments.report.page import render_again, render_page
 from experiments.report.parts import Bullets, Figure, Part, Section, Table
 from experiments.report.sections import accuracy_rows, report_sections
-from experiments.report.words import first_sentence, opening, plain, selector_names, table, versus
+from experiments.report.words import first_sentence, opening, selector_names, versus
 from stages.files import read_json, write_json
+from stages.markdown import plain, table
 from stages.text import VALUE, one_line
 
 if TYPE_CHECKING:

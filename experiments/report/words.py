@@ -5,10 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from refine.selection import SEARCHES
-from stages.markdown import code_span as code_span
-from stages.markdown import longest_run as longest_run
-from stages.markdown import plain as plain
-from stages.markdown import table as table
 from stages.text import VALUE, one_line
 
 Estimate = dict[str, Any]

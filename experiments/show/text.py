@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.tree import Tree
 
 from experiments.commands.catalogue import stage_named
-from experiments.show.tree import SERVED, Look, Parent, parents_of
+from experiments.show.tree import Look, Parent, parents_of
 from rewards.intervals import wilson
-from stages.artifacts import Artifact, ArtifactError, open_artifact
+from stages.artifacts import SERVED, Artifact, ArtifactError, open_artifact
 from stages.files import StoreError
 from stages.hub import is_hub
 from stages.stage import plain_args

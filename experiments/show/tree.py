@@ -10,11 +10,9 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
-from stages.artifacts import Artifact, ArtifactError, open_artifact
+from stages.artifacts import SERVED, Artifact, ArtifactError, open_artifact
 from stages.files import hash_contents
 from stages.hub import is_hub
-
-SERVED = "name:"  # how the key of a model begins that only its server knows
 
 
 @dataclass(frozen=True)

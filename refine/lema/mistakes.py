@@ -14,12 +14,10 @@ from pathlib import Path
 from rollouts.problems.merge import merge_problems
 from rollouts.records import Mistake, Rollout
 from rollouts.sampling.protocol import REFUSED
-from stages.artifacts import Artifact
+from stages.artifacts import SERVED, Artifact
 from stages.checks import check_least
 from stages.stage import Stage, parent, runtime
 from stages.workspace import Workspace
-
-SERVED = "name:"  # how the key of a model begins that only its server knows
 
 
 @dataclass

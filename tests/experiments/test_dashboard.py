@@ -19,7 +19,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_panels_are_what_they_say() -> None:
-    panels = [panel for section in dashboard.SECTIONS for panel in section.panels]
+    panels = [panel for panels in dashboard.SECTIONS.values() for panel in panels]
     assert {panel.kind for panel in panels} == {"line", "bar", "scatter", "importance", "table"}
     assert len({panel.title for panel in panels}) == len(panels)
     assert all(len(panel.metrics) == 2 for panel in panels if panel.kind == "scatter")
@@ -33,10 +33,10 @@ def test_offline_it_is_printed_as_json(monkeypatch: pytest.MonkeyPatch, capsys: 
     found = json.loads(capsys.readouterr().out)
     assert (found["project"], found["entity"], found["displayName"]) == ("mine", "team", "Stepwise")
     sections = {one["name"]: one["panels"] for one in found["spec"]["section"]["panelBankConfig"]["sections"]}
-    for section in dashboard.SECTIONS:
-        assert len(sections[section.title]) == len(section.panels)
-        text = json.dumps(sections[section.title])
-        assert all(metric in text for panel in section.panels for metric in panel.metrics)
+    for title, panels in dashboard.SECTIONS.items():
+        assert len(sections[title]) == len(panels)
+        text = json.dumps(sections[title])
+        assert all(metric in text for panel in panels for metric in panel.metrics)
 
 
 def test_without_the_package_it_says_how_to_get_it(

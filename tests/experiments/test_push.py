@@ -17,8 +17,7 @@ from rollouts.problems.args import ProblemArgs
 from rollouts.records import Problem, Rollout
 from rollouts.sampling.sample import SAMPLE, SampleArgs
 from stages import hub as hub_names
-from stages.artifacts import Artifact, open_artifact
-from stages.cards import CARD
+from stages.artifacts import CARD, Artifact, open_artifact
 from stages.make import make
 from stages.rows import write_rows
 from tests.cards import head

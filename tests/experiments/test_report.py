@@ -11,16 +11,7 @@ import pytest
 
 from experiments.report.figures import draw_figures
 from experiments.report.markdown import copy_report, print_main_table, render_markdown, write_report
-from experiments.report.words import (
-    AGGREGATE_NAMES,
-    CURVE_NAMES,
-    ERROR_NAMES,
-    code_span,
-    first_sentence,
-    opening,
-    plain,
-    versus,
-)
+from experiments.report.words import AGGREGATE_NAMES, CURVE_NAMES, ERROR_NAMES, first_sentence, opening, versus
 from refine.report.build import DIFFERENCES, SELECTORS, build_report
 from refine.report.curves import CURVES
 from refine.report.example import describe_examples
@@ -28,6 +19,7 @@ from refine.report.repairs import ERRORS
 from refine.selection import is_control
 from rewards.aggregate import AGGREGATES
 from rollouts.records import StepLabels, identity
+from stages.markdown import code_span, plain
 from tests.experiments.synthetic import HOSTILE, only_drafts, synthetic_inputs
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +29,7 @@ from stages.tracking import Mode, TrackingArgs
 from tests.experiments.test_glore import arguments, nodes_with_script, scripted_policy
 from tests.wandb_runs import Kept, read_runs
 
+ROOT = Path(__file__).parents[2]
 FOUND = "samples"  # made before the pipeline, without tracking
 
 
@@ -164,8 +169,8 @@ def test_a_stage_that_was_found_is_a_run_with_its_counts(pipeline: SimpleNamespa
 def test_what_panels_name_is_logged(pipeline: SimpleNamespace) -> None:
     logged = {name for run in pipeline.runs for row in (run.summary, *run.history) for name in row}
     tables = {name for run in pipeline.runs for name in run.tables}
-    for section in dashboard.SECTIONS:
-        for panel in section.panels:
+    for panels in dashboard.SECTIONS.values():
+        for panel in panels:
             # what could not be measured here has no value, but its key
             missing = {
                 name
@@ -175,7 +180,7 @@ def test_what_panels_name_is_logged(pipeline: SimpleNamespace) -> None:
             }
             assert not missing, f"{panel.title}: nobody logs {missing}"
     (run,) = [run for run in pipeline.runs if run.name == "arm"]
-    assert set(dashboard.SECTIONS[0].panels[0].metrics) <= run.summary.keys()  # what a sweep compares
+    assert set(dashboard.SECTIONS["Right answers"][0].metrics) <= run.summary.keys()  # what a sweep compares
 
 
 def test_what_is_mirrored_already_is_left_out(pipeline: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,6 +203,9 @@ def test_a_run_and_artifacts_are_mirrored_afterwards(
     found = {run.name: run for run in read_runs(tmp_path / "runs")}
     assert found.keys() == {run.name for run in pipeline.runs}
     assert {(run.facts["run_group"], *run.facts["tags"]) for run in found.values()} == {("sweep", "late")}
+    capsys.readouterr()
+    assert track.run([".", "--tag", "late"]) == 0  # arms are two folders down
+    assert capsys.readouterr().out.count("(there already)\n") == len(found)
     for old in pipeline.runs:
         new = found[old.name]
         assert new.summary.keys() >= old.summary.keys() - {"stages_done", "step", "seconds", "tokens"}, old.name
@@ -222,3 +230,38 @@ def test_a_run_and_artifacts_are_mirrored_afterwards(
 )
 def test_mistakes_are_one_line(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert track.run(argv) == 2 and capsys.readouterr().err == message
+
+
+def test_disabled_is_said(
+    pipeline: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert track.run([str(pipeline.job.folder)]) == 2
+    assert capsys.readouterr().err == "error: WANDB_MODE=disabled: nothing can be shown in W&B\n"
+
+
+@pytest.mark.parametrize("name", ["track", "dashboard", "push"])
+def test_a_connection_that_breaks_ends_no_command(name: str) -> None:
+    """A process that SIGPIPE may end dies where W&B's process, or a server, closes a connection."""
+    program = (
+        "import socket\n"
+        f"from experiments import {name} as command\n"
+        "def run(argv):\n"
+        "    ours, theirs = socket.socketpair()\n"
+        "    theirs.close()\n"
+        "    try:\n"
+        "        ours.send(b'x')\n"
+        "    except BrokenPipeError:\n"
+        "        print('broken, ' * 10_000)\n"
+        "    return 3\n"
+        "command.run = run\n"
+        "command.main()\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout[:8], done.stderr) == (3, "broken, ", "")
+    reader, writer = os.pipe()
+    os.close(reader)  # and where nobody reads what is printed, it ends quietly
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert done.returncode in (1, -signal.SIGPIPE) and done.stderr == ""

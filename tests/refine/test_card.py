@@ -15,7 +15,8 @@ from rollouts.card import QUESTION
 from rollouts.prompts import PromptArgs, render_prompt
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.protocol import Request, load_sampler
-from stages.cards import CARD, render_card
+from stages.artifacts import CARD
+from stages.cards import render_card
 from stages.make import make
 from tests.cards import head, run
 from tests.families import FAMILIES, family
@@ -26,7 +27,7 @@ from training.models import save_model
 def card_of(folder: Path, examples: list[str], **prompt) -> str:
     args = {"examples": examples, "prompt": prompt}
     manifest = {"stage": "train_policy", "key": "0123456789abcdef", "args": args, "counts": {"examples": 3}}
-    return render_card(folder, manifest, policy_card(folder, manifest))
+    return render_card(folder, manifest, policy_card)
 
 
 def written(folder: Path, prompt) -> str:

@@ -25,8 +25,8 @@ from rewards.validation import validate_scores
 from rollouts.card import QUESTION, STEPS
 from rollouts.prompts import PLAIN, PromptArgs, Template
 from rollouts.sampling.sample import SampleArgs
-from stages.artifacts import open_artifact
-from stages.cards import CARD, render_card
+from stages.artifacts import CARD, open_artifact
+from stages.cards import render_card
 from stages.make import make
 from stages.stage import Stage
 from tests.cards import code, head, run
@@ -65,7 +65,7 @@ def _saved(tokenizer, folder: Path, chat: str) -> Path:
 
 
 def card_of(folder: Path, **manifest) -> str:
-    text = render_card(folder, MANIFEST | manifest, reward_card(folder, MANIFEST | manifest))
+    text = render_card(folder, MANIFEST | manifest, reward_card)
     (folder / CARD).write_text(text)
     return text
 

@@ -112,7 +112,7 @@ def test_the_lines_of_the_card_give_the_same_step_scores(tmp_path: Path, monkeyp
     folder = Path(trained(CONFIGS["llama"], tmp_path))
     monkeypatch.chdir(folder)
     manifest = {"stage": "train_reward", "key": "0123456789abcdef"}
-    card = render_card(folder, manifest, reward_card(folder, manifest))
+    card = render_card(folder, manifest, reward_card)
     made: dict[str, Any] = {}
     exec(code(card), made)
     wanted = made["scores"]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.artifacts import ArtifactError, open_artifact
-from stages.cards import CARD, ancestry, render_card
+from stages.artifacts import CARD, ArtifactError, open_artifact
+from stages.cards import ancestry, render_card
 from stages.make import make
 from stages.stage import Stage, parent
 from stages.workspace import Quarantined, Workspace

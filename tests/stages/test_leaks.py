@@ -63,6 +63,11 @@ def test_rows_heads_and_packed_files(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(2)}, tmp_path / "m.safetensors", {"from": "/home/me/models/x"})
     (said,) = found(tmp_path, tmp_path / "m.safetensors", "m.safetensors")
     assert said == "m.safetensors, its head: holds an absolute path: '/home/me/models/x'"
+    pointer = tmp_path / "pointer.safetensors"
+    pointer.write_text(f"version https://git-lfs.github.com/spec/v1\noid {SECRET}\n")
+    assert found(tmp_path, pointer, pointer.name, A_TOKEN=SECRET) == [
+        "pointer.safetensors, line 2: holds the value of A_TOKEN"
+    ]
     (tmp_path / "x.gz").write_bytes(gzip.compress(SECRET.encode()))
     assert found(tmp_path, tmp_path / "x.gz", "x.gz") == ["x.gz: is packed, and cannot be searched for secrets"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.tracking import VARIABLES, Mode, Tracker, TrackingArgs
+from stages.tracking import VARIABLES, Mode, Tracker, TrackingArgs, read_metrics
 from stages.workspace import Workspace
 
 
@@ -64,6 +64,15 @@ def test_later_tracker_goes_on(tmp_path: Path) -> None:
         with closing(Tracker(tmp_path)) as tracker:
             tracker.log(step, loss=1.0)
     assert [row["step"] for row in rows(tmp_path)] == [1, 2]
+
+
+def test_lines_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+    with closing(Tracker(tmp_path)) as tracker:
+        tracker.log(1, loss=2.0)
+    with (tmp_path / "metrics.jsonl").open("ab") as file:  # of a disk that lost some, and of a process that was killed
+        file.write(b'\x00\xff\n[]\n{"loss": 1.0}\n{"step": 2, "loss": 1.5}\n{"step": 3, "lo')
+    assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path)] == [(1, 2.0), (2, 1.5)]
 
 
 def test_not_finite_is_null_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,7 +5,7 @@ Student, refiners and control are all supervised fine-tuning: one trainer, diffe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -142,28 +142,20 @@ def solution_texts(problems: Sequence[Problem], template: Template = PLAIN) -> l
 
 
 def rollout_texts(
-    problems: Sequence[Problem],
+    problems: Mapping[str, Problem],
     rollouts: Sequence[Rollout],
     max_per_problem: int | None = None,
     template: Template = PLAIN,
 ) -> list[Text]:
     """Right rollouts without duplicates, at most so many a problem, in the order in which they come: what a round of
-    Expert Iteration trains on (GLoRe sec. 4).
-
-    Raises:
-        ValueError: two problems of one id ask different questions.
-    """
-    questions: dict[str, str] = {}
-    for problem in problems:
-        if (known := questions.setdefault(problem.id, problem.question)) != problem.question:
-            raise ValueError(f"rollouts of two problems called {problem.id}: {known[:60]!r}, {problem.question[:60]!r}")
+    Expert Iteration trains on (GLoRe sec. 4)."""
     kept: dict[str, dict[tuple[str, ...], None]] = {}
     for rollout in rollouts:
         own = kept.setdefault(rollout.problem_id, {})
         if rollout.correct is True and rollout.steps and (max_per_problem is None or len(own) < max_per_problem):
             own[rollout.steps] = None
     return [
-        Text(render_prompt(questions[problem_id], template), join_steps(steps))
+        Text(render_prompt(problems[problem_id].question, template), join_steps(steps))
         for problem_id, own in kept.items()
         for steps in own
     ]
@@ -182,7 +174,7 @@ def collect_rows(args: TrainPolicyArgs, work: Workspace) -> list[Row]:
     """All training texts of a run, and a count of each kind.
 
     Raises:
-        ValueError: there is none of a kind.
+        ValueError: there is none of a kind, or see `merge_problems`.
     """
     rows: list[Row] = []
     for kind in dict.fromkeys(args.examples):
@@ -203,7 +195,7 @@ def _collect_kind(kind: str, args: TrainPolicyArgs, work: Workspace) -> list[Row
         bad.record(work)
     elif kind == "rollouts":
         sources = [work.parents["rollouts"], *work.parents["more_rollouts"]]  # the latest first, where not all fit
-        problems = [problem for source in sources for problem in source.rows(Problem, "problems")]
+        problems = merge_problems(sources, training=True)
         rollouts = [rollout for source in sources for rollout in source.rows(Rollout)]
         texts = rollout_texts(problems, rollouts, args.max_per_problem, template)
     else:

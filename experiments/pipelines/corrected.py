@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from experiments.pipelines.graph import Graph
 from refine.lema.correct import CORRECT, CorrectArgs
-from refine.lema.evolve import EVOLVE
+from refine.lema.evolve import CORRECTED, EVOLVE
 from refine.lema.mistakes import COLLECT_MISTAKES
 from refine.lema.report import START
 from refine.lema.texts import ask_as_trained
@@ -53,7 +53,7 @@ def add_new_problems(graph: Graph, train: ProblemArgs, cot: Sequence[str]) -> No
                 raise ValueError(f"evolve={list(args.evolve)} needs evolution.policy or strong, who write new problems")
             own = replace(own, policy=PENDING)
         own.check_writer()
-        if seeds != CORRECTIONS:
+        if seeds != CORRECTED:
             own = replace(own, corrections=None)
         new = f"new_{seeds}"
         graph.add(new, EVOLVE, own, corrections=CORRECTIONS, policy="strong")

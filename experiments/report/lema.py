@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from experiments.report.words import FEWEST, interval, is_above, is_below, percent
+from experiments.report.words import interval, main_finding, percent
 from refine.lema.report import (
     ASKED,
     CONTROL,
@@ -145,17 +145,9 @@ def finding(report: dict[str, Any]) -> str:
     """Whether corrections help here, as far as one run can say it."""
     arm = report["headline"]
     change, accuracy = report["difference"][arm], report["accuracy"]
-    verdict = "not shown that corrections help here"
-    if is_above(change):
-        verdict = "corrections help here"
-    elif is_below(change):
-        verdict = "corrections hurt here"
-    few = f", from only {change['n']} problems" if change["n"] < FEWEST else ""
-    return (
-        f"**Main finding: {verdict}**: {arm_words(arm)}, is right on {percent(accuracy[arm])}, and CoT alone on "
-        f"{percent(accuracy[CONTROL])}; the difference is {100 * change['value']:+.1f} points (95% interval "
-        f"{interval(change, ' to ', '+.1f')}{few}; one run, seed {report['seed']})."
-    )
+    verdicts = ("corrections help here", "corrections hurt here", "not shown that corrections help here")
+    told = f"{arm_words(arm)}, is right on {percent(accuracy[arm])}, and CoT alone on {percent(accuracy[CONTROL])}"
+    return main_finding(change, verdicts, told, f"; one run, seed {report['seed']}")
 
 
 def render_report(report: dict[str, Any]) -> str:

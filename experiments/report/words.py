@@ -169,17 +169,24 @@ def first_sentence(report: dict[str, Any]) -> str:
     change, name = report["difference"]["reranked_minus_strongest_control"], report["strongest_control"]
     if change is None:
         return "**Main finding: none**, since reranking and a control were not both run."
-    verdict = "not shown that refining and reranking help"
-    if is_above(change):
-        verdict = "refining and reranking helped"
-    elif is_below(change):
-        verdict = "refining and reranking did not help"
-    few = f", from only {change['n']} problems" if change["n"] < FEWEST else ""
-    return (
-        f"**Main finding: {verdict}**: right on {percent(report['accuracy']['reranked'])}, against "
-        f"{percent(report['accuracy'][name])} by the strongest control, {selector_names(report)[name]}; "
-        f"the difference is {100 * change['value']:+.1f} points (95% interval {interval(change, ' to ', '+.1f')}{few})."
+    verdicts = (
+        "refining and reranking helped", "refining and reranking did not help",
+        "not shown that refining and reranking help",
+    )  # fmt: skip
+    told = (
+        f"right on {percent(report['accuracy']['reranked'])}, against {percent(report['accuracy'][name])} by the "
+        f"strongest control, {selector_names(report)[name]}"
     )
+    return main_finding(change, verdicts, told)
+
+
+def main_finding(change: Estimate, verdicts: tuple[str, str, str], told: str, more: str = "") -> str:
+    """A report's first sentence: the verdict where the difference is above zero, below, or neither (`is_above`)."""
+    verdict = verdicts[0 if is_above(change) else 1 if is_below(change) else 2]
+    few = f", from only {change['n']} problems" if change["n"] < FEWEST else ""
+    span = interval(change, " to ", "+.1f")
+    points = f"{100 * change['value']:+.1f} points (95% interval {span}{few}{more})"
+    return f"**Main finding: {verdict}**: {told}; the difference is {points}."
 
 
 def _against_draft(report: dict[str, Any]) -> str:

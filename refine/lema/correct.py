@@ -8,11 +8,11 @@ A policy is told where to look by nobody (`where=none`), by a reward model's fir
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
+from refine.lema.counts import count_replies
 from refine.lema.fields import PARTS
 from refine.lema.judge import REASONS, judge_reply
 from refine.lema.mistakes import policy_name
@@ -185,23 +185,13 @@ def _count(
     work: Workspace,
 ) -> None:
     """What became of the replies, what they cost, and, where it is known, whether the right step is named."""
-    reasons = Counter(row.reason for row in rows)
-    dropped = {reason: reasons[reason] for reason in REASONS if reasons[reason]}
     kept = [row for row in rows if row.reason is None]
-    logger.info("%d of %d replies are kept; dropped: %s", len(kept), len(rows), dropped or "none")
     work.count(
         mistakes=len(mistakes),
-        kept=len(kept),
         corrected_mistakes=len({row.mistake_id for row in kept}),
         hints=sum(row.hint is not None for row in rows),
-        prompt_tokens=sum(row.prompt_tokens for row in rows),
-        completion_tokens=sum(row.completion_tokens for row in rows),
-        **{f"dropped_{reason}": number for reason, number in dropped.items()},
     )
-    cost = args.price.cost(work.counts["prompt_tokens"], work.counts["completion_tokens"])
-    if cost is not None:
-        work.count(cost=cost)
-        logger.info("the replies cost %.2f by these prices", cost)
+    count_replies("replies", rows, REASONS, args.price, work)
     own = {one.id: one for one in mistakes if problems[one.problem_id].source == WORLD}
     truths = {name: find_mistake(problems[one.problem_id], one) for name, one in own.items()}
     known = [(row.wrong_step, truths[row.mistake_id]) for row in kept if row.mistake_id in truths]

@@ -7,13 +7,13 @@ Test problems and near copies of them are refused.
 
 from __future__ import annotations
 
-import logging
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
+from refine.lema.counts import count_replies
 from refine.lema.fields import Dropped
 from refine.lema.questions import QuestionPromptArgs, ask_question, read_question
 from refine.lema.votes import agree
@@ -30,12 +30,10 @@ from rollouts.sampling.collect import RowsByRequest, collect
 from rollouts.sampling.protocol import REFUSED, Request, Sample, load_sampler, sample_seed
 from rollouts.world.args import SOURCE as WORLD
 from rollouts.world.args import WorldArgs
-from rollouts.world.evolve import evolve_question, evolved_problem
+from rollouts.world.evolve import evolve_question, solve_question
 from stages.checks import check_choices, check_least, check_range
 from stages.stage import Stage, only_when, parent
 from stages.workspace import Workspace
-
-logger = logging.getLogger(__name__)
 
 CORRECTED, ALL = SEEDS = ("corrections", "all")
 # why a new problem is dropped, in the order in which it is looked at
@@ -197,7 +195,7 @@ def evolve(args: EvolveArgs, work: Workspace) -> None:
         replies = collect(sampler, asked, work, "write", budget=budget)
     rows = [_read(by_id[name], sample, args) for name in replies for sample in replies[name]]
     rows = refuse_copies(rows, [*seeds, *train], args)
-    rows = _solve(args, by_id, rows, work) if args.asks else [_solved_by_world(by_id[one.seed_id], one) for one in rows]
+    rows = _solve(args, by_id, rows, work) if args.asks else list(map(_solved_by_world, rows))
     kept = [Problem(one.id, one.question, one.answer, one.solution, by_id[one.seed_id].source, "train")
             for one in rows if one.reason is None]  # fmt: skip
     if not kept:
@@ -205,7 +203,8 @@ def evolve(args: EvolveArgs, work: Workspace) -> None:
     work.write_rows("problems", kept, Problem)
     work.write_rows("rows", rows, Evolved)
     if work.processes.first:
-        _count(args, len(seeds), rows, work)
+        work.count(seeds=len(seeds), evolved_seeds=len({row.seed_id for row in rows if row.reason is None}))
+        count_replies("new problems", rows, REASONS, args.price, work)
 
 
 def _read(seed: Problem, sample: Sample, args: EvolveArgs) -> Evolved:
@@ -247,11 +246,11 @@ def refuse_copies(rows: Sequence[Evolved], train: Sequence[Problem], args: Evolv
     return found
 
 
-def _solved_by_world(seed: Problem, row: Evolved) -> Evolved:
+def _solved_by_world(row: Evolved) -> Evolved:
     if row.reason is not None:
         return row
-    problem = evolved_problem(seed, row.id, row.question)
-    return replace(row, answer=problem.answer, solution=problem.solution)
+    solution, answer = solve_question(row.question)
+    return replace(row, answer=answer, solution=solution)
 
 
 def _solve(args: EvolveArgs, seeds: Mapping[str, Problem], rows: Sequence[Evolved], work: Workspace) -> list[Evolved]:
@@ -293,26 +292,6 @@ def _agreed(args: EvolveArgs, seed: Problem, row: Evolved, found: RowsByRequest[
     if not vote.graded:
         return replace(row, answer=vote.answer, reason="ungraded")
     return replace(row, answer=vote.answer, solution=vote.solution)
-
-
-def _count(args: EvolveArgs, seeds: int, rows: Sequence[Evolved], work: Workspace) -> None:
-    """What became of the replies, and what they cost."""
-    reasons = Counter(row.reason for row in rows)
-    dropped = {reason: reasons[reason] for reason in REASONS if reasons[reason]}
-    kept = [row for row in rows if row.reason is None]
-    logger.info("%d of %d new problems are kept; dropped: %s", len(kept), len(rows), dropped or "none")
-    work.count(
-        seeds=seeds,
-        evolved_seeds=len({row.seed_id for row in kept}),
-        kept=len(kept),
-        prompt_tokens=sum(row.prompt_tokens for row in rows),
-        completion_tokens=sum(row.completion_tokens for row in rows),
-        **{f"dropped_{reason}": number for reason, number in dropped.items()},
-    )
-    cost = args.price.cost(work.counts["prompt_tokens"], work.counts["completion_tokens"])
-    if cost is not None:
-        work.count(cost=cost)
-        logger.info("the replies cost %.2f by these prices", cost)
 
 
 EVOLVE = Stage("evolve", 1, EvolveArgs, evolve)

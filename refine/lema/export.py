@@ -28,6 +28,8 @@ class ExportCorrectionsArgs:
         """Raise ValueError naming the first setting that makes no sense."""
         check_filled(self, "", "output")
         check_choices(self, format=tuple(FORMATS))
+        if self.answers and "answer" in FORMATS[self.format].columns:
+            raise ValueError(f"answers=true has no effect: rows of format={self.format} have the answer")
 
 
 def export_corrections(args: ExportCorrectionsArgs) -> dict[str, Any]:

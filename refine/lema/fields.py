@@ -1,10 +1,11 @@
-"""What both layouts of a reply share: texts made clean, and the value that names a step."""
+"""What replies of all layouts share: texts made clean, and the value that names a step."""
 
 from __future__ import annotations
 
 import re
 
 PARTS = ("step", "explanation", "solution")  # the fields of a correction, in the paper's order
+FENCE = re.compile(r"\s*(?:```|~~~)\s*\w{0,20}\s*")  # a line before or after code
 
 _LINE_ENDS = re.compile(r"\r\n?|[\x85\u2028\u2029]")
 _SPACES = re.compile(r"[\t\x0b\x0c\xa0\u1680\u2000-\u200a\u202f\u205f]")

@@ -16,7 +16,7 @@ from rollouts.grading.answers import grade
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.copies import Copies
 from rollouts.problems.load import load_problems, load_untrained
-from rollouts.problems.splits import question_key
+from rollouts.problems.splits import asked_key
 from rollouts.records import Correction, Mistake, Problem
 from rollouts.sampling.protocol import Sample
 from rollouts.solution import cut_solution
@@ -57,6 +57,8 @@ class ImportCorrectionsArgs:
         check_least(self, limit=1)
         if self.problems is not None:
             self.problems.validate()
+            if self.problems.split != "train":
+                raise ValueError(f"problems.split={self.problems.split}: corrections of these problems are all dropped")
 
 
 class _Known:
@@ -66,7 +68,7 @@ class _Known:
         self.answers: dict[str, str] = {}
         self.tested: Copies | None = None
         if problems is not None:
-            self.answers = {question_key(one.question): one.answer for one in load_problems(problems)}
+            self.answers = {asked_key(one.question): one.answer for one in load_problems(problems)}
             self.tested = Copies(load_untrained(problems))
 
 
@@ -117,7 +119,7 @@ def _rows(
 def _judge(
     args: ImportCorrectionsArgs, number: int, row: Row, known: _Known, problems: dict[str, Problem]
 ) -> Correction:
-    key = question_key(row.question)
+    key = asked_key(row.question)
     answer = row.answer or known.answers.get(key)
     if known.tested is not None and known.tested.find(row.question):
         return _correction(args, number, row, "test_copy")
@@ -145,4 +147,4 @@ def _correction(
     )  # fmt: skip
 
 
-IMPORT_CORRECTIONS = Stage("import_corrections", 1, ImportCorrectionsArgs, import_corrections)
+IMPORT_CORRECTIONS = Stage("import_corrections", 2, ImportCorrectionsArgs, import_corrections)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from refine.lema.fields import Dropped, clean_line, clean_text
+from refine.lema.fields import FENCE, Dropped, clean_line, clean_text
 from rollouts.solution import solution_part
 from rollouts.steps import Chat
 from stages.stage import MISSING
@@ -22,7 +22,6 @@ _HEADING = re.compile(
     re.IGNORECASE,
 )
 _SOLVED = re.compile(r"[\s>#*_]*(?:solution|answer|explanation|step\s*1)\b[*_]*\s*:|\s*####", re.IGNORECASE)
-_FENCE = re.compile(r"\s*(?:```|~~~)\s*\w{0,20}\s*")
 _ASKS = re.compile(
     r"\?|\b(?:what|how|find|compute|calculate|determine|evaluate|simplify|express|solve|prove|which|where|why|who)\b",
     re.IGNORECASE,
@@ -78,7 +77,7 @@ def read_question(text: str, lines: bool = False) -> str:
         raise Dropped("empty")
     if len(text) > 4 * MAX_QUESTION:
         raise Dropped("too_long")
-    rows = [row for row in clean_text(solution_part(text.strip())).split("\n") if not _FENCE.fullmatch(row)]
+    rows = [row for row in clean_text(solution_part(text.strip())).split("\n") if not FENCE.fullmatch(row)]
     heads = [place for place, row in enumerate(rows) if _HEADING.match(row)]
     if len(heads) > 1 or (heads and any("?" in row for row in rows[: heads[0]])):
         raise Dropped("repeated")

@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from refine.lema.fields import PARTS, Dropped, clean_line, clean_text, read_step
+from refine.lema.fields import FENCE, PARTS, Dropped, clean_line, clean_text, read_step
 from refine.lema.json_reply import read_json
 from rollouts.grading.statements import states_answer
 from rollouts.solution import solution_part
@@ -43,7 +43,6 @@ _LABEL = re.compile(
 _BARE_LABEL = re.compile(r"(?P<number>\d{1,3})[.)]\s+")
 # a label within a line, where several steps stand in one
 _INNER = re.compile(r"(?<=\s)[*_]{0,4}step\s{1,2}(?P<number>\d{1,9})[*_]{0,4}\s?:", re.IGNORECASE)
-_FENCE = re.compile(r"\s*(?:```|~~~)\s*\w{0,20}\s*")
 
 
 class Reply(NamedTuple):
@@ -124,7 +123,7 @@ def _read_plain(text: str) -> dict[str, str]:
     for line in text.split("\n"):
         found = _HEADING.match(line.translate(_WIDE))
         if found is None:
-            if not _FENCE.fullmatch(line):
+            if not FENCE.fullmatch(line):
                 own.append(line)
             continue
         name = next(name for name in PARTS if found[name])
@@ -137,7 +136,7 @@ def _read_plain(text: str) -> dict[str, str]:
 
 def _read_steps(text: str, wrong: int | None) -> tuple[int | None, list[str]]:
     """The number of the first step, where they have numbers, and the steps without them."""
-    lines = [part for line in text.split("\n") if line.strip() and not _FENCE.fullmatch(line) for part in _apart(line)]
+    lines = [part for line in text.split("\n") if line.strip() and not FENCE.fullmatch(line) for part in _apart(line)]
     items: list[tuple[int | None, str]] = []
     waiting = None  # the number of a label that stands on a line of its own
     for line in lines:

@@ -14,11 +14,20 @@ from rollouts.records import Problem
 
 logger = logging.getLogger(__name__)
 
+_SIGNS = str.maketrans("−–×·÷", "--**/")  # of one meaning
+
 
 def question_key(question: str) -> str:
     """What two questions have in common that are the same but for case, punctuation and spacing."""
     words = re.findall(r"\w+", unicodedata.normalize("NFKC", question).casefold())
     return " ".join(words) or question.strip()
+
+
+def asked_key(question: str) -> str:
+    """As `question_key`, but `3 + 5` is not `3 * 5`: for whoever takes questions of one key for one problem, with one
+    answer. Splits, and what is refused as a copy, go by the words alone."""
+    text = unicodedata.normalize("NFKC", question).casefold().translate(_SIGNS)
+    return " ".join(re.findall(r"\w+|[+*/^=<>%]|(?<![a-z])-|-(?![a-z])", text)) or question.strip()
 
 
 def split_point(question: str) -> float:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from rollouts.records import Problem
 from rollouts.world.args import WorldArgs
 from rollouts.world.claims import parse_question
 from rollouts.world.derivations import find_truth
@@ -71,9 +70,3 @@ def _redraw_fact(fact: Fact, names: dict[str, str], args: WorldArgs, rng: random
     relation = rng.choice(others) if others and rng.random() < OTHER_RELATION else fact.relation
     number = rng.randint(2, args.max_operand if relation in ("more", "fewer") else args.max_factor)
     return replace(new, relation=relation, number=number)
-
-
-def evolved_problem(seed: Problem, identity: str, question: str) -> Problem:
-    """The problem of a new question, solved."""
-    solution, answer = solve_question(question)
-    return Problem(identity, question, answer, solution, seed.source, "train")

@@ -151,6 +151,24 @@ def test_the_strong_policy_writes_and_solves_new_problems_elsewhere() -> None:
         validate(replace(args, strong=None))
 
 
+@pytest.mark.parametrize("policy", [None, "E"])
+def test_one_writer_has_an_arm_for_each_choice_of_seeds_whose_problems_the_strong_policy_solves(policy) -> None:
+    corrections = replace(ARGS.corrections, corrector="policy", policy="C")
+    args = replace(
+        ARGS, problems=ProblemArgs("gsm8k", path="d"), error_rates=[], corrections=corrections, strong="T",
+        evolve=["corrections", "all"], evolution=replace(ARGS.evolution, policy=policy),
+    )  # fmt: skip
+    own = built(args)
+    for seeds, parent in (("corrections", "<corrections>"), ("all", None)):
+        new = f"new_{seeds}"
+        writer = "<strong>" if policy is None else f"<{new}.policy>"
+        assert (own[new].seeds, own[new].corrections, own[new].policy) == (seeds, parent, writer)
+        problems = ProblemArgs("artifact", path=f"<{new}>")
+        assert own[f"{new}_cot_rollouts"] == replace(own["cot_rollouts"], problems=problems)
+        assert own[f"evolve_{seeds}"].more_rollouts == [f"<{new}_cot_rollouts>"]
+        assert own[f"evolve_{seeds}"].corrections == ["<corrections>", f"<{new}_corrections>"]
+
+
 def test_mistakes_of_several_sources_and_cot_of_a_strong_policy() -> None:
     own = built(replace(ARGS, sources=["A", "B"], strong="T", cot="both", error_rates=[], train_problems=7))
     assert own["mistakes"].rollouts == ["<rollouts>", "<source_1_rollouts>", "<source_2_rollouts>"]

@@ -201,7 +201,7 @@ def test_texts_of_training_are_asked_in_the_template(prompt):
     asked = render_prompt("Why?", template)
     assert solution_texts([solved], template) == [Text(asked, "7\n#### 7\n")]
     right = rollout(["7", "#### 7"], True, 0, "p")
-    assert rollout_texts([solved], [right], 1, template) == [Text(asked, "7\n#### 7\n")]
+    assert rollout_texts({"p": solved}, [right], 1, template) == [Text(asked, "7\n#### 7\n")]
     pair = RefinementPair("local/1", "p", "local", "Why?", ("a", "c"), 1, ("d", "#### 1"))
     (text,) = pair_texts([pair], ["local"], template)
     assert text == Text(render_refinement("local", "Why?", ("a", "c"), 1, template), "d\n#### 1\n")

@@ -70,7 +70,7 @@ def test_right_rollouts_once_each_and_so_many_a_problem():
         rollout(["e"], True, 6),
         rollout(["b"], True, 0, "q"),
     ]
-    problems = [problem("p", "One?"), problem("q", "Two?")]
+    problems = {"p": problem("p", "One?"), "q": problem("q", "Two?")}
     found = rollout_texts(problems, rows, 2)
     assert found == [Text("Q: One?\n", "b\n"), Text("Q: One?\n", "c\n"), Text("Q: Two?\n", "b\n")]
     assert len(rollout_texts(problems, rows, 9)) == len(rollout_texts(problems, rows)) == 4
@@ -102,10 +102,25 @@ def test_rollouts_of_several_rounds_count_once_each(tmp_path):
     assert [parent["key"] for parent in both.manifest["parents"]["more_rollouts"]] == [earlier.rpartition("/")[2]]
 
 
-def test_rollouts_of_other_problems_with_the_same_ids_are_refused():
-    problems = [problem("p", "One?"), problem("p", "Two?")]
-    with pytest.raises(ValueError, match=r"two problems called p: 'One\?', 'Two\?'"):
-        rollout_texts(problems, [rollout(["a"], True, 0)])
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (problem("p", "Two?"), r"problem p is another one here, 'Ada has 2 eggs.', than before, 'Two\?'"),
+        (dataclasses.replace(problem("q"), split="test"), "problem q is of the test split, which trains no model"),
+    ],
+    ids=["same id", "test split"],
+)
+def test_rollouts_of_test_problems_and_of_others_with_the_same_ids_are_refused(other, message, tmp_path):
+    def write(args, work):
+        work.write_rows("problems", [other])
+        work.write_rows("rows", [rollout(["a"], True, 0, other.id)])
+
+    policy = save_policy(tmp_path / "elsewhere")
+    earlier = rounds_of_rollouts(tmp_path)[0]
+    found, _ = make(Stage("sample", 1, SampleArgs, write), SampleArgs(str(policy), seed=7), tmp_path)
+    args = args_of(policy=policy, examples=["rollouts"], rollouts=str(found.path), more_rollouts=[earlier])
+    with pytest.raises(ValueError, match=message):
+        make(TRAIN_POLICY, args, tmp_path)
 
 
 def test_pairs_of_the_kinds_asked_for():

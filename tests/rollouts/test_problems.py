@@ -23,7 +23,7 @@ from rollouts.problems.asdiv import parse_answer
 from rollouts.problems.load import LOADERS, load_problems
 from rollouts.problems.math_dataset import find_boxes
 from rollouts.problems.reading import ProblemFileError, SourceRow, number_text, plain_number
-from rollouts.problems.splits import question_key, split_point
+from rollouts.problems.splits import asked_key, question_key, split_point
 from rollouts.problems.svamp import join_question, parse_arithmetic, solution_from_equations
 from tests.hub_cache import put, use_cache
 
@@ -164,6 +164,14 @@ def test_split_does_not_depend_on_order_or_other_rows(tmp_path):
 def test_split_point_is_pinned():
     # a change here moves problems between splits, and makes old and new numbers incomparable
     assert split_point("How many?") == split_point("  how MANY ") == pytest.approx(0.24800547128788, abs=1e-12)
+
+
+def test_signs_make_other_questions_but_never_another_split():
+    same = ["Is 3 + 5 well-known?", "is 3+5 well known"]
+    others = ["Is 3 * 5 well-known?", "Is 3 - 5 well-known?", "Is 3 5 well-known?", "Is 3/5 well-known?"]
+    assert asked_key(same[0]) == asked_key(same[1]) and len({*map(asked_key, [*same, *others])}) == 5
+    assert asked_key("Is 3 − 5 or 4×2?") == asked_key("Is 3 - 5 or 4 * 2?") and asked_key("?") == "?"
+    assert len({*map(split_point, [*same, *others])}) == 1
 
 
 @given(st.text(min_size=1))

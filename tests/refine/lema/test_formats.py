@@ -148,6 +148,34 @@ def test_answers_come_from_the_source_and_its_test_problems_are_dropped(tmp_path
     assert alone.reason is None and alone.answer == "14"
 
 
+def test_questions_that_differ_in_a_sign_have_answers_of_their_own(tmp_path: Path) -> None:
+    asked = {"What is 4 * 3?": "12", "What is 4 + 3?": "7"}
+    file = tmp_path / "p.jsonl"
+    file.write_text("\n".join(json.dumps({"question": one, "answer": own}) for one, own in asked.items()))
+    problems = ProblemArgs("jsonl", path=str(file), split_shares=[1.0, 0.0, 0.0])
+    rows = [
+        {"question": one, "answer": None, "mistake": ["So it is 5.", "#### 5"], "wrong_step": 1, "explanation": "No.",
+         "correction": [f"So it is {answer}.", f"#### {answer}"]}
+        for one, answer in (*asked.items(), ("what is 4×3", "12"))
+    ]  # fmt: skip
+    found = import_rows("steps", rows, tmp_path, problems=problems)
+    assert [row.reason for row in found] == [None, None, "duplicate"] and [row.answer for row in found[:2]] == [
+        "12",
+        "7",
+    ]
+    assert found[0].problem_id == found[2].problem_id != found[1].problem_id
+    wrong = ImportCorrectionsArgs(input="f", format="steps", problems=replace(problems, split="test"))
+    with pytest.raises(ValueError, match=r"problems.split=test: corrections of these problems are all dropped"):
+        wrong.validate()
+
+
+def test_an_answer_that_is_there_anyway_is_not_asked_for() -> None:
+    args = ExportCorrectionsArgs(corrections="c", output="f.jsonl", format="lemma", answers=True)
+    args.validate()
+    with pytest.raises(ValueError, match="answers=true has no effect: rows of format=steps have the answer"):
+        replace(args, format="steps").validate()
+
+
 def test_a_row_of_another_format_is_an_error_or_is_left_out_and_named(tmp_path: Path) -> None:
     rows = [STEPS, STEPS | {"wrong_step": "2"}, {"mistake": 3}]
     with pytest.raises(FormatRowError, match=r"line 2: field 'wrong_step' must be a whole number"):

@@ -7,21 +7,22 @@ it assumes. A stage that cannot fit is an error. Where a stage's artifact is the
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from experiments.commands.config import Job, build_job
 from experiments.commands.describe import field_texts, options_of
 from experiments.commands.overrides import explain, prepare
+from experiments.commands.plain_parser import PlainParser
 from experiments.commands.yaml_files import ConfigError
 from experiments.planning.args import PlanArgs, behaviour
 from experiments.planning.costs import Cost, cost_of
 from experiments.planning.table import assumption_lines, memory_table, total_lines, work_table
-from experiments.planning.work import Planner
+from experiments.planning.work import plan_works
 from refine.students.shipped import SHIPPED, find_start
 from stages.make import look_up
 from stages.pipeline import Node, find_needless
@@ -34,11 +35,6 @@ PIPELINES = ("glore", "lema")
 OWN = "plan."
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {one_line(message)} (--help lists what can be set)\n")
-
-
 def main() -> None:
     """The command."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -48,10 +44,8 @@ def main() -> None:
 def run(argv: Sequence[str]) -> int:
     """What the command does; returns its exit code: 0, or 2 after the user's error, in one line on stderr."""
     texts = "\n".join(f"  plan.{name:<22}{text}" for name, text in field_texts(PlanArgs).items())
-    parser = _Parser(
-        "python -m experiments.plan", description=__doc__.split("\n\n")[0], epilog=f"settings of a plan:\n{texts}",
-        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = PlainParser("python -m experiments.plan", __doc__)
+    parser.epilog, parser.formatter_class = f"settings of a plan:\n{texts}", RawDescriptionHelpFormatter
     parser.add_argument("words", nargs="*", metavar="SETTING=VALUE", help="glore or lema, and settings")
     try:
         plan, job, costs, made = make_plan(parser.parse_args(argv).words)
@@ -113,7 +107,7 @@ def make_plan(words: Sequence[str]) -> tuple[PlanArgs, Job, list[Cost], dict[str
     build = glore_nodes if isinstance(job.args, GloreArgs) else lema_nodes
     nodes, given = build(job.args, find=str)
     given = {name: find_start(path) if path == SHIPPED else path for name, path in given.items()}
-    works = Planner(plan).works(nodes, given)
+    works = plan_works(plan, nodes, given)
     costs = [cost_of(work, plan, job.launch) for work in works]
     return plan, job, costs, made_before(nodes, given, job.run.artifacts)
 

@@ -98,13 +98,14 @@ class PlanArgs:
     local_pairs: float = 0.85  #: share of the labelled wrong solutions that give a local pair
     flagged: float = 0.5  #: share of drafts in which an ORM or a SORM sees an error
     kept: float = 0.7  #: share of corrections that the filter keeps
+    evolved: float = 0.7  #: share of new problems that are kept
     explanation: float = 30.0  #: tokens of a correction's explanation
     refuse: bool = True  #: stop where a stage does not fit; false: mark it with !
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that makes no sense."""
         check_choices(self, "plan.", accelerator=tuple(ACCELERATORS))
-        shares = ("training", "reading", "decoding", "usable", "kept", "local_pairs", "flagged")
+        shares = ("training", "reading", "decoding", "usable", "kept", "evolved", "local_pairs", "flagged")
         check_range(self, "plan.", accuracy="(0, 1)", served_accuracy="(0, 1)", **dict.fromkeys(shares, "(0, 1]"))
         positive = ("tflops", "memory", "bandwidth", "completion", "label_cost", "steps", "explanation")
         rates = ("trained_per_second", "sampled_per_second", "scored_per_second")

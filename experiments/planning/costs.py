@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, field
 
 from experiments.planning.args import PlanArgs
+from experiments.planning.known import Work
 from experiments.planning.memory import GIB, Memory, sampling_memory, scoring_memory, size_of, training_memory
-from experiments.planning.work import Work
+from rollouts.sampling.budget import PriceArgs
 from stages.launch import LaunchArgs
 
 ROW = 400  # bytes of a row in Parquet, with texts of some hundred characters
@@ -38,16 +39,15 @@ def cost_of(work: Work, plan: PlanArgs, launch: LaunchArgs) -> Cost:
     cost = Cost(work, disk=ROW * work.rows)
     if work.served:
         price = getattr(work.args, "price", None)
-        prices = [(price and price.input) or plan.input_price, (price and price.output) or plan.output_price]
-        parts = zip((work.read, work.sampled), prices, strict=True)
-        cost.served = sum(tokens * one / 1e6 for tokens, one in parts if one is not None)
-        return cost
+        if price is None or price.input is None:
+            price = PriceArgs(plan.input_price, plan.output_price)
+        cost.served = (work.read * (price.input or 0) + work.sampled * (price.output or 0)) / 1e6
     if work.shape is None:
         return cost
     cost.accelerators = launch.num_processes
     if hasattr(work.args, "train"):
         _train(cost, plan, launch)
-    elif hasattr(work.args, "sampler"):
+    elif hasattr(work.args, "sampler") and not work.served:
         _sample(cost, plan)
     else:
         _score(cost, plan)
@@ -121,9 +121,9 @@ def _sample(cost: Cost, plan: PlanArgs) -> None:
         seconds = work.sampled / (plan.sampled_per_second * parts)
     cost.hours = (seconds + _reading(work, plan, read, sampler.dtype) / parts) / engines / 3600
     cost.operations = read + work.sampled * step_operations / rows
-    if hasattr(work.args, "where") and hasattr(work.args, "global_refiner"):
+    if work.judges:
         judge = scoring_memory(shape, work.args.batch_tokens)
-        beside = judge.weights if sampler.engine == "vllm" else 0  # it still has its memory when an engine starts
+        beside = work.judges * judge.weights if sampler.engine == "vllm" else 0  # when an engine starts
         taken = sampler.vllm.gpu_memory_utilization * total if sampler.engine == "vllm" else 0
         cost.memory.peak = max(cost.memory.peak, judge.peak, beside + taken)
     elif sampler.engine == "vllm":

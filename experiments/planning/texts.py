@@ -53,13 +53,14 @@ class Texts:
     """`count` problems; means of: tokens of the prompt and of the gold solution (with its end; 0 where there is none),
     steps before the answer line, their square, and tokens of the answer line. `exact`: by the policy's tokenizer."""
 
-    count: int
+    count: float
     prompt: float
     solution: float
     open: float
     open_squared: float
     answer: float
     exact: bool
+    source: str
 
     @property
     def step(self) -> float:
@@ -96,7 +97,7 @@ def read_texts(args: ProblemArgs, template: Template, policy: str | None) -> Tex
         known = PUBLISHED[args.source]
         around = tokens_of(policy)[0](render_prompt("", template))
         means = (known.question + around, known.solution, known.open, known.open_squared, known.answer)
-        return Texts(_published_count(known, args), *means, False)
+        return Texts(_published_count(known, args), *means, False, args.source)
     if args.source == WORLD:
         few = min(_READ, args.limit or _READ)
         problems, count = load_problems(replace(args, limit=few, offset=0)), count_problems(args)
@@ -108,15 +109,15 @@ def read_texts(args: ProblemArgs, template: Template, policy: str | None) -> Tex
 
 def measure_problems(problems: Sequence[Problem], count: int, template: Template, policy: str | None) -> Texts:
     """What there is to say of `count` problems such as these."""
-    measure, exact = tokens_of(policy)
+    (measure, exact), source = tokens_of(policy), problems[0].source
     prompt = fmean(measure(render_prompt(one.question, template)) for one in problems)
     solved = [steps for one in problems if one.solution and (steps := split_steps(one.solution))]
     if not solved:
-        return Texts(count, prompt, 0.0, 0.0, 0.0, 0.0, exact)
+        return Texts(count, prompt, 0.0, 0.0, 0.0, 0.0, exact, source)
     open_ = [open_prefixes(steps) for steps in solved]
     solution = fmean(measure(join_steps(steps)) + exact for steps in solved)
     answer = fmean(measure(join_steps(steps[n:])) + exact for steps, n in zip(solved, open_, strict=True))
-    return Texts(count, prompt, solution, fmean(open_), fmean(n * n for n in open_), answer, exact)
+    return Texts(count, prompt, solution, fmean(open_), fmean(n * n for n in open_), answer, exact, source)
 
 
 def _published_count(known: Published, args: ProblemArgs) -> int:

@@ -12,8 +12,8 @@ from experiments.bench.plan_times import compare
 from experiments.pipelines.glore import glore_nodes
 from experiments.plan import make_plan, read_words, run
 from experiments.planning.args import PlanArgs, behaviour
+from experiments.planning.known import Drawn, Planner
 from experiments.planning.texts import Texts, estimate_tokens, read_texts
-from experiments.planning.work import Drawn, Planner
 from rollouts.problems.args import ProblemArgs
 from rollouts.prompts import PLAIN
 from stages.make import make
@@ -23,7 +23,7 @@ SMALL = ["experiment=demo", "train_problems=80", "test_problems=30", *(f"{n}.tra
 SMALL += ["refiner.train.epochs=1", "plan.accuracy=0.4"]  # of the shipped student: docs/labelling.md
 LARGE = ["glore", "problems=gsm8k", "student.start=meta-llama/Llama-2-7b-hf", "student.rounds=1"]
 LARGE += ["rollouts.sampler.backend=vllm", "labels.search=exhaustive", "labels.rule=any", "labels.continuations=8"]
-WIDE = Texts(100, 50.0, 120.0, 4.0, 18.0, 6.0, True)
+WIDE = Texts(100, 50.0, 120.0, 4.0, 18.0, 6.0, True, "gsm8k")
 
 
 def test_tokens_are_those_that_a_pipeline_then_needs(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_lema_is_told_by_its_experiment_and_its_servers_are_paid_for() -> None:
 
 def test_expected_numbers_of_different_solutions_are_those_of_draws() -> None:
     planner = Planner(PlanArgs())
-    drawn = Drawn(WIDE, 100, 8, 110.0, 120.0, 105.0, "gsm8k", 0.3)
+    drawn = Drawn(WIDE, 100, 8, 110.0, 120.0, 105.0, 0.3)
     own, rng = behaviour("gsm8k"), random.Random(0)
     total = 0.0
     for _ in range(20000):

@@ -7,8 +7,6 @@ it assumes. A stage that cannot fit is an error. Where a stage's artifact is the
 
 from __future__ import annotations
 
-import signal
-import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.commands.config import Job, build_job
 from experiments.commands.describe import field_texts, options_of
 from experiments.commands.overrides import explain, prepare
-from experiments.commands.plain_parser import PlainParser
+from experiments.commands.plain_parser import PlainParser, end_with, one_line_errors
 from experiments.commands.yaml_files import ConfigError
 from experiments.planning.args import PlanArgs, behaviour
 from experiments.planning.costs import Cost, cost_of
@@ -26,7 +24,6 @@ from experiments.planning.work import plan_works
 from refine.students.shipped import SHIPPED, find_start
 from stages.make import look_up
 from stages.pipeline import Node, find_needless
-from stages.text import one_line
 
 if TYPE_CHECKING:
     from experiments.commands.command import Command
@@ -37,21 +34,17 @@ OWN = "plan."
 
 def main() -> None:
     """The command."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.exit(run(sys.argv[1:]))
+    end_with(run)
 
 
+@one_line_errors
 def run(argv: Sequence[str]) -> int:
     """What the command does; returns its exit code: 0, or 2 after the user's error, in one line on stderr."""
     texts = "\n".join(f"  plan.{name:<22}{text}" for name, text in field_texts(PlanArgs).items())
     parser = PlainParser("python -m experiments.plan", __doc__)
     parser.epilog, parser.formatter_class = f"settings of a plan:\n{texts}", RawDescriptionHelpFormatter
     parser.add_argument("words", nargs="*", metavar="SETTING=VALUE", help="glore or lema, and settings")
-    try:
-        plan, job, costs, made = make_plan(parser.parse_args(argv).words)
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+    plan, job, costs, made = make_plan(parser.parse_args(argv).words)
     print(work_table(costs, plan, made), "", memory_table(costs), "", sep="\n")
     print(*total_lines(costs, plan), "", *assumption_lines(plan, behaviour(job.args.problems.source)), sep="\n")
     return 0

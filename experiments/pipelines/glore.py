@@ -97,9 +97,9 @@ class GloreArgs:
     test_problems: int | None = None  #: problems that are drafted and refined
     student: StudentArgs = field(default_factory=StudentArgs)  #: who writes the drafts
     given: GivenArgs = field(default_factory=GivenArgs)  #: artifacts of one's own in place of stages
-    rollouts: SampleArgs = field(default_factory=lambda: sampling(8, 1.0))  #: training rollouts
-    drafts: SampleArgs = field(default_factory=lambda: sampling(1, 0.0))  #: how drafts are
-    samples: SampleArgs = field(default_factory=lambda: sampling(6, 0.7))  #: how best-of-n's samples are
+    rollouts: SampleArgs = field(default_factory=lambda: sampling(8, 1.0))
+    drafts: SampleArgs = field(default_factory=lambda: sampling(1, 0.0))
+    samples: SampleArgs = field(default_factory=lambda: sampling(6, 0.7))
     warm_up: bool = False  #: both reward models start from one that has learnt from corrupted gold
     warm_up_problems: int | None = None
     corrupt: CorruptArgs = field(default_factory=lambda: CorruptArgs(seed=PIPELINE_SEED))

@@ -6,12 +6,14 @@ ORM and SORM differ only in which steps carry which labels; from here on they ar
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
 
 from rollouts.prompts import PLAIN, Template, render_prompt
-from rollouts.steps import encode_steps
+from rollouts.steps import Encoded, encode_after, encode_steps, join_steps
 from training.examples import Example
 
 if TYPE_CHECKING:
@@ -20,13 +22,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class Mark(NamedTuple):
+    """A label within a step: at the token that covers the last of the step's first `stop` characters."""
+
+    step: int
+    stop: int
+    label: float
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledSolution:
-    """A solution and, for each of its steps, a label in [0, 1] or None where there is none."""
+    """A solution and, for each of its steps, a label in [0, 1] or None where there is none; `marks` are others, within
+    steps."""
 
     problem_id: str
     steps: tuple[str, ...]
     labels: tuple[float | None, ...]
+    marks: tuple[Mark, ...] = ()
 
 
 def encode_labels(
@@ -54,7 +66,20 @@ def encode_labels(
         if label is not None:
             positions.append(end)
             targets.append(float(label))
+    if solution.marks:
+        marked = zip(mark_positions(tokenizer, encoded, solution), solution.marks, strict=True)
+        both = {at: mark.label for at, mark in marked if at < len(encoded.ids)} | dict(
+            zip(positions, targets, strict=True)
+        )
+        positions, targets = map(list, zip(*sorted(both.items()), strict=True)) if both else ([], [])
     return Example(encoded.ids, positions, targets, min(encoded.prompt_length, len(encoded.ids)))
+
+
+def mark_positions(tokenizer: PreTrainedTokenizerFast, encoded: Encoded, solution: LabelledSolution) -> list[int]:
+    """The token of each of a solution's marks."""
+    starts = [0, *accumulate(len(step) + 1 for step in solution.steps)]
+    stops = [stop for _, stop in encode_after(tokenizer, join_steps(solution.steps))[1]]
+    return [encoded.prompt_length + bisect_left(stops, starts[mark.step] + mark.stop) for mark in solution.marks]
 
 
 def encode_solutions(
@@ -69,7 +94,8 @@ def encode_solutions(
     examples, owners, lost = [], [], 0
     for solution in solutions:
         example = encode_labels(tokenizer, questions[solution.problem_id], solution, max_length, template)
-        lost += sum(label is not None for label in solution.labels) - len(example.positions)
+        wanted = sum(label is not None for label in solution.labels) + len(solution.marks)
+        lost += wanted - len(example.positions)
         if example.positions:
             examples.append(example)
             owners.append(solution.problem_id)

@@ -25,7 +25,7 @@ from rollouts.sampling.policies import (
 )
 from rollouts.steps import encode_prompt, encode_text, join_steps
 from stages.files import read_json
-from training.models import save_model
+from training.models import add_layers, save_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -40,16 +40,16 @@ _PROBE = (
 
 
 def make_reward_model(
-    policy: str, device: str = "auto", template: Template = PLAIN
+    policy: str, device: str = "auto", template: Template = PLAIN, added_layers: int = 0
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A policy's body with a new scalar head (token classification, one label, no dropout anywhere), in float32.
 
     The head starts at zero, so that every probability starts at one half. Where `policy` is a reward model already,
-    its head is kept: training goes on.
+    its head is kept: training goes on. `added_layers` are put on top of the policy's (`training.models.add_layers`).
 
     Raises:
-        ValueError: the folder lacks something, a weight is missing or not finite, there is no such head for this
-            kind of model, or it is a reward model that reads something else.
+        ValueError: the folder lacks something, a weight is missing or not finite, there is no such head or no such
+            layer for this kind of model, or it is a reward model that reads something else.
     """
     import torch
     from transformers import AutoConfig, AutoModelForTokenClassification
@@ -74,6 +74,8 @@ def make_reward_model(
             if name in missing:
                 weight.zero_()
     check_weights(model, tokenizer, policy)
+    if added_layers:
+        add_layers(model, added_layers)
     return model.to(pick_device(device)), tokenizer
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rewards.card import reward_card
 from rewards.encode import LabelledSolution, encode_solutions, warn_of_lost
 from rewards.labels.cleaning import balance_lengths, to_solutions
+from rewards.labels.names import name_labels
 from rewards.labels.outcome import (
     BALANCES,
     POSITIONS,
@@ -58,7 +59,9 @@ class TrainRewardArgs:
     refinements of training problems among them, it has seen what it will rank. `positions` and `balance` are its too.
     The SORM reads `labels`; `balance_lengths` is rule 3 (GLoRe sec. 3.2), and `targets` says whether it learns its
     labels (hard) or the expected share of right continuations of each prefix, whatever solution that is in (soft).
-    `shuffled_labels` trains the control, which can learn nothing.
+    `names` gives it labels within steps too (`rewards/labels/names.py`: the embedded world's). `shuffled_labels` trains
+    the control, which can learn nothing. `added_layers` makes the model deeper than the policy that it starts from; at
+    first they change nothing (LLaMA Pro, arXiv 2401.02415).
     """
 
     kind: str = "orm"  #: orm or sorm
@@ -70,7 +73,9 @@ class TrainRewardArgs:
     balance: str = only_when("problem", "kind", "orm")
     balance_lengths: bool = only_when(True, "kind", "sorm")
     targets: str = only_when("hard", "kind", "sorm")  #: hard labels, or soft: the share expected to be right
+    names: bool = only_when(False, "names", True)
     shuffled_labels: bool = False
+    added_layers: int = only_when(0, "deeper", True)
     prompt: PromptArgs = field(default_factory=PromptArgs)
     validation_share: float = 0.05  #: of the problems, held out
     max_length: int = 1024  #: tokens of the longest solution
@@ -78,6 +83,11 @@ class TrainRewardArgs:
     allow_empty: bool = False
     lora: LoraArgs = field(default_factory=LoraArgs)  #: train an adapter: rank, targets
     train: TrainArgs = field(default_factory=TrainArgs)  #: how to train
+
+    @property
+    def deeper(self) -> bool:
+        """Whether the model has layers that the policy has not."""
+        return self.added_layers > 0
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting that does not fit the others."""
@@ -91,8 +101,10 @@ class TrainRewardArgs:
             raise ValueError(f"more_rollouts={list(self.more_rollouts)} are an orm's, and kind is sorm")
         if self.kind == "orm" and self.targets != "hard":
             raise ValueError(f"targets={self.targets!r} must be hard, or soft for a sorm, and kind is {self.kind}")
+        if self.names and (self.kind == "orm" or self.shuffled_labels):
+            raise ValueError(f"names=true is for a sorm with its own labels: kind={self.kind}, shuffled_labels")
         check_range(self, validation_share="(0, 1)")
-        check_least(self, max_length=8)
+        check_least(self, max_length=8, added_layers=0)
 
 
 def split_problems(ids: Sequence[str], share: float, seed: int) -> set[str]:
@@ -189,7 +201,9 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     train, validation = build_solutions(args, work)
     if args.shuffled_labels:
         train = shuffle_labels(train, args.train.seed)
-    model, tokenizer = make_reward_model(args.policy, args.train.device, template)
+    if args.names:
+        train = [replace(one, marks=name_labels(questions[one.problem_id], one.steps)) for one in train]
+    model, tokenizer = make_reward_model(args.policy, args.train.device, template, args.added_layers)
     model = add_adapter(model, args.lora, args.train.seed)
     reader = Scorer(model, tokenizer, args.kind, 0.5, template=template)
     validation = drop_too_long(reader, problems, validation, work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from rollouts.sampling.policies import check_finite
 from stages.checks import check_least, check_range
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 _FASTEST = 10  # rotary frequencies that a head which looks back uses: slower ones hardly tell neighbours apart
@@ -109,6 +111,41 @@ def grow_vocabulary(model: PreTrainedModel, words: int, seed: int) -> None:
     with torch.no_grad():
         for weight in own.values():  # one, where they are tied
             weight[before:] += weight[:before].mean(dim=0)
+
+
+def add_layers(model: PreTrainedModel, count: int) -> None:
+    """Put `count` layers on top of a model's, copies of its last that change nothing at first: what they would add to
+    the residual stream is multiplied by zero (block expansion, LLaMA Pro, arXiv 2401.02415, sec. 3.2).
+
+    Raises:
+        ValueError: the layers of this model are not made so that zeros do that.
+    """
+    import torch
+
+    body, config = model.base_model, model.config
+    layers = getattr(body, "layers", None)
+    if layers is None or not all(map(_adds_to_stream, layers)):
+        raise ValueError(f"added_layers={count}: a {config.model_type} cannot have more layers, Llama's kind can")
+    before = len(layers)
+    for number in range(before, before + count):
+        layer = copy.deepcopy(layers[before - 1], {id(config): config})  # one config for all, as it says what attends
+        with torch.no_grad():
+            for branch in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                for weight in branch.parameters():
+                    weight.zero_()
+        layer.self_attn.layer_idx = number
+        layers.append(layer)
+    config.num_hidden_layers = before + count
+    if getattr(config, "layer_types", None):
+        config.layer_types = [*config.layer_types, *[config.layer_types[-1]] * count]
+
+
+def _adds_to_stream(layer: torch.nn.Module) -> bool:
+    """Whether a layer is two branches that are added as they come: nothing stands between projection and sum."""
+    parts = {name for name, _ in layer.named_children()}
+    return parts == {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"} and all(
+        hasattr(branch, name) for branch, name in ((layer.self_attn, "o_proj"), (layer.mlp, "down_proj"))
+    )
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -1,0 +1,101 @@
+"""Labels within steps, and a reward model that is trained on them and has a layer that its policy has not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from rewards.encode import LabelledSolution, Mark, encode_labels, encode_solutions
+from rewards.labels.corrupt import CORRUPT_SOLUTIONS, CorruptArgs
+from rewards.labels.names import name_labels
+from rewards.reward_model import make_reward_model
+from rewards.train import TRAIN_REWARD, TrainRewardArgs
+from rollouts.problems.args import ProblemArgs
+from rollouts.steps import encode_steps
+from rollouts.world.args import WorldArgs
+from stages.make import make
+from tests.tiny import save_policy, tokenizer
+from training.args import TrainArgs
+
+QUESTION = "Ann has 3 pens. Bob has 2 more pens than Ann. Eva has 4 more pens than Bob. How many pens does Eva have?"
+STEPS = (
+    "As Ann has 3 pens and Bob has 2 more pens than Ann, <<3+2=5>>5",
+    "As Bob has 5 pens and Eva has 4 more pens than Bob, <<5+4=9>>9",
+    "#### 9",
+)
+PROBLEMS = ProblemArgs("arithmetic", limit=24, world=WorldArgs(size=400))
+
+
+def test_the_person_of_each_step_is_the_one_asked_for_or_not():
+    marks = name_labels(QUESTION, STEPS)
+    assert [(STEPS[mark.step][: mark.stop].split()[-1], mark.label) for mark in marks] == [("Bob", 0.0), ("Eva", 1.0)]
+    assert name_labels(QUESTION.replace("does Eva", "does Bob"), STEPS)[0].label == 1.0
+    assert name_labels(QUESTION, ("Eva has it.", "#### 9")) == ()  # no equation
+    with pytest.raises(ValueError, match="not a question of the arithmetic world"):
+        name_labels("Why?", STEPS)
+
+
+def test_a_mark_stands_at_the_token_of_its_last_letter():
+    words = tokenizer()
+    solution = LabelledSolution("p", STEPS, (1.0, None, 0.0), name_labels(QUESTION, STEPS))
+    example = encode_labels(words, QUESTION, solution, 512)
+    read = [words.convert_ids_to_tokens(example.ids[at]) for at in example.positions]
+    assert list(zip(read, example.targets, strict=True)) == [(" Bob has ", 0), ("\n", 1), (" Eva has ", 1), ("\n", 0)]
+    assert example.positions[1] == len(encode_steps(words, f"Q: {QUESTION}\n", STEPS[:1]).ids) - 1
+    assert example.positions[3] == len(example.ids) - 1
+    # what stands beyond the longest text is lost, marks as well as the ends of steps
+    short = dataclasses.replace(solution, marks=(*solution.marks, Mark(0, len(STEPS[0]), 1.0)))
+    most = example.positions[1] + 1
+    (left,), _, lost = encode_solutions(words, {"p": QUESTION}, [short], most)
+    assert left.positions == sorted(set(left.positions)) and max(left.positions) < most
+    assert lost == 2 + len(short.marks) - len(left.positions)
+
+
+def test_added_layers_change_nothing_at_first(tmp_path):
+    policy = save_policy(tmp_path, layers=2)
+    torch.manual_seed(0)
+    ids = torch.randint(5, 40, (2, 30))
+    alone, deeper = (make_reward_model(policy, "cpu", added_layers=count)[0].eval() for count in (0, 2))
+    with torch.no_grad():
+        before, after = (model.model(input_ids=ids).last_hidden_state for model in (alone, deeper))
+    assert torch.equal(before, after)
+    assert (deeper.config.num_hidden_layers, len(deeper.model.layers)) == (4, 4)
+    assert [layer.self_attn.layer_idx for layer in deeper.model.layers] == [0, 1, 2, 3]
+    assert all(layer.self_attn.config is deeper.config for layer in deeper.model.layers)
+    deeper.score.weight.data.fill_(0.1)
+    deeper(input_ids=ids).logits.sum().backward()
+    own = deeper.model.layers[2]
+    assert own.self_attn.o_proj.weight.grad.abs().sum() > 0 and own.mlp.down_proj.weight.grad.abs().sum() > 0
+
+
+def test_a_deeper_judge_learns_from_names_and_opens_again(tmp_path):
+    policy = save_policy(tmp_path / "policy", layers=2, context=512)
+    corrupted, _ = make(CORRUPT_SOLUTIONS, CorruptArgs(PROBLEMS, ["branch", "early", "past"], 1), tmp_path)
+    fast = TrainArgs(max_steps=2, tokens_per_step=512, tokens_per_batch=512, dtype="float32", device="cpu")
+    args = TrainRewardArgs("sorm", policy, labels=str(corrupted.path), train=fast)
+    plain, _ = make(TRAIN_REWARD, args, tmp_path)
+    made, _ = make(TRAIN_REWARD, dataclasses.replace(args, names=True, added_layers=1), tmp_path)
+    more, fewer = made.manifest["counts"], plain.manifest["counts"]
+    assert more["labels"] > fewer["labels"] and more["labels_lost"] == fewer["labels_lost"] == 0
+    # the manifest counts held-out labels at the ends of steps alone: both are measured alike
+    assert more["validation_problems"] == fewer["validation_problems"]
+    again, _ = make_reward_model(str(made.path), "cpu")
+    assert again.config.num_hidden_layers == 3 and again.score.weight.abs().sum() > 0
+    orm = TrainRewardArgs("orm", policy, rollouts="r", names=True)
+    for wrong in (orm, dataclasses.replace(args, names=True, shuffled_labels=True)):
+        with pytest.raises(ValueError, match="names=true is for a sorm with its own labels"):
+            wrong.validate()
+    with pytest.raises(ValueError, match="added_layers"):
+        dataclasses.replace(args, added_layers=-1).validate()
+
+
+def test_layers_of_another_kind_are_refused(tmp_path):
+    from transformers import GPT2Config, GPT2Model
+
+    from training.models import add_layers
+
+    model = GPT2Model(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=20, n_positions=16))
+    with pytest.raises(ValueError, match="added_layers=1: a gpt2 cannot have more layers"):
+        add_layers(model, 1)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rewards.card import reward_card
 from rewards.encode import LabelledSolution, encode_solutions, warn_of_lost
 from rewards.labels.cleaning import balance_lengths, to_solutions
-from rewards.labels.names import name_labels
+from rewards.labels.names import liken_names, name_labels
 from rewards.labels.outcome import (
     BALANCES,
     POSITIONS,
@@ -59,9 +59,9 @@ class TrainRewardArgs:
     refinements of training problems among them, it has seen what it will rank. `positions` and `balance` are its too.
     The SORM reads `labels`; `balance_lengths` is rule 3 (GLoRe sec. 3.2), and `targets` says whether it learns its
     labels (hard) or the expected share of right continuations of each prefix, whatever solution that is in (soft).
-    `names` gives it labels within steps too (`rewards/labels/names.py`: the embedded world's). `shuffled_labels` trains
-    the control, which can learn nothing. `added_layers` makes the model deeper than the policy that it starts from; at
-    first they change nothing (LLaMA Pro, arXiv 2401.02415).
+    `names` gives it labels within steps too, and names that are alike (`rewards/labels/names.py`: the embedded
+    world's). `shuffled_labels` trains the control, which can learn nothing. `added_layers` makes the model deeper than
+    the policy that it starts from; at first they change nothing (LLaMA Pro, arXiv 2401.02415).
     """
 
     kind: str = "orm"  #: orm or sorm
@@ -101,8 +101,11 @@ class TrainRewardArgs:
             raise ValueError(f"more_rollouts={list(self.more_rollouts)} are an orm's, and kind is sorm")
         if self.kind == "orm" and self.targets != "hard":
             raise ValueError(f"targets={self.targets!r} must be hard, or soft for a sorm, and kind is {self.kind}")
-        if self.names and (self.kind == "orm" or self.shuffled_labels):
-            raise ValueError(f"names=true is for a sorm with its own labels: kind={self.kind}, shuffled_labels")
+        if self.names and (self.kind == "orm" or self.shuffled_labels or self.lora.rank):
+            raise ValueError(
+                f"names=true is for a sorm that is trained whole on its own labels: kind={self.kind}, "
+                f"shuffled_labels={self.shuffled_labels}, lora.rank={self.lora.rank}"
+            )
         check_range(self, validation_share="(0, 1)")
         check_least(self, max_length=8, added_layers=0)
 
@@ -190,7 +193,7 @@ def drop_too_long(
 def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     """Train a reward model and save it as a Hugging Face token-classification folder: the artifact itself."""
     from rewards.losses import reward_loss
-    from rewards.reward_model import make_reward_model, save_reward_model
+    from rewards.reward_model import make_reward_model, save_reward_model, says_how
     from rewards.scorer import Scorer
     from training.adapters import add_adapter, merge_adapter
     from training.loop import fit
@@ -201,9 +204,11 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     train, validation = build_solutions(args, work)
     if args.shuffled_labels:
         train = shuffle_labels(train, args.train.seed)
+    model, tokenizer = make_reward_model(args.policy, args.train.device, template, args.added_layers)
     if args.names:
         train = [replace(one, marks=name_labels(questions[one.problem_id], one.steps)) for one in train]
-    model, tokenizer = make_reward_model(args.policy, args.train.device, template, args.added_layers)
+        if not says_how(args.policy):  # a reward model has learnt to read its names
+            liken_names(model, tokenizer, args.train.seed)
     model = add_adapter(model, args.lora, args.train.seed)
     reader = Scorer(model, tokenizer, args.kind, 0.5, template=template)
     validation = drop_too_long(reader, problems, validation, work)

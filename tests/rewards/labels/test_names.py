@@ -9,7 +9,7 @@ import torch
 
 from rewards.encode import LabelledSolution, Mark, encode_labels, encode_solutions
 from rewards.labels.corrupt import CORRUPT_SOLUTIONS, CorruptArgs
-from rewards.labels.names import name_labels
+from rewards.labels.names import liken_names, name_labels
 from rewards.reward_model import make_reward_model
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
 from rollouts.problems.args import ProblemArgs
@@ -17,6 +17,7 @@ from rollouts.steps import encode_steps
 from rollouts.world.args import WorldArgs
 from stages.make import make
 from tests.tiny import save_policy, tokenizer
+from training.adapters import LoraArgs
 from training.args import TrainArgs
 
 QUESTION = "Ann has 3 pens. Bob has 2 more pens than Ann. Eva has 4 more pens than Bob. How many pens does Eva have?"
@@ -53,6 +54,22 @@ def test_a_mark_stands_at_the_token_of_its_last_letter():
     assert lost == 2 + len(short.marks) - len(left.positions)
 
 
+def test_all_forms_of_a_name_get_the_same_vector(tmp_path):
+    policy, words = save_policy(tmp_path), tokenizer()
+    before, after = (make_reward_model(policy, "cpu")[0] for _ in range(2))
+    liken_names(after, words, 0)
+    moved = (after.model.embed_tokens.weight - before.model.embed_tokens.weight).detach()
+    ann, bob = ([word.format(name) for word in (" {} has ", " {} has", " {}", " {},")] for name in ("Ann", "Bob"))
+    known = words.get_vocab()
+    shared = {name: moved[[known[word] for word in own if word in known]] for name, own in (("Ann", ann), ("Bob", bob))}
+    assert all(len(own) >= 3 and torch.allclose(own, own[:1].expand_as(own), atol=1e-6) for own in shared.values())
+    assert not torch.allclose(shared["Ann"][0], shared["Bob"][0])
+    length = before.model.embed_tokens.weight.norm(dim=1).mean()
+    torch.testing.assert_close(shared["Ann"][0].norm(), length)
+    others = [number for word, number in known.items() if word in (" has", "7", "\n", " more", " pens", "<<")]
+    assert not moved[others].any()
+
+
 def test_added_layers_change_nothing_at_first(tmp_path):
     policy = save_policy(tmp_path, layers=2)
     torch.manual_seed(0)
@@ -84,8 +101,12 @@ def test_a_deeper_judge_learns_from_names_and_opens_again(tmp_path):
     again, _ = make_reward_model(str(made.path), "cpu")
     assert again.config.num_hidden_layers == 3 and again.score.weight.abs().sum() > 0
     orm = TrainRewardArgs("orm", policy, rollouts="r", names=True)
-    for wrong in (orm, dataclasses.replace(args, names=True, shuffled_labels=True)):
-        with pytest.raises(ValueError, match="names=true is for a sorm with its own labels"):
+    adapter = LoraArgs(rank=2)
+    for wrong in (
+        orm,
+        *(dataclasses.replace(args, names=True, **one) for one in ({"shuffled_labels": True}, {"lora": adapter})),
+    ):
+        with pytest.raises(ValueError, match="names=true is for a sorm that is trained whole on its own labels"):
             wrong.validate()
     with pytest.raises(ValueError, match="added_layers"):
         dataclasses.replace(args, added_layers=-1).validate()

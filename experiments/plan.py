@@ -21,7 +21,7 @@ from experiments.planning.args import PlanArgs, behaviour
 from experiments.planning.costs import Cost, cost_of
 from experiments.planning.table import assumption_lines, memory_table, total_lines, work_table
 from experiments.planning.work import plan_works
-from refine.students.shipped import SHIPPED, find_start
+from refine.students.shipped import FOLDERS, find_start
 from stages.make import look_up
 from stages.pipeline import Node, find_needless
 
@@ -99,7 +99,7 @@ def make_plan(words: Sequence[str]) -> tuple[PlanArgs, Job, list[Cost], dict[str
     plan, job = read_words(words)
     build = glore_nodes if isinstance(job.args, GloreArgs) else lema_nodes
     nodes, given = build(job.args, find=str)
-    given = {name: find_start(path) if path == SHIPPED else path for name, path in given.items()}
+    given = {name: find_start(path) if path in FOLDERS else path for name, path in given.items()}
     works = plan_works(plan, nodes, given)
     costs = [cost_of(work, plan, job.launch) for work in works]
     return plan, job, costs, made_before(nodes, given, job.run.artifacts)

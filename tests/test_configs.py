@@ -34,8 +34,8 @@ PRIMARY = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "base
 FILES = sorted(CONF.rglob("*.yaml"))
 # options that do not go with the first command of their config, and what they go with
 EMBEDDED = ["experiment=demo"]
-REQUIRED = {("glore", "problems", "arithmetic"): EMBEDDED} | {
-    ("glore", "student", option): EMBEDDED for option in ("shipped", "scratch")
+REQUIRED = {("glore", "problems", option): EMBEDDED for option in ("arithmetic", "plans")} | {
+    ("glore", "student", option): EMBEDDED for option in ("shipped", "planner", "scratch")
 }
 # an option of these belongs to one command, with which its file begins; other groups go with every command
 OF_ONE_COMMAND = ("experiment", "debug", "sweep")

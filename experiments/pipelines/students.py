@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from experiments.pipelines.graph import Graph
 from experiments.pipelines.sections import training
-from refine.students.shipped import SHIPPED
+from refine.students.shipped import FOLDERS
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
 from rollouts.sampling.protocol import SEEDS
 from rollouts.sampling.sample import SAMPLE, SampleArgs
@@ -68,7 +68,7 @@ def add_student(graph: Graph) -> None:
     if "student" in graph.given:
         return
     source = args.problems.source
-    if student.start in (SHIPPED, SCRATCH) and source != WORLD:
+    if student.start in (*FOLDERS, SCRATCH) and source != WORLD:
         raise ValueError(f"student.start={student.start} knows the words of the embedded world only, not {source}'s")
     before = "start" if student.fine_tune or student.rounds else "student"
     if student.start not in (SCRATCH, None):

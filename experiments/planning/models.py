@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refine.students.shipped import SHIPPED, find_start
+from refine.students.shipped import FOLDERS, find_start
 from rollouts.sampling.policies import open_folder
 from training.models import ModelArgs
 
@@ -132,7 +132,7 @@ def find_shape(policy: str | None, made: ModelArgs | None = None, vocabulary: in
     name = re.sub(r"^hub:|@[\w./-]+$", "", policy)
     if name in KNOWN:
         return _shape(name, AutoConfig.for_model(**KNOWN[name]))
-    folder = find_start(SHIPPED) if policy == SHIPPED else policy
+    folder = find_start(policy) if policy in FOLDERS else policy
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(f"{policy} has no config.json here, and is none of {', '.join(KNOWN)}")
     return _shape(policy, open_folder(AutoConfig, folder, "config").get_text_config())

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 from experiments.commands.dry_run import count_problems
-from refine.students.shipped import SHIPPED, find_start
+from refine.students.shipped import FOLDERS, SHIPPED, find_start
 from rewards.labels.prefixes import open_prefixes
 from rollouts.problems.args import ON_HUB, ProblemArgs
 from rollouts.problems.load import load_problems
@@ -80,7 +80,7 @@ def estimate_tokens(text: str | Chat) -> int:
 
 def tokens_of(policy: str | None) -> tuple[Measure, bool]:
     """How many tokens a policy makes of a text, and whether that is exact. A text's end counts, a prompt's not."""
-    folder = find_start(SHIPPED) if policy in (SHIPPED, None) else policy
+    folder = find_start(policy or SHIPPED) if policy is None or policy in FOLDERS else policy
     if not (Path(folder) / "tokenizer_config.json").is_file():
         return estimate_tokens, False
     tokenizer = load_tokenizer(folder)

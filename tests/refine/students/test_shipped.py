@@ -17,13 +17,16 @@ def test_a_changed_student_is_refused(tmp_path, monkeypatch):
         find_start("shipped")
     (tmp_path / "student").mkdir()
     (tmp_path / "student" / "model").write_text("weights")
-    write_json(tmp_path / "hashes.json", {"model": sha256(tmp_path / "student" / "model")})
+    write_json(tmp_path / "hashes.json", {"student": {"model": sha256(tmp_path / "student" / "model")}})
     assert find_start("shipped") == str(tmp_path / "student")
     (tmp_path / "student" / "model").write_text("weightz")
     with pytest.raises(ValueError, match=r"damaged: .*model is missing or has changed"):
         find_start("shipped")
+    with pytest.raises(ValueError, match=r"damaged: .*planner/config.json is missing or has changed"):
+        find_start("shipped/planner")  # there is no list of its files
 
 
 def test_what_is_shipped_is_whole():
-    assert (shipped.FOLDER / "student" / "model.safetensors").stat().st_size < 8 * 2**20
-    assert find_start("shipped").endswith("student")
+    weights = [shipped.FOLDER / folder / "model.safetensors" for folder in shipped.FOLDERS.values()]
+    assert sum(file.stat().st_size for file in weights) < 8 * 2**20
+    assert [find_start(name) for name in shipped.FOLDERS] == [str(file.parent) for file in weights]

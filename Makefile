@@ -9,7 +9,8 @@ VLLM := .venv-vllm
 TRL_PRM := .venv-trl-prm
 TRL_SFT := .venv-trl-sft
 
-.PHONY: help demo demo-lema test faults test-vllm bench-grading bench-plan bench-sampling bench-training lint format clean students
+.PHONY: help demo demo-lema test faults test-vllm bench-grading bench-plan bench-sampling bench-training lint format \
+	clean students planner
 
 demo: $(VENV)/.installed  ## train and refine in the embedded world, print the table, write runs/demo/experiment=demo/
 	$(BIN)/python -m experiments.glore experiment=demo run.name=demo
@@ -74,6 +75,17 @@ students: $(VENV)/.installed  ## make the checkpoint in refine/students anew (it
 		model.heads=4 'model.look_back=[1,3,5,7]' \
 		train.tokens_per_step=512 train.tokens_per_batch=512 train.learning_rate=1e-3 train.warmup=0.02 \
 		train.beta2=0.98 train.dtype=float32 train.gradient_checkpointing=false
+
+LESSON := $(BIN)/python -m experiments.train_policy problems=plans problems.world.size=200000 problems.world.seed=1 \
+	max_length=512 train.tokens_per_step=1024 train.tokens_per_batch=1024 train.learning_rate=1e-3 train.warmup=0.02 \
+	train.beta2=0.98 train.dtype=float32 train.gradient_checkpointing=false run.threads=1 run.name=planner
+
+# problems, steps from, to, followers: where nothing but the question tells who is next, it is learnt to read the question
+planner: $(VENV)/.installed  ## make refine/students/planner anew, from refine/students/student (see their README)
+	policy=shipped; for lesson in "60000 2 3 1" "24000 1 1 0" "40000 1 2 1" "24000 2 4 1"; do \
+		set -- $$lesson; policy=$$(OMP_NUM_THREADS=1 $(LESSON) policy=$$policy problems.limit=$$1 \
+			problems.world.min_steps=$$2 problems.world.max_steps=$$3 problems.world.followers=$$4 \
+			| sed -n 's/ (.*)$$//p' | tail -n 1); test -n "$$policy" || exit 1; done; echo "$$policy"
 
 bench-grading: $(VENV)/.installed  ## our grader beside math-verify and lm-eval's filters: agreement, false positives, speed
 	$(OFFLINE) $(BIN)/python -m experiments.bench.grading_speed

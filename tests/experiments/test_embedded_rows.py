@@ -18,7 +18,8 @@ from stages.make import make
 from stages.pipeline import Node, NodeResult, run_pipeline
 from tests.test_configs import CONF, ROOT, converted
 
-ROWS = [path.stem for path in sorted((CONF / "experiment/glore/embedded").glob("*.yaml"))]
+ROWS = [f"glore/embedded/{path.stem}" for path in sorted((CONF / "experiment/glore/embedded").glob("*.yaml"))]
+PLANS = "plans"  # other problems and another student: nothing of the rows is shared
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,9 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("artifacts")
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", [*ROWS, PLANS])
 def test_a_row_runs_to_its_report(row: str, artifacts: Path) -> None:
-    args = converted("glore", [f"experiment=glore/embedded/{row}", "debug=smoke"]).args
+    args = converted("glore", [f"experiment={row}", "debug=smoke"]).args
     assert args.problems.source == "arithmetic" and args.train_problems == 6
 
     def run_here(node: Node, stage_args: object) -> NodeResult:
@@ -38,11 +39,12 @@ def test_a_row_runs_to_its_report(row: str, artifacts: Path) -> None:
     results = run_pipeline(*glore_nodes(args), run_here, 1)
     report = read_json(results["report"].path / "report.json")
     assert report["problems"] == 4 and report["accuracy"]["reranked"]["n"] == 4
-    kind, _, value = row.partition("_")
+    kind, _, value = row.rpartition("/")[2].partition("_")
     if kind in ("where", "when"):
         assert report["headline"][kind] == value
     made = {name for name, result in results.items() if not result.reused}
-    assert made if row == ROWS[0] else "samples" not in made
+    assert made if row in (ROWS[0], PLANS) else "samples" not in made
+    assert ("reward_start" in results) == (row == PLANS)
 
 
 def test_a_sweep_with_an_arm_that_fails_its_relaunch_and_its_comparison(

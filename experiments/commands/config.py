@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.commands.yaml_files import ConfigError, leaves, read_yaml, write_yaml
-from refine.students.shipped import SHIPPED, find_start
+from refine.students.shipped import FOLDERS, find_start
 from rollouts.sampling.protocol import SEEDS
 from stages.checks import check_filled, check_least
 from stages.launch import LaunchArgs
@@ -125,10 +125,11 @@ def build_job(schema: DictConfig, args: type, values: Any, folder: Path) -> Job:
 
 
 def _find_shipped(args: Any) -> None:
-    """Wherever a policy is asked for, `shipped` is the folder of the student that comes with the package."""
+    """Wherever a policy is asked for, `shipped` is the folder of a student that comes with the package, and
+    `shipped/planner` of another."""
     for one in parent_fields(args):
-        if one.value == SHIPPED and "train_policy" in one.field.metadata["parent"]:
-            setattr(one.owner, one.field.name, find_start(SHIPPED))
+        if "train_policy" in one.field.metadata["parent"] and isinstance(one.value, str) and one.value in FOLDERS:
+            setattr(one.owner, one.field.name, find_start(one.value))
 
 
 def _check_seeds(plain: dict[str, Any], schema: DictConfig) -> None:

@@ -32,7 +32,7 @@ from experiments.commands.config import (
 )
 from experiments.commands.sweeps import objective_of
 from experiments.commands.unused import refuse_typed
-from refine.students.shipped import find_start
+from refine.students.shipped import FOLDERS, find_start
 
 ROOT = Path(__file__).parents[2]
 MODULE = """
@@ -673,7 +673,8 @@ def test_a_seed_that_is_none_is_refused_in_every_command(tmp_path: Path) -> None
         build_job(command.schema, command.args, config, tmp_path)
 
 
-def test_shipped_is_a_word_wherever_a_policy_is_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("word", FOLDERS)
+def test_shipped_is_a_word_wherever_a_policy_is_asked_for(word: str, tmp_path: Path) -> None:
     from experiments import revise, sample, train_reward
 
     for command, name, values in (
@@ -681,8 +682,8 @@ def test_shipped_is_a_word_wherever_a_policy_is_asked_for(tmp_path: Path) -> Non
         (train_reward.main, "policy", {"kind": "orm", "rollouts": "r"}),
         (revise.main, "global_refiner", {"drafts": "d", "local_refiner": "l", "orm": "o", "sorm": "s"}),
     ):
-        job = build_job(command.schema, command.args, values | {name: "shipped"}, tmp_path)
-        assert getattr(job.args, name) == find_start("shipped") and job.config[name] == "shipped"
+        job = build_job(command.schema, command.args, values | {name: word}, tmp_path)
+        assert getattr(job.args, name) == find_start(word) and job.config[name] == word
 
 
 def test_field_names_that_are_taken() -> None:

@@ -9,8 +9,7 @@ VLLM := .venv-vllm
 TRL_PRM := .venv-trl-prm
 TRL_SFT := .venv-trl-sft
 
-.PHONY: help demo demo-lema test faults test-vllm bench-grading bench-plan bench-sampling bench-training lint format \
-	clean students planner
+.PHONY: help demo demo-lema test faults test-vllm bench-grading bench-plan bench-sampling bench-training lint format clean students planner
 
 demo: $(VENV)/.installed  ## train and refine in the embedded world, print the table, write runs/demo/experiment=demo/
 	$(BIN)/python -m experiments.glore experiment=demo run.name=demo

@@ -124,7 +124,7 @@ def build_workspace(project: str, entity: str) -> Any:
 
 def main() -> None:
     """The command."""
-    end_with(run)
+    end_with(run, connected=True)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -27,7 +27,7 @@ _MANIFEST, _SHOWN = "manifest.json", 20
 
 
 def main() -> None:
-    end_with(run)
+    end_with(run, connected=True)
 
 
 def run(argv: Sequence[str]) -> int:

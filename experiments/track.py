@@ -28,7 +28,7 @@ OF_ARTIFACTS = Path("runs/track")  # where the runs of artifacts are kept that n
 def main() -> None:
     """The command."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    end_with(run)
+    end_with(run, connected=True)
 
 
 def run(argv: Sequence[str]) -> int:

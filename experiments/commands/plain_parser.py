@@ -42,17 +42,20 @@ def one_line_errors(run: Run) -> Run:
     return told
 
 
-def end_with(run: Run) -> NoReturn:
+def end_with(run: Run, connected: bool = False) -> NoReturn:
     """Run with this process's words and end with the code; quietly where the reader of what is printed ends first, as
     `| head` does.
 
-    A connection that breaks, such as to W&B, must not end the process, so that SIGPIPE may do so only afterwards.
+    A command that is `connected`, such as to W&B, must not end where a connection breaks: SIGPIPE may end it only
+    afterwards, as Python writes out what is left.
     """
+    if not connected:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     code = 1
     try:
         code = run(sys.argv[1:])
     except BrokenPipeError:
         pass
     finally:
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as Python writes out what is left
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(code)

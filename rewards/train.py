@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rewards.card import reward_card
@@ -59,9 +59,10 @@ class TrainRewardArgs:
     refinements of training problems among them, it has seen what it will rank. `positions` and `balance` are its too.
     The SORM reads `labels`; `balance_lengths` is rule 3 (GLoRe sec. 3.2), and `targets` says whether it learns its
     labels (hard) or the expected share of right continuations of each prefix, whatever solution that is in (soft).
-    `names` gives it labels within steps too, and names that are alike (`rewards/labels/names.py`: the embedded
-    world's). `shuffled_labels` trains the control, which can learn nothing. `added_layers` makes the model deeper than
-    the policy that it starts from; at first they change nothing (LLaMA Pro, arXiv 2401.02415).
+    `names` is for a start from corrupted solutions of the embedded world: it learns whom each step is about in place of
+    whether it is right, and names are made alike (`rewards/labels/names.py`). `shuffled_labels` trains the control,
+    which can learn nothing. `added_layers` makes the model deeper than the policy that it starts from; at first they
+    change nothing (LLaMA Pro, arXiv 2401.02415).
     """
 
     kind: str = "orm"  #: orm or sorm
@@ -206,7 +207,7 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
         train = shuffle_labels(train, args.train.seed)
     model, tokenizer = make_reward_model(args.policy, args.train.device, template, args.added_layers)
     if args.names:
-        train = [replace(one, marks=name_labels(questions[one.problem_id], one.steps)) for one in train]
+        train = [name_labels(questions[one.problem_id], one) for one in train]
         if not says_how(args.policy):  # a reward model has learnt to read its names
             liken_names(model, tokenizer, args.train.seed)
     model = add_adapter(model, args.lora, args.train.seed)
@@ -243,4 +244,4 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     work.count(**{f"validation_{name}": value for name, value in final.items()})
 
 
-TRAIN_REWARD = Stage("train_reward", 7, TrainRewardArgs, train_reward, reward_card)
+TRAIN_REWARD = Stage("train_reward", 8, TrainRewardArgs, train_reward, reward_card)

@@ -30,17 +30,22 @@ PROBLEMS = ProblemArgs("arithmetic", limit=24, world=WorldArgs(size=400))
 
 
 def test_the_person_of_each_step_is_the_one_asked_for_or_not():
-    marks = name_labels(QUESTION, STEPS)
-    assert [(STEPS[mark.step][: mark.stop].split()[-1], mark.label) for mark in marks] == [("Bob", 0.0), ("Eva", 1.0)]
-    assert name_labels(QUESTION.replace("does Eva", "does Bob"), STEPS)[0].label == 1.0
-    assert name_labels(QUESTION, ("Eva has it.", "#### 9")) == ()  # no equation
+    wrong = LabelledSolution("p", STEPS, (1.0, 1.0, 0.0))
+    found = name_labels(QUESTION, wrong)
+    assert [(STEPS[mark.step][: mark.stop].split()[-1], mark.label) for mark in found.marks] == [("Bob", 0), ("Eva", 1)]
+    assert found.labels == (0.0, 1.0, 0.0)  # whom each step is about; the last says still what it said
+    other = name_labels(QUESTION.replace("does Eva", "does Bob"), wrong)
+    assert [mark.label for mark in other.marks] == [1.0, 0.0] and other.labels == (1.0, 0.0, 0.0)
+    without = name_labels(QUESTION, LabelledSolution("p", ("Eva has it.", "#### 9"), (1.0, 1.0)))  # no equation
+    assert (without.labels, without.marks) == ((None, 1.0), ())
     with pytest.raises(ValueError, match="not a question of the arithmetic world"):
-        name_labels("Why?", STEPS)
+        name_labels("Why?", wrong)
 
 
 def test_a_mark_stands_at_the_token_of_its_last_letter():
     words = tokenizer()
-    solution = LabelledSolution("p", STEPS, (1.0, None, 0.0), name_labels(QUESTION, STEPS))
+    marked = name_labels(QUESTION, LabelledSolution("p", STEPS, (1.0, 1.0, 0.0)))
+    solution = dataclasses.replace(marked, labels=(1.0, None, 0.0))
     example = encode_labels(words, QUESTION, solution, 512)
     read = [words.convert_ids_to_tokens(example.ids[at]) for at in example.positions]
     assert list(zip(read, example.targets, strict=True)) == [(" Bob has ", 0), ("\n", 1), (" Eva has ", 1), ("\n", 0)]

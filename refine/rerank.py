@@ -33,10 +33,10 @@ class RerankArgs:
     """Arguments of the stage `rerank`. `samples` is the n of best-of-n and majority-of-n: they choose among the first
     `samples` of the sampled solutions (None: among all). `when` names the gates: a draft is refined always, where a
     reward model's final score is under its threshold, or where it is wrong (oracle). `more` are artifacts of
-    `beam_search` and `refine_until`, one of each at most, of the same problems. `implicit` scores and chooses beside the
-    two, as a baseline; it is read together with its `reference`, at the price of both. `aggregate` makes the one score by
-    which is chosen of those after the steps; a gate goes by the last in any case, which its threshold is for. `seed` is
-    that of `random`."""
+    `beam_search` and `refine_until`, one of each at most, of the same problems. `implicit` scores and chooses beside
+    the two, as a baseline; it is read together with its `reference`, at the price of both. `aggregate` makes the one
+    score by which is chosen of those after the steps; a gate goes by the last in any case, which its threshold is for.
+    `seed` is that of `random`."""
 
     candidates: str = parent("revise")  #: an artifact of revise
     orm: str = parent("train_reward")  #: an artifact of train_reward

@@ -235,11 +235,8 @@ def _positions(report: dict[str, Any]) -> list[Part]:
         [str(place), f"{sizes[place]:,}", *(with_interval(found.get(place)) for found in by_place.values())]
         for place in sorted(sizes)
     ]
-    return (
-        [Table("Step accuracy by position", ["step", "steps", *(TITLES[name] for name in by_place)], rows)]
-        if rows
-        else []
-    )
+    header = ["step", "steps", *(TITLES[name] for name in by_place)]
+    return [Table("Step accuracy by position", header, rows)] if rows else []
 
 
 def _stages(report: dict[str, Any]) -> list[Part]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -76,10 +76,7 @@ def test_scores_of_steps_are_those_of_a_loop_over_tokens(pair, scorer):
         q = [BETA * sum(logs[: end + 1 - encoded.prompt_length]) for end in encoded.ends]
         assert own == pytest.approx([1 / (1 + math.exp(-one)) for one in q], abs=1e-5)
         starts = [encoded.prompt_length, *(end + 1 for end in encoded.ends)]
-        rewards = [
-            BETA * sum(logs[a - encoded.prompt_length : b - encoded.prompt_length])
-            for a, b in zip(starts, starts[1:], strict=False)
-        ]
+        rewards = [BETA * sum(logs[a - encoded.prompt_length : b - encoded.prompt_length]) for a, b in pairwise(starts)]
         assert scorer.rewards(PROBLEMS[i], STEPS[i]) == pytest.approx(rewards, abs=1e-5)
     assert any(abs(p - 0.5) > 0.01 for own in found for p in own)
     assert step_rewards([0.5, 0.25, 1.0]) == [0.5, -0.25, 0.75]
@@ -217,23 +214,22 @@ def test_what_was_killed_goes_on_to_the_same_weights(made, tmp_path, monkeypatch
 
 
 def test_every_layout_trains_alike(made, tmp_path):
-    found = {}
+    found = []
     for layout in ("packed", "padded"):
-        how = dataclasses.replace(FAST, max_steps=3, layout=layout)
+        how = dataclasses.replace(FAST, max_steps=1, layout=layout)
         artifact, _ = make(TRAIN_IMPLICIT, args_of(made, train=how), tmp_path)
-        found[layout] = artifact.manifest["counts"]
-    assert found["packed"]["loss"] == pytest.approx(found["padded"]["loss"], rel=1e-4)
-    first = json.loads((tmp_path / "train_implicit" / artifact.key / "metrics.jsonl").read_text().splitlines()[0])
-    assert first["loss"] == pytest.approx(math.log(2), rel=0.2)  # a mean over solutions, about
+        found.append(artifact.manifest["counts"]["loss"])
+    # before the first step every reward is 0, and the loss a mean over solutions (all have as many tokens)
+    assert found == [pytest.approx(math.log(2), rel=1e-3)] * 2
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"beta": 0.0}, "beta=0.0"),
+        ({"beta": 0.0}, "beta must be in"),
         ({"balance": "odd"}, "balance='?odd"),
-        ({"validation_share": 1.0}, "validation_share=1.0"),
-        ({"max_length": 4}, "max_length=4"),
+        ({"validation_share": 1.0}, "validation_share must be in"),
+        ({"max_length": 4}, "max_length must be at least 8"),
     ],
 )
 def test_settings_out_of_range_are_refused(made, changes, message):
@@ -265,10 +261,9 @@ def test_solutions_too_long_are_left_out_of_training_and_have_no_score(made, tmp
 def test_the_lines_of_the_card_give_the_scores(made, tmp_path):
     text = (Path(made["implicit"]) / "README.md").read_text()
     assert "Implicit PRM" in text and read_facts(made["implicit"])["reference"] in text
-    lines = code(text)[0] if isinstance(code(text), list) else code(text)
-    lines = lines.replace('folder = "."', f"folder = {made['implicit']!r}")
+    lines = code(text).replace('folder = "."', f"folder = {made['implicit']!r}")
     known: dict = {}
-    exec(lines.replace('before = "reference"', f"before = {made['policy']!r}"), known)  # noqa: S102
+    exec(lines.replace('before = "reference"', f"before = {made['policy']!r}"), known)
     one = problem("q", question=known["prompt"].removeprefix("Q: ").removesuffix("\n"))
     scorer = opened(made)
     assert known["scores"] == pytest.approx(scorer.score([one], [known["steps"]])[0], abs=1e-5)

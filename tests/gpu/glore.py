@@ -1,5 +1,5 @@
-"""One pass of GLoRe, from problems to a report: on GSM8K with a real model where both are given, else on the embedded world
-with the shipped student. First every stage in little; then, with the time that is left, more problems.
+"""One pass of GLoRe, from problems to a report: on GSM8K with a real model where both are given, else on the embedded
+world with the shipped student. First every stage in little; then, with the time that is left, more problems.
 
 All stages run in this process, so that the libraries are loaded once. Each gives a row when it is done.
 """

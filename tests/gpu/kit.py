@@ -1,8 +1,8 @@
-"""Gathers what a bare machine lacks: `python -m tests.gpu.kit` makes the folder gpu-kit, see README.md beside this file.
+"""Gathers what a bare machine lacks: `python -m tests.gpu.kit` makes the folder gpu-kit (see README.md beside this).
 
-Wheels of all that this project requires, at the versions installed here, but for what torch, transformers, accelerate and
-peft bring themselves; and, where they are given, a model and problems as archives. Nothing is larger than a piece. The
-files are in numbered folders, one a call; `manifest.json` in each lists all of them.
+Wheels of all that this project requires, at the versions installed here, but for what torch, transformers, accelerate
+and peft bring themselves; and, where they are given, a model and problems as archives. Nothing is larger than a piece.
+The files are in numbered folders, one a call; `manifest.json` in each lists all of them.
 """
 
 from __future__ import annotations

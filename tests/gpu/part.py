@@ -1,5 +1,7 @@
-"""One part in a process of its own: `python -m tests.gpu.part MODULE ROWS SETTING`. It adds each row to the file ROWS as
-soon as it has it, so that what was found stays when the part is stopped or dies."""
+"""One part in a process of its own: `python -m tests.gpu.part MODULE ROWS SETTING`.
+
+It adds each row to the file ROWS as soon as it has it, so that what was found stays when the part is stopped or dies.
+"""
 
 from __future__ import annotations
 

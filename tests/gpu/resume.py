@@ -1,7 +1,7 @@
 """A run that is stopped after a checkpoint and goes on: are its weights those of a run in one go, bit for bit?
 
-On a GPU sums may be made in another order each time, so the same run is made twice too: what is stopped may be no further
-off than that.
+On a GPU sums may be made in another order each time, so the same run is made twice too: what is resumed may be off by
+four times that.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""Twenty steps of a model of half a billion random weights: packed, padded, with shared prefixes, compiled where training
-knows how, and beside TRL's SFTTrainer where that is installed.
+"""Twenty steps of a model of half a billion random weights: packed, padded, with shared prefixes, compiled where
+training knows how, and beside TRL's SFTTrainer where that is installed.
 
-Tokens a second count every token that is trained on, a shared prefix once for each of its examples. FLOPs are those of the
-tokens that must be computed: no padding, shared prefixes once, and no second forward of checkpointing.
+Tokens a second count every token that is trained on, a shared prefix once for each of its examples. FLOPs are those of
+the tokens that must be computed: no padding, shared prefixes once, and no second forward of checkpointing.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -195,7 +196,7 @@ def _trl(
         SFTTrainer(
             model, args=args, train_dataset=data, processing_class=make_tokenizer(50), callbacks=[Clock()]
         ).train()
-    gaps = [after - before for before, after in zip(ends, ends[1:], strict=False)][min(SKIPPED, steps - 2) :]
+    gaps = [after - before for before, after in itertools.pairwise(ends)][min(SKIPPED, steps - 2) :]
     a_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * mean
     memory = torch.cuda.max_memory_allocated() / 2**30 if setting.cuda else 0.0
     yield from _rows(setting, name, a_step / statistics.median(gaps), 1.0, examples, memory, known)

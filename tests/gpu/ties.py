@@ -1,7 +1,7 @@
 """How often a reward model's scores tie in bfloat16: a tie between a draft and a refinement keeps the draft.
 
-The same head reads the same solutions in float32, as the project scores in bfloat16, and in bfloat16 with the head alone
-in float32. The solutions of a problem differ in one number.
+The same head reads the same solutions in float32, as the project scores in bfloat16, and in bfloat16 with the head
+alone in float32. The solutions of a problem differ in one number.
 """
 
 from __future__ import annotations

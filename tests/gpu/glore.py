@@ -98,4 +98,4 @@ def _figures(setting: Setting, made: dict[str, str]) -> Iterator[Row]:
     yield row("problems", report["problems"], note="glore.md is its report")
     for selector in ("draft", "reranked"):
         if own := report["accuracy"].get(selector):
-            yield row(f"right, {selector}", own["accuracy"], note=f"of {own['n']}")
+            yield row(f"right, {selector}", own["value"], note=f"of {own['n']}")

@@ -1,7 +1,7 @@
 """Does a training step wait for the device?
 
-On a GPU torch's own sync debug mode says where. On a CPU the operations are counted that would make it wait there: reads
-of single numbers, and shapes that depend on values.
+On a GPU torch's own sync debug mode says where. On a CPU the operations are counted that would make it wait there:
+reads of single numbers, and shapes that depend on values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The GPU script in little on the CPU: each part gives its rows and sees a planted fault, and the report always comes."""
+"""The GPU script in little on the CPU: each part gives its rows, sees a planted fault, and always reports."""
 
 from __future__ import annotations
 

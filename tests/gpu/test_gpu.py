@@ -93,6 +93,18 @@ def test_a_run_that_goes_on_from_other_weights_is_seen(setting: Setting, monkeyp
     assert rows["packed: the same run twice"]["value"] == 0 and not rows["packed: stopped and resumed"]["ok"]
 
 
+@pytest.mark.parametrize("real", [False, True])
+def test_a_pass_with_more_problems_composes(real: bool, setting: Setting) -> None:
+    from experiments.plan import read_words
+    from tests.gpu.glore import words
+
+    given = dataclasses.replace(setting, model="MODEL", problems="FOLDER") if real else setting
+    args = read_words(["glore", *words(given, 5)])[1].args
+    assert (args.problems.source, args.problems.path) == (("gsm8k", "FOLDER") if real else ("arithmetic", None))
+    assert (args.train_problems, args.test_problems) == (30, 20)
+    assert args.orm.train.max_steps == args.student.sft.train.max_steps == 15
+
+
 FAKES = {
     "dies": "import os\ndef run(setting):\n    yield {'what': 'first'}\n    os.abort()\n",
     "hangs": "import threading\ndef run(setting):\n    yield {'what': 'first'}\n    threading.Event().wait()\n",
@@ -108,11 +120,12 @@ def test_a_part_reports_whatever_happens_to_the_others(
     for name, text in FAKES.items():
         (tmp_path / f"fake_{name}.py").write_text(text)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    rows = run_parts([Part(name, f"fake_{name}", 12.0) for name in FAKES], setting)
+    parts = [Part(name, f"fake_{name}", 15.0 if name == "hangs" else 120.0) for name in FAKES]
+    rows = run_parts(parts, setting)
     ended = {row["part"]: row["status"] for row in rows if "status" in row}
     assert ended == {
         "dies": "died: SIGABRT",
-        "hangs": "stopped: it took more than 12 s",
+        "hangs": "stopped: it took more than 15 s",
         "fails": "failed: ValueError: no luck",
         "missing": "failed: ModuleNotFoundError: No module named 'nothing_of_this_name'",
         "works": "done",
@@ -126,8 +139,8 @@ def test_a_part_reports_whatever_happens_to_the_others(
 
 
 def test_parts_for_which_no_time_is_left_say_so(setting: Setting) -> None:
-    rows = run_parts([Part("late", "fake_late", 60.0)], dataclasses.replace(setting, seconds=5.0))
-    assert [row["status"] for row in rows] == ["not started: 5 s were left"]
+    rows = run_parts([Part("late", "fake_late", 60.0)], dataclasses.replace(setting, seconds=0.0))
+    assert [row["status"] for row in rows] == ["not started: 0 s were left"]
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

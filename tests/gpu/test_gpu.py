@@ -106,11 +106,11 @@ def test_a_pass_with_more_problems_composes(real: bool, setting: Setting) -> Non
 
 
 FAKES = {
-    "dies": "import os\ndef run(setting):\n    yield {'what': 'first'}\n    os.abort()\n",
-    "hangs": "import threading\ndef run(setting):\n    yield {'what': 'first'}\n    threading.Event().wait()\n",
-    "fails": "def run(setting):\n    yield {'what': 'first'}\n    raise ValueError('no luck\\nat all')\n",
+    "dies": "import os\ndef run(setting):\n    yield row('first', 1)\n    os.abort()\n",
+    "hangs": "import threading\ndef run(setting):\n    yield row('first', 1)\n    threading.Event().wait()\n",
+    "fails": "def run(setting):\n    yield row('first', 1)\n    raise ValueError('no luck\\nat all')\n",
     "missing": "import nothing_of_this_name\n",
-    "works": "from tests.gpu.setting import row\ndef run(setting):\n    yield row('a | b', 0.5, 'GiB', 0.25)\n",
+    "works": "def run(setting):\n    yield row('a | b', 0.5, 'GiB', 0.25)\n",
 }
 
 
@@ -118,7 +118,7 @@ def test_a_part_reports_whatever_happens_to_the_others(
     setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, text in FAKES.items():
-        (tmp_path / f"fake_{name}.py").write_text(text)
+        (tmp_path / f"fake_{name}.py").write_text("from tests.gpu.setting import row\n" + text)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     parts = [Part(name, f"fake_{name}", 15.0 if name == "hangs" else 120.0) for name in FAKES]
     rows = run_parts(parts, setting)

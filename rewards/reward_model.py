@@ -40,12 +40,13 @@ _PROBE = (
 
 
 def make_reward_model(
-    policy: str, device: str = "auto", template: Template = PLAIN, added_layers: int = 0
+    policy: str, device: str = "auto", template: Template = PLAIN, added_layers: int = 0, seed: int = 0
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A policy's body with a new scalar head (token classification, one label, no dropout anywhere), in float32.
 
     The head starts at zero, so that every probability starts at one half. Where `policy` is a reward model already,
-    its head is kept: training goes on. `added_layers` are put on top of the policy's (`training.models.add_layers`).
+    its head is kept: training goes on. `added_layers` are put on top of the policy's, drawn with
+    `seed` (`training.models.add_layers`).
 
     Raises:
         ValueError: the folder lacks something, a weight is missing or not finite, there is no such head or no such
@@ -75,7 +76,7 @@ def make_reward_model(
                 weight.zero_()
     check_weights(model, tokenizer, policy)
     if added_layers:
-        add_layers(model, added_layers)
+        add_layers(model, added_layers, seed)
     return model.to(pick_device(device)), tokenizer
 
 

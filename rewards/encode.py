@@ -6,9 +6,10 @@ ORM and SORM differ only in which steps carry which labels; from here on they ar
 from __future__ import annotations
 
 import logging
+import random
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -100,6 +101,34 @@ def encode_solutions(
             examples.append(example)
             owners.append(solution.problem_id)
     return examples, owners, lost
+
+
+def pair_solutions(
+    examples: Sequence[Example], owners: Sequence[str], tokens: int, seed: int
+) -> tuple[list[Example], list[str]]:
+    """Solutions, each with the label (0 or 1) of its last step alone, in groups of right and wrong ones of one problem
+    (`Example.group`); `owners` are their problems. Returns what is left, in order: those of problems with both.
+
+    A problem is one group where that has at most `tokens` tokens, else as few as that takes, each with at least one
+    right and one wrong solution, drawn at random.
+    """
+    rng = random.Random(f"pairs/{seed}")
+    problems: dict[str, tuple[list[int], list[int]]] = {}
+    for i, (example, owner) in enumerate(zip(examples, owners, strict=True)):
+        problems.setdefault(owner, ([], []))[example.targets[-1] > 0.5].append(i)
+    group_of: dict[int, int] = {}
+    for sides in problems.values():
+        for side in sides:
+            rng.shuffle(side)
+        for count in range(1, min(map(len, sides)) + 1):
+            parts = [[i for side in sides for i in side[n::count]] for n in range(count)]
+            if max(sum(len(examples[i].ids) for i in part) for part in parts) <= tokens:
+                break
+        if all(sides):
+            first = len(group_of)  # a number that no group has: each has more examples than one
+            group_of |= {i: first + n for n, part in enumerate(parts) for i in part}
+    kept = sorted(group_of)
+    return [replace(examples[i], group=group_of[i]) for i in kept], [owners[i] for i in kept]
 
 
 def warn_of_lost(lost: int, left: int, max_length: int) -> None:

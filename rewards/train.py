@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rewards.card import reward_card
-from rewards.encode import LabelledSolution, encode_solutions, warn_of_lost
+from rewards.encode import LabelledSolution, encode_solutions, pair_solutions, warn_of_lost
 from rewards.labels.cleaning import balance_lengths, to_solutions
 from rewards.labels.names import liken_names, name_labels
 from rewards.labels.outcome import (
@@ -27,6 +27,7 @@ from rewards.labels.outcome import (
     from_rollout,
     label_outcomes,
 )
+from rewards.losses import LOSSES, make_loss
 from rewards.thresholds import by_position, position_priors
 from rewards.validation import validate_scores
 from rollouts.problems.merge import merge_problems
@@ -39,6 +40,7 @@ from stages.stage import Stage, only_when, parent
 from stages.workspace import Quarantined, Workspace
 from training.adapters import ADAPTER, LoraArgs
 from training.args import TrainArgs
+from training.plan import pack_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,6 +61,10 @@ class TrainRewardArgs:
     refinements of training problems among them, it has seen what it will rank. `positions` and `balance` are its too.
     The SORM reads `labels`; `balance_lengths` is rule 3 (GLoRe sec. 3.2), and `targets` says whether it learns its
     labels (hard) or the expected share of right continuations of each prefix, whatever solution that is in (soft).
+    `loss` is bce, for probabilities; `pairwise` for an ORM, which puts the last scores of a problem's right solutions
+    above those of its wrong ones, and says nothing of other steps; or `pqm` for a SORM, which ranks the steps of a
+    solution, wrong ones lower by `margin` than where it began (`rewards/losses.py`). Scores of the last two keep that
+    order, but are no probabilities.
     `names` is for a start from corrupted solutions of the embedded world: it learns whom each step is about in place of
     whether it is right, and names are made alike (`rewards/labels/names.py`). `shuffled_labels` trains the control,
     which can learn nothing. `added_layers` makes the model deeper than the policy that it starts from; at first they
@@ -70,10 +76,12 @@ class TrainRewardArgs:
     rollouts: str | None = parent("sample", default=None)  #: an artifact of sample, for an ORM
     labels: str | None = parent("label_steps", "import_labels", "corrupt_solutions", default=None)  #: for a SORM
     more_rollouts: list[str] = only_when(parent("sample", "revise", default=[]), "kind", "orm")  #: also of revise
-    positions: str = only_when("all_steps", "kind", "orm")
+    positions: str = only_when("all_steps", "by_steps", True)  #: an orm's, with bce: all_steps or last
     balance: str = only_when("problem", "kind", "orm")
     balance_lengths: bool = only_when(True, "kind", "sorm")
     targets: str = only_when("hard", "kind", "sorm")  #: hard labels, or soft: the share expected to be right
+    loss: str = only_when("bce", "loss", "pairwise", "pqm")  #: bce, pairwise (orm) or pqm (sorm)
+    margin: float = only_when(4.0, "loss", "pqm")  #: zeta of pqm
     names: bool = only_when(False, "names", True)
     shuffled_labels: bool = False
     added_layers: int = only_when(0, "deeper", True)
@@ -90,9 +98,14 @@ class TrainRewardArgs:
         """Whether the model has layers that the policy has not."""
         return self.added_layers > 0
 
+    @property
+    def by_steps(self) -> bool:
+        """Whether each step of an ORM's solutions may have a loss of its own."""
+        return self.kind == "orm" and self.loss == "bce"
+
     def validate(self) -> None:
         """Raise ValueError naming the first setting that does not fit the others."""
-        check_choices(self, kind=("orm", "sorm"), positions=POSITIONS, balance=BALANCES, targets=TARGETS)
+        check_choices(self, kind=("orm", "sorm"), positions=POSITIONS, balance=BALANCES, targets=TARGETS, loss=LOSSES)
         if (self.kind == "orm") != (self.rollouts is not None) or (self.kind == "sorm") != (self.labels is not None):
             raise ValueError(
                 f"an orm is trained on rollouts, a sorm on labels: kind={self.kind} with "
@@ -107,7 +120,14 @@ class TrainRewardArgs:
                 f"names=true is for a sorm that is trained whole on its own labels: kind={self.kind}, "
                 f"shuffled_labels={self.shuffled_labels}, lora.rank={self.lora.rank}"
             )
-        check_range(self, validation_share="(0, 1)")
+        if self.loss == "pairwise" and self.kind != "orm":
+            raise ValueError("loss=pairwise compares whole solutions of a problem, and is for kind=orm: kind=sorm")
+        if self.loss == "pqm" and (self.kind != "sorm" or self.targets != "hard" or self.names):
+            raise ValueError(
+                f"loss=pqm ranks right and wrong steps of a solution, and is for kind=sorm with targets=hard: "
+                f"kind={self.kind}, targets={self.targets}, names={self.names}"
+            )
+        check_range(self, validation_share="(0, 1)", margin="[0, inf)")
         check_least(self, max_length=8, added_layers=0)
 
 
@@ -151,7 +171,8 @@ def build_solutions(args: TrainRewardArgs, work: Workspace) -> tuple[list[Labell
         different = drop_duplicates(train)
         balanced = balance_outcomes(different, args.balance, seed)
         work.count(**counts, duplicates=len(train) - len(different), unbalanced=len(different) - len(balanced))
-        return label_outcomes(balanced, args.positions), label_outcomes(validation, "all_steps")
+        positions = args.positions if args.loss == "bce" else "last"
+        return label_outcomes(balanced, positions), label_outcomes(validation, "all_steps")
     soft = args.targets == "soft"
     balanced = balance_lengths(train, seed, soft) if args.balance_lengths else to_solutions(train, soft=soft)
     return balanced, to_solutions(validation, soft=soft)
@@ -193,7 +214,6 @@ def drop_too_long(
 
 def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     """Train a reward model and save it as a Hugging Face token-classification folder: the artifact itself."""
-    from rewards.losses import reward_loss
     from rewards.reward_model import make_reward_model, save_reward_model, says_how
     from rewards.scorer import Scorer
     from training.adapters import add_adapter, merge_adapter
@@ -215,6 +235,12 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     validation = drop_too_long(reader, problems, validation, work)
     most = min(args.max_length, context_length(model) or args.max_length)
     examples, owners, lost = encode_solutions(tokenizer, questions, train, most, template)
+    if args.loss == "pairwise":
+        whole, together = len(examples), min(pack_size(args.train), args.train.tokens_per_batch)
+        examples, owners = pair_solutions(examples, owners, together, args.train.seed)
+        work.count(unpaired=whole - len(examples))
+    elif args.loss == "pqm":
+        examples = [replace(example, group=n) for n, example in enumerate(examples)]
 
     # what balancing took out of the labels of a SORM, its thresholds put back
     priors = position_priors(validation) if args.kind == "sorm" and args.balance_lengths else ()
@@ -227,7 +253,8 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     final: dict[str, float] = {}
     if examples or not args.allow_empty:
         judge, name = evaluate if validation else None, f"train {args.kind}"
-        trained = fit(model, tokenizer, examples, reward_loss, args.train, work, name, judge, owners)
+        loss = make_loss(args.loss, args.margin)
+        trained = fit(model, tokenizer, examples, loss, args.train, work, name, judge, owners)
         final = trained.evaluation
         work.spend(int(trained.figures["trained_tokens"]))
         work.count(**trained.figures)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from training.args import TrainArgs
 
-# sum of the losses of one batch's targets, given the model
+# sum of the losses of one batch, given the model: of its targets, or of its groups
 Loss = Callable[["PreTrainedModel", Batch], "torch.Tensor"]
 Tensors = dict[str, "torch.Tensor"]
 
@@ -95,8 +95,8 @@ class Engine:
         dtype = dtype_name(self.args.dtype, self.device.type)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
-    def step(self, batches: Sequence[Batch], counted: int, targets: int, loss: Loss, signal: bool) -> torch.Tensor:
-        """One optimizer step on `batches`, of which the first `counted` count; all ranks have `targets` together.
+    def step(self, batches: Sequence[Batch], counted: int, items: int, loss: Loss, signal: bool) -> torch.Tensor:
+        """One optimizer step on `batches`, of which the first `counted` count; all ranks have `items` together.
 
         Returns (3,): mean loss, signals, norm of the gradient, for `read`, which waits for the device once a step.
         """
@@ -110,22 +110,22 @@ class Engine:
             with apart:
                 with self.autocast():
                     summed = loss(self.wrapped, batch.to(self.device))
-                # the all-reduce averages over ranks; times their number, it is a mean over all targets of the step
-                (summed * ((self.count if number < counted else 0) / targets)).backward()
+                # the all-reduce averages over ranks; times their number, it is a mean over all items of the step
+                (summed * ((self.count if number < counted else 0) / items)).backward()
             if number < counted:
                 total += summed.detach()
         norm = torch.nn.utils.clip_grad_norm_(self.named.values(), self.args.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         norm = norm.full_tensor() if self.sharded else norm
-        seen = torch.stack([total / targets, torch.full_like(total, float(signal))])
+        seen = torch.stack([total / items, torch.full_like(total, float(signal))])
         if self.count > 1:
             torch.distributed.all_reduce(seen)
         return torch.cat([seen, norm.detach().reshape(1).to(seen)])
 
     @staticmethod
     def read(seen: torch.Tensor) -> tuple[float, float, bool]:
-        """The mean loss a target, not finite where the gradient is not; the gradient's norm before it was clipped; and
+        """The mean loss an item, not finite where the gradient is not; the gradient's norm before it was clipped; and
         whether any rank gave a signal."""
         value, signals, norm = seen.tolist()
         return (value if math.isfinite(norm) else norm), norm, signals > 0

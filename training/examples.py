@@ -23,12 +23,15 @@ class Example:
 
     A policy's target at position t is the id of token t + 1; a reward model's is the label, in [0, 1], of the step that
     ends at position t. The first `prompt` ids are the prompt: examples with the same prompt come into the same step.
+    Examples of the same `group` are always read in one batch, and the loss has one value for each group; where no
+    example has a group, one for each target.
     """
 
     ids: list[int]
     positions: list[int]
     targets: list[float]
     prompt: int = 0
+    group: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,8 @@ class Batch:
     A padded batch has one example a row, and a `mask` (batch, length). A packed one has several: instead of a mask,
     `position_ids` (batch, length), which start at 0 with every example, and `packing`, where the examples are. With
     shared prefixes it is one row, in which an example may begin with tokens of another (`training/prefix_sharing.py`).
-    With `target_tokens` logits are right at targets only.
+    With `target_tokens` logits are right at targets only. Where the loss is one of groups, `members` (groups, most)
+    are the indices of the targets of each, and -1 where there are fewer.
     """
 
     ids: torch.Tensor
@@ -49,6 +53,7 @@ class Batch:
     position_ids: torch.Tensor | None = None
     packing: Packing | None = None
     target_tokens: TargetTokens | None = None
+    members: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         moved = (getattr(self, field.name) for field in fields(self))
@@ -82,6 +87,16 @@ def place_targets(
     places = [path[position] for e, path in zip(examples, paths, strict=True) for position in e.positions]
     targets = torch.tensor([target for e in examples for target in e.targets], dtype=torch.float64)
     return torch.repeat_interleave(torch.tensor(rows), each), torch.tensor(places, dtype=torch.long), targets
+
+
+def list_members(groups: Sequence[Sequence[Example]]) -> torch.Tensor:
+    """`Batch.members` of a batch in which the examples of these groups follow one another: of a group with 2 targets
+    and one with 1, [[0, 1], [2, -1]]."""
+    import torch
+
+    sizes = [sum(len(example.positions) for example in group) for group in groups]
+    targets = torch.arange(sum(sizes)).split(sizes)
+    return torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-1)
 
 
 def pad_batch(examples: Sequence[Example], pad_id: int) -> Batch:

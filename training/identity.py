@@ -49,6 +49,8 @@ def hash_examples(examples: Sequence[Example]) -> str:
         total.update(array("q", example.ids))
         total.update(array("q", example.positions))
         total.update(array("d", example.targets))
+        if example.group is not None:
+            total.update(array("q", [example.group]))
     return total.hexdigest()
 
 

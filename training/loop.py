@@ -1,7 +1,8 @@
 """The one training loop: policies and reward models differ in their loss and their examples only.
 
-The loss of a step is the mean over all its targets: layout, micro-batches and number of ranks do not change it. Order
-and random numbers are functions of (seed, epoch, step, rank), so that a run that was killed goes on bit by bit.
+The loss of a step is the mean over all its targets, or over its groups of examples: layout, micro-batches and number of
+ranks do not change it. Order and random numbers are functions of (seed, epoch, step, rank), so that a run that was
+killed goes on bit by bit.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ class _Run:
             rate = args.learning_rate * learning_rate_share(number, self.steps, args.warmup, args.final_share)
             self.engine.set_rate(rate)
             torch.manual_seed(step_seed(args.seed, number, self.engine.rank))
-            seen = self.engine.step(step.batches, step.counted, step.targets, self.loss, self.is_due(number + 1))
+            seen = self.engine.step(step.batches, step.counted, step.items, self.loss, self.is_due(number + 1))
             # prepared while the device is at work on this one
             following = self.loader.prepare(number + 1) if number + 1 < self.last else None
             value, norm, due = self.engine.read(seen)

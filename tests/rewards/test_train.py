@@ -262,6 +262,23 @@ def test_a_sorm_may_go_on_from_an_orm(made, orm):
     assert sorm.manifest["parents"]["policy"]["key"] == orm.key
 
 
+def test_an_orm_learns_from_pairs(made, tmp_path):
+    found, _ = make(TRAIN_REWARD, args_of(made, "orm", loss="pairwise"), tmp_path)
+    counts = found.manifest["counts"]
+    assert counts["labels"] == 24 * 6 and counts["unpaired"] == 0  # one a solution
+    assert counts["validation_pairwise_accuracy"] > 0.95
+    right, wrong = load_scorer(found.path, device="cpu").score([PROBLEMS[3]] * 2, [r.steps for r in rollouts_of(3)[:2]])
+    assert 1 >= right[-1] > wrong[-1] >= 0
+
+
+def test_a_sorm_learns_to_rank_steps(made, tmp_path):
+    args = args_of(made, "sorm", loss="pqm", balance_lengths=False)
+    found, _ = make(TRAIN_REWARD, args, tmp_path)
+    assert found.manifest["counts"]["validation_first_error_f1"] > 0.9
+    right, wrong = load_scorer(found.path, device="cpu").score([PROBLEMS[3]] * 2, [r.steps for r in rollouts_of(3)[:2]])
+    assert min(right) > 0.5 > wrong[1] and right[0] < right[2]  # right steps rise from 0.5, a wrong one is below it
+
+
 def test_shuffled_labels_teach_nothing(made, orm):
     control, _ = make(TRAIN_REWARD, args_of(made, "orm", shuffled_labels=True), made["root"])
     # how good its order is by chance says nothing; how far its probabilities are from the truth does
@@ -361,6 +378,12 @@ def test_an_artifact_of_another_stage_is_refused(made, tmp_path):
         ),
         ({"targets": "fuzzy"}, "targets='fuzzy'"),
         ({"targets": "soft"}, "targets='soft' must be hard, or soft for a sorm"),
+        ({"loss": "mse"}, "loss.*'mse'"),
+        ({"margin": -1.0}, "margin.*-1.0"),
+        ({"loss": "pqm"}, "loss=pqm .*kind=orm"),
+        ({"kind": "sorm", "rollouts": None, "labels": "x", "loss": "pairwise"}, "loss=pairwise .*kind=sorm"),
+        ({"kind": "sorm", "rollouts": None, "labels": "x", "loss": "pqm", "targets": "soft"}, "loss=pqm .*targets=soft"),
+        ({"kind": "sorm", "rollouts": None, "labels": "x", "loss": "pqm", "names": True}, "loss=pqm .*names=True"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):

@@ -66,9 +66,9 @@ def allocated(model: PreTrainedModel, train: TrainArgs) -> tuple[float, tuple[in
     loader = StepLoader(examples(model.config.vocab_size), train, 0, engine)
     with packed_attention(model):
         first, step = loader.prepare(0), loader.prepare(1)
-        engine.step(first.batches, first.counted, first.targets, completion_loss, False)  # makes the moments
+        engine.step(first.batches, first.counted, first.items, completion_loss, False)  # makes the moments
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-            engine.step(step.batches, step.counted, step.targets, completion_loss, False)
+            engine.step(step.batches, step.counted, step.items, completion_loss, False)
     events = [one for one in profile.profiler.kineto_results.events() if one.name() == "[memory]"]
     now = peak = 0
     for event in sorted(events, key=lambda one: one.start_ns()):

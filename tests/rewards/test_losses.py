@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,10 @@ def test_a_group_is_worth_what_the_formula_says(name):
     logits = [[rng.gauss(0, 3) for _ in own] for own in labels]
     wanted = [PLAIN[name](*one) for one in zip(logits, labels, strict=True)]
     members = list_members([[Example([1], [0] * len(own), own)] for own in labels])
-    flat = torch.tensor(sum(logits, []), dtype=torch.float64, requires_grad=True)
-    values = found(name, flat, torch.tensor(sum(labels, [])), members)
+    flat = torch.tensor(list(itertools.chain(*logits)), dtype=torch.float64, requires_grad=True)
+    values = found(name, flat, torch.tensor(list(itertools.chain(*labels))), members)
     assert values.tolist() == pytest.approx(wanted, rel=1e-9)
-    single = found(name, flat.detach().float(), torch.tensor(sum(labels, [])), members)
+    single = found(name, flat.detach().float(), torch.tensor(list(itertools.chain(*labels))), members)
     assert single.tolist() == pytest.approx(wanted, rel=1e-5)
     values.sum().backward()
     starts = list(itertools.accumulate(map(len, labels), initial=0))
@@ -149,10 +150,10 @@ def test_neither_layout_nor_micro_batches_change_the_gradient(name, policy, tmp_
         [("padded", 5000, True), ("padded", 60, True), ("packed", 5000, False), ("packed", 60, False),
          ("packed", 5000, True), ("packed", 60, True)]
     ):  # fmt: skip
-        kept = {}
+        kept: dict[str, torch.Tensor] = {}
         other = judge(policy)
         for key, weight in other.named_parameters():
-            weight.register_post_accumulate_grad_hook(lambda w, key=key: kept.__setitem__(key, w.grad.clone()))
+            weight.register_post_accumulate_grad_hook(partial(keep_gradient, kept, key))
         how = {"layout": layout, "tokens_per_batch": tokens, "share_prefixes": share, "max_grad_norm": 1e9}
         _, done = train(
             tmp_path / str(n), examples, other, make_loss(name, MARGIN), tokens_per_step=5000, pack_tokens=5000, **how
@@ -160,6 +161,10 @@ def test_neither_layout_nor_micro_batches_change_the_gradient(name, policy, tmp_
         assert done.figures["steps"] == 1 and done.figures["loss"] == pytest.approx(float(values.mean()), rel=1e-4)
         for key, weight in model.named_parameters():
             torch.testing.assert_close(kept[key], weight.grad, rtol=1e-3, atol=2e-6, msg=key)
+
+
+def keep_gradient(kept: dict[str, torch.Tensor], key: str, weight: torch.Tensor) -> None:
+    kept[key] = weight.grad.clone()
 
 
 STEPS = {"tokens_per_step": 300, "pack_tokens": 150, "tokens_per_batch": 60, "epochs": 1, "learning_rate": 1e-3}

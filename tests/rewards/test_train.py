@@ -382,7 +382,7 @@ def test_an_artifact_of_another_stage_is_refused(made, tmp_path):
         ({"margin": -1.0}, "margin.*-1.0"),
         ({"loss": "pqm"}, "loss=pqm .*kind=orm"),
         ({"kind": "sorm", "rollouts": None, "labels": "x", "loss": "pairwise"}, "loss=pairwise .*kind=sorm"),
-        ({"kind": "sorm", "rollouts": None, "labels": "x", "loss": "pqm", "targets": "soft"}, "loss=pqm .*targets=soft"),
+        ({"kind": "sorm", "rollouts": None, "labels": "x", "loss": "pqm", "targets": "soft"}, "loss=pqm .*=soft"),
         ({"kind": "sorm", "rollouts": None, "labels": "x", "loss": "pqm", "names": True}, "loss=pqm .*names=True"),
     ],
 )

@@ -238,6 +238,10 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     if args.loss == "pairwise":
         whole, together = len(examples), min(pack_size(args.train), args.train.tokens_per_batch)
         examples, owners = pair_solutions(examples, owners, together, args.train.seed)
+        for weight_name, weight in model.named_parameters():
+            # of the head: no pair depends on it, and Adam would make steps of rounding
+            if weight_name.endswith("bias") and weight.numel() == 1:
+                weight.requires_grad_(False)
         work.count(unpaired=whole - len(examples))
     elif args.loss == "pqm":
         examples = [replace(example, group=n) for n, example in enumerate(examples)]

@@ -269,6 +269,8 @@ def test_an_orm_learns_from_pairs(made, tmp_path):
     assert counts["validation_pairwise_accuracy"] > 0.95
     right, wrong = load_scorer(found.path, device="cpu").score([PROBLEMS[3]] * 2, [r.steps for r in rollouts_of(3)[:2]])
     assert 1 >= right[-1] > wrong[-1] >= 0
+    head = load_file(found.path / "model.safetensors")["score.bias"]
+    assert float(head) == 0  # no pair says anything of it
 
 
 def test_a_sorm_learns_to_rank_steps(made, tmp_path):
@@ -360,6 +362,9 @@ def test_an_artifact_of_another_stage_is_refused(made, tmp_path):
         make(TRAIN_REWARD, args, tmp_path)
 
 
+SORM = {"kind": "sorm", "rollouts": None, "labels": "x"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -382,7 +387,10 @@ def test_an_artifact_of_another_stage_is_refused(made, tmp_path):
         ({"margin": -1.0}, "margin.*-1.0"),
         ({"loss": "pqm"}, "loss=pqm .*kind=orm"),
         ({"kind": "sorm", "rollouts": None, "labels": "x", "loss": "pairwise"}, "loss=pairwise .*kind=sorm"),
-        ({"kind": "sorm", "rollouts": None, "labels": "x", "loss": "pqm", "targets": "soft"}, "loss=pqm .*=soft"),
+        (
+            {"kind": "sorm", "rollouts": None, "labels": "x", "loss": "pqm", "targets": "soft"},
+            "loss=pqm .*targets=soft",
+        ),
         ({"kind": "sorm", "rollouts": None, "labels": "x", "loss": "pqm", "names": True}, "loss=pqm .*names=True"),
     ],
 )

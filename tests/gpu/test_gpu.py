@@ -68,8 +68,10 @@ def test_a_window_that_is_not_kept_is_seen(setting: Setting, monkeypatch: pytest
 
 
 def test_a_read_within_a_step_is_seen(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.gpu import syncs
     from training import completions
 
+    monkeypatch.setattr(syncs, "LAYOUTS", {"padded": False})
     own = completions.completion_loss
 
     def reading(model, batch):
@@ -85,8 +87,10 @@ def test_a_read_within_a_step_is_seen(setting: Setting, monkeypatch: pytest.Monk
 
 
 def test_a_run_that_goes_on_from_other_weights_is_seen(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.gpu import resume
     from training.distributed import Engine
 
+    monkeypatch.setattr(resume, "LAYOUTS", {"packed": resume.LAYOUTS["packed"]})
     own = Engine.set_moments
     monkeypatch.setattr(Engine, "set_moments", lambda self, moments: own(self, {}))
     rows = rows_of("resume", setting)

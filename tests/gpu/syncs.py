@@ -63,7 +63,7 @@ def _step(engine: Engine, loader: StepLoader, number: int) -> Any:
     from training.completions import completion_loss
 
     step = loader.prepare(number)
-    return engine.step(step.batches, step.counted, step.targets, completion_loss, False)
+    return engine.step(step.batches, step.counted, step.items, completion_loss, False)
 
 
 def _debugged(engine: Engine, loader: StepLoader, layout: str) -> Iterator[Row]:
@@ -117,6 +117,6 @@ def _counted(engine: Engine, loader: StepLoader, layout: str) -> Iterator[Row]:
 
     step = loader.prepare(2)
     with Count():
-        engine.step(step.batches, step.counted, step.targets, completion_loss, False)
+        engine.step(step.batches, step.counted, step.items, completion_loss, False)
     note = ", ".join(f"{place} ({count})" for place, count in seen.most_common(8))
     yield row(f"{layout}: operations within a step that would wait", sum(seen.values()), note=note)

@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 TRL_PRM := .venv-trl-prm
 TRL_SFT := .venv-trl-sft
 
-.PHONY: help demo demo-lema test faults test-vllm bench-grading bench-plan bench-sampling bench-training lint format clean students planner
+.PHONY: help demo demo-lema test faults test-vllm gpu gpu-kit bench-grading bench-plan bench-sampling bench-training lint format clean students planner
 
 demo: $(VENV)/.installed  ## train and refine in the embedded world, print the table, write runs/demo/experiment=demo/
 	$(BIN)/python -m experiments.glore experiment=demo run.name=demo
@@ -30,6 +30,13 @@ faults: $(VENV)/.installed-dev  ## the long tests: a hundred kills and more, 100
 test-vllm: $(VLLM)/.installed  ## the backend vllm and reward models on a real engine, in an environment of its own
 	$(OFFLINE) $(VLLM)/bin/python -m pytest -q tests/rollouts/backends/test_vllm*.py \
 		tests/rewards/test_vllm_*.py
+
+# GPU=--dry: all parts in little on a CPU; GPU='--model MODEL --gsm8k FOLDER': GLoRe on real problems
+gpu: $(VENV)/.installed  ## ten minutes on a GPU: is all of it right there, and how fast (tests/gpu/README.md)
+	$(BIN)/python -m tests.gpu $(GPU)
+
+gpu-kit: $(VENV)/.installed  ## what a bare machine with a GPU lacks, in pieces to carry, in gpu-kit/
+	$(BIN)/python -m tests.gpu.kit $(KIT)
 
 lint: $(VENV)/.installed-dev  ## ruff: check, and formatting
 	$(BIN)/ruff check .

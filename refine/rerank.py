@@ -8,19 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from refine.prompts import KINDS
 from refine.revise import open_judge
 from refine.selection import EQUAL, SCORED, SELECTORS, offers_refinements, select
 from rewards.aggregate import AGGREGATES, aggregate
-from rewards.evaluate import SCORERS
+from rewards.evaluate import IMPLICIT, SCORERS
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, Problem, identity
 from rollouts.sampling.policies import own_device_class
 from stages.artifacts import Artifact
 from stages.checks import check_choices, check_least
 from stages.stage import Stage, only_when, parent, resolved, runtime
 from stages.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rewards.scorer import Scorer
 
 WHEN = ("always", "orm", "sorm", "oracle")  # who says when a draft is refined
 
@@ -30,13 +33,17 @@ class RerankArgs:
     """Arguments of the stage `rerank`. `samples` is the n of best-of-n and majority-of-n: they choose among the first
     `samples` of the sampled solutions (None: among all). `when` names the gates: a draft is refined always, where a
     reward model's final score is under its threshold, or where it is wrong (oracle). `more` are artifacts of
-    `beam_search` and `refine_until`, one of each at most, of the same problems. `aggregate` makes the one score by
-    which is chosen of those after the steps; a gate goes by the last in any case, which its threshold is for. `seed` is
-    that of `random`."""
+    `beam_search` and `refine_until`, one of each at most, of the same problems. `implicit` scores and chooses beside
+    the two, as a baseline; it is read together with its `reference`, at the price of both. `aggregate` makes the one
+    score by which is chosen of those after the steps; a gate goes by the last in any case, which its threshold is for.
+    `seed` is that of `random`."""
 
     candidates: str = parent("revise")  #: an artifact of revise
     orm: str = parent("train_reward")  #: an artifact of train_reward
     sorm: str = parent("train_reward")  #: an artifact of train_reward
+    # an artifact of train_implicit, and what it was trained from
+    implicit: str | None = only_when(parent("train_implicit", default=None), "compared", True)
+    reference: str | None = only_when(parent("train_policy", any_path=True, default=None), "compared", True)
     more: list[str] = only_when(parent("beam_search", "refine_until", default=[]), "searched", True)  #: searches
     samples: int | None = None  #: how many best-of-n chooses from
     aggregate: str = only_when("last", "aggregated", True)  #: of the scores of steps: last, min, product, mean
@@ -51,6 +58,13 @@ class RerankArgs:
         check_choices(self, aggregate=tuple(AGGREGATES))
         if set(self.when) - set(WHEN) or not self.when:
             raise ValueError(f"when={list(self.when)} must be some of {', '.join(WHEN)}")
+
+        if (self.implicit is None) != (self.reference is None):
+            raise ValueError(f"implicit={self.implicit} with reference={self.reference}: give both or neither")
+
+    @property
+    def compared(self) -> bool:
+        return self.implicit is not None or self.reference is not None
 
     @property
     def searched(self) -> bool:
@@ -239,6 +253,13 @@ def read_candidates(source: Artifact, more: Sequence[Artifact]) -> list[Candidat
     return candidates
 
 
+def _open_implicit(args: RerankArgs, work: Workspace) -> Scorer:
+    from rewards.implicit import load_implicit
+
+    key = work.parents["reference"].key
+    return load_implicit(args.implicit, args.reference, key, device=args.device, batch_tokens=args.batch_tokens)
+
+
 def _score(
     args: RerankArgs, work: Workspace, problems: dict[str, Problem], candidates: Sequence[Candidate]
 ) -> tuple[list[Judgement], Scores]:
@@ -247,8 +268,8 @@ def _score(
     judgements, scores = [], Scores()
     names = ["/".join(map(str, identity(c))) for c in candidates]
     asked, solutions = [problems[c.problem_id] for c in candidates], [c.steps for c in candidates]
-    for name in SCORERS:
-        scorer = open_judge(args, name)
+    for name in (*SCORERS, IMPLICIT) if args.compared else SCORERS:
+        scorer = open_judge(args, name) if name != IMPLICIT else _open_implicit(args, work)
         found = score_all(scorer, names, asked, solutions, work, f"score {name}")
         own = [
             Judgement(*identity(one), name, tuple(given or ()), scorer.length(problem, one.steps))

@@ -55,15 +55,26 @@ def reward_card(folder: Path, manifest: dict[str, Any]) -> Card:
     head = head_of(manifest, "token-classification", facts["kind"], "reward-model")
     vllm = f"In vLLM, with `ids` and `ends` from above:\n\n{code_block(VLLM, 'python')}"
     code = f"{PIPELINE}\n\n{code_block(scoring_code(folder, facts), 'python')}"
-    sections = {"To use": f"{code}\n\n{vllm}", "What it reads": _reads(facts)}
-    sections |= {"Data": _data(folder, manifest), "Measured on held-out problems": _measured(manifest)}
+    sections = {"To use": f"{code}\n\n{vllm}", "What it reads": what_it_reads(facts)}
+    sections |= {"Data": data_behind(folder, manifest), "Measured on held-out problems": measured(manifest)}
     return Card(f"{facts['kind'].upper()} {code_span(manifest['key'])}", KINDS[facts["kind"]], head, sections)
 
 
 def scoring_code(folder: Path, facts: dict[str, Any]) -> str:
     """Lines that score an example with plain transformers, as `rewards.scorer.Scorer` does."""
+    return "\n".join(
+        [
+            *reading_lines("AutoModelForTokenClassification", folder, facts),
+            "logits = model(torch.tensor([ids])).logits[0, ends, 0]",
+            *judging_lines(),
+        ]
+    )
+
+
+def reading_lines(opens: str, folder: Path, facts: dict[str, Any]) -> list[str]:
+    """Lines that open a model and encode an example: `ids` of it, and the `ends` of its steps there."""
     tokenizer, where = load_tokenizer(str(folder)), facts["threshold"]
-    lines = opening_lines("AutoModelForTokenClassification")
+    lines = opening_lines(opens)
     lines += prompt_lines(tokenizer, render_prompt(QUESTION, read_template(facts["template"])))
     least = where if isinstance(where, list) else [where]
     lines += [
@@ -75,15 +86,21 @@ def scoring_code(folder: Path, facts: dict[str, Any]) -> str:
         "stops = [len('\\n'.join(steps[: n + 1])) + 2 for n in range(len(steps))]",
         "ends = [len(ids) - 1 + sum(stop <= last for _, stop in tokens) for last in stops]  # last tokens of steps",
         "ids += [one for one, _ in tokens]",
-        "logits = model(torch.tensor([ids])).logits[0, ends, 0]",
+    ]
+    return lines
+
+
+def judging_lines() -> list[str]:
+    """Lines that judge an example by its `logits`, one a step."""
+    return [
         "scores = logits.sigmoid().tolist()  # one a step",
         "first_error = next((n for n, one in enumerate(scores) if one < where[min(n, len(where) - 1)]), None)",
         "right = scores[-1] >= when",
     ]
-    return "\n".join(lines)
 
 
-def _reads(facts: dict[str, Any]) -> str:
+def what_it_reads(facts: dict[str, Any]) -> str:
+    """The table of what a reward model reads."""
     template = facts["template"]
     texts = template if isinstance(template, dict) else {"text": template}
     rows = [["kind", code_span(facts["kind"])], ["label", code_span(RIGHT)]]
@@ -96,13 +113,15 @@ def _reads(facts: dict[str, Any]) -> str:
     return f"{table(['', ''], rows)}\n\n`config.json` has all of it, in full, under `stepwise`."
 
 
-def _data(folder: Path, manifest: dict[str, Any]) -> str:
+def data_behind(folder: Path, manifest: dict[str, Any]) -> str:
+    """What a reward model was trained on."""
     counts = manifest.get("counts", {})
     told = [f"{number(counts[name])} {name}" for name in ("examples", "labels") if name in counts]
     return f"Trained on {' with '.join(told) or 'nothing'}. Problems behind it: {problems_behind(folder, manifest)}."
 
 
-def _measured(manifest: dict[str, Any]) -> str:
+def measured(manifest: dict[str, Any]) -> str:
+    """What validation measured, with intervals."""
     counts, rows = manifest.get("counts", {}), []
     for name, words in MEASURES.items():
         if (value := counts.get(f"validation_{name}")) is not None:

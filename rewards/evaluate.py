@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from rewards.intervals import Estimate, Tally, auroc_replicates, estimate, join_
 from rollouts.records import Candidate, CandidateKey, Judgement, identity
 
 SCORERS = ("orm", "sorm")
+IMPLICIT = "implicit"  # a baseline of theirs, where it was asked for
 COMPARED = ("step_accuracy", "step_balanced_accuracy", "final_accuracy", "first_error_accuracy", "pairwise_accuracy")
 MEASURES = (
     *COMPARED,
@@ -34,6 +36,11 @@ MEASURES = (
 )
 
 Probabilities = dict[CandidateKey, tuple[float, ...]]
+
+
+def scorers_of(judgements: Sequence[Judgement]) -> tuple[str, ...]:
+    """Who is in the report: ORM and SORM always, the implicit reward model where it judged anything."""
+    return (*SCORERS, IMPLICIT) if any(one.scorer == IMPLICIT for one in judgements) else SCORERS
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ def judge_report(
     candidates: dict[CandidateKey, Candidate],
     counts: np.ndarray,
 ) -> dict[str, Any]:
-    """Every measure by scorer, and the paired differences SORM minus ORM; None for a scorer that judged nothing.
+    """Every measure by scorer, and the paired differences SORM minus each other; None for a scorer that judged nothing.
 
     A solution that a scorer could not read (it has steps and no probabilities) is left out of its measures.
     `thresholds` (where the first error is, when a solution is right) are by scorer, `step_truth` as the oracle has it
@@ -69,9 +76,10 @@ def judge_report(
         ValueError: a scorer judged what is no candidate, left out a draft or sample, or gave it another number of
             scores than it has steps.
     """
-    report: dict[str, Any] = {name: dict.fromkeys(SCORERS) for name in MEASURES} | {"steps_right": None}
+    scorers = scorers_of(judgements)
+    report: dict[str, Any] = {name: dict.fromkeys(scorers) for name in MEASURES} | {"steps_right": None}
     spreads: dict[str, dict[str, np.ndarray]] = {}
-    for scorer in SCORERS:
+    for scorer in scorers:
         given = {identity(one): one.probabilities for one in judgements if one.scorer == scorer}
         if not given:
             continue
@@ -87,12 +95,12 @@ def judge_report(
         for name, value in found.items():
             report[name][scorer] = value
     report["difference"] = {}
-    for name in COMPARED:
-        orm, sorm, found = report[name]["orm"], report[name]["sorm"], None
-        if orm is not None and sorm is not None:
-            spread = spreads["sorm"][name] - spreads["orm"][name]
-            found = estimate(sorm["value"] - orm["value"], spread, counts.shape[1])
-        report["difference"][f"sorm_minus_orm_{name}"] = found
+    for other, name in product((one for one in scorers if one != "sorm"), COMPARED):
+        theirs, sorm, found = report[name][other], report[name]["sorm"], None
+        if theirs is not None and sorm is not None:
+            spread = spreads["sorm"][name] - spreads[other][name]
+            found = estimate(sorm["value"] - theirs["value"], spread, counts.shape[1])
+        report["difference"][f"sorm_minus_{other}_{name}"] = found
     return report
 
 

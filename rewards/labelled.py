@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rewards.evaluate import SCORERS
+from rewards.evaluate import scorers_of
 from rewards.intervals import estimate, sums_of_resamples
 from rewards.metrics import Threshold, threshold_at
 from rollouts.records import Candidate, CandidateKey, Judgement, StepLabels, identity
@@ -54,9 +54,10 @@ def labelled_report(
     `rows` numbers the problems; `counts` (resamples, problems) says how often each was drawn. The last step of a
     solution, on which an ORM was trained to be right, is left out, and so are steps without a label.
     """
-    report: dict[str, Any] = {name: dict.fromkeys(SCORERS) for name in MEASURES}
+    scorers = scorers_of(judgements)
+    report: dict[str, Any] = {name: dict.fromkeys(scorers) for name in MEASURES}
     spreads: dict[tuple[str, str], np.ndarray] = {}
-    for scorer in SCORERS:
+    for scorer in scorers:
         own = [
             one for one in judgements if one.scorer == scorer and one.probabilities and identity(one) in (labels or {})
         ]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 FACTS = "stepwise"  # the field of a reward model's config.json that says what it reads
+KINDS = ("orm", "sorm", "implicit")  # implicit: a causal LM without a head (`rewards/implicit.py`)
 RIGHT = "right: sigmoid(logit), not softmax"  # the one label: a pipeline would show its softmax, which is always 1
 SEPARATOR = join_steps([""])  # what ends a step: with another text there, scores mean nothing
 _PROBE = (
@@ -40,12 +41,13 @@ _PROBE = (
 
 
 def make_reward_model(
-    policy: str, device: str = "auto", template: Template = PLAIN, added_layers: int = 0
+    policy: str, device: str = "auto", template: Template = PLAIN, added_layers: int = 0, seed: int = 0
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A policy's body with a new scalar head (token classification, one label, no dropout anywhere), in float32.
 
     The head starts at zero, so that every probability starts at one half. Where `policy` is a reward model already,
-    its head is kept: training goes on. `added_layers` are put on top of the policy's (`training.models.add_layers`).
+    its head is kept: training goes on. `added_layers` are put on top of the policy's, drawn with
+    `seed` (`training.models.add_layers`).
 
     Raises:
         ValueError: the folder lacks something, a weight is missing or not finite, there is no such head or no such
@@ -75,7 +77,7 @@ def make_reward_model(
                 weight.zero_()
     check_weights(model, tokenizer, policy)
     if added_layers:
-        add_layers(model, added_layers)
+        add_layers(model, added_layers, seed)
     return model.to(pick_device(device)), tokenizer
 
 
@@ -126,12 +128,14 @@ def read_facts(path: str | Path) -> dict[str, Any]:
     facts, file = _facts(path), Path(path) / "config.json"
     if facts is None:
         raise ValueError(f"{path} is no reward model: it has no config.json with {FACTS!r} in it")
-    known = isinstance(facts, dict) and facts.get("kind") in ("orm", "sorm")
+    known = isinstance(facts, dict) and facts.get("kind") in KINDS
     where = facts.get("threshold") if known else None
     all_ = [*(where if isinstance(where, list) else [where])]
     all_ += [facts.get("final_threshold", all_[-1] if all_ else None)] if known else []
     if not known or len(all_) < 2 or not all(isinstance(one, float) and 0 <= one <= 1 for one in all_):
-        raise ValueError(f"{file}: {FACTS!r} must name a kind (orm or sorm) and thresholds in [0, 1], not {facts}")
+        raise ValueError(
+            f"{file}: {FACTS!r} must name a kind ({', '.join(KINDS)}) and thresholds in [0, 1], not {facts}"
+        )
     return facts | {"final_threshold": all_[-1]}
 
 
@@ -172,6 +176,8 @@ def load_reward_model(
             another shape or not finite, or it was trained on other texts or with another tokenizer.
     """
     facts, tokenizer = read_facts(path), load_tokenizer(path)
+    if facts["kind"] == "implicit":
+        raise ValueError(f"{path} is an implicit reward model, read beside its reference: rerank.implicit takes it")
     check_facts(facts, tokenizer, path, template)
     model, unexpected = open_judge(path, tokenizer, dtype, device)
     if unexpected or model.config.num_labels != 1:

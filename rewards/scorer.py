@@ -21,7 +21,7 @@ from rollouts.sampling.protocol import Request, Sample, refuse
 from rollouts.steps import encode_steps, join_steps, split_steps
 from stages.hub import local_path
 from training.attention.install import packed_attention, reads_packs
-from training.examples import Example, pad_batch
+from training.examples import Batch, Example, pad_batch
 from training.packing import pack_batch, plan_packs
 from training.plan import batch_lengths
 from training.prefix_sharing import Families, can_share, count_own, share_batch
@@ -111,6 +111,11 @@ class Scorer:
         Raises:
             ScoreError: a score is not a finite number.
         """
+        for i, own, count in self.logits(examples, names):
+            yield i, [sigmoid(logit) for logit in own], count
+
+    def logits(self, examples: Sequence[Example], names: Sequence[str]) -> Iterator[tuple[int, list[float], int]]:
+        """`stream` before the sigmoid."""
         for i, example in enumerate(examples):
             if not example.positions:
                 yield i, [], 0
@@ -124,7 +129,7 @@ class Scorer:
                 own = [next(logits) for _ in examples[i].positions]
                 if not all(map(math.isfinite, own)):
                     raise ScoreError(f"the {self.kind} scores {names[i]} {own} (logits): not all of them are finite")
-                yield i, [_sigmoid(logit) for logit in own], count
+                yield i, own, count
 
     @property
     def _shares(self) -> bool:
@@ -142,17 +147,23 @@ class Scorer:
         """All logits in their order, and how many tokens are read of each example."""
         import torch
 
+        batch, tokens = self._batch(examples)
+        with torch.inference_mode(), packed_attention(self.model):
+            return step_logits(self.model, batch).tolist(), tokens
+
+    def _batch(self, examples: list[Example]) -> tuple[Batch, list[int]]:
+        """Examples as the model reads them, and how many tokens that are of each."""
         pad_id, tokens = self.tokenizer.pad_token_id, [len(example.ids) for example in examples]
         if self._shares:
             ends_only = self.model.device.type == "cpu"
             batch, tokens = share_batch(examples, pad_id, ends_only), count_own(examples)
         else:
             batch = pack_batch([examples], pad_id) if reads_packs(self.model) else pad_batch(examples, pad_id)
-        with torch.inference_mode(), packed_attention(self.model):
-            return step_logits(self.model, batch.to(self.model.device)).tolist(), tokens
+        return batch.to(self.model.device), tokens
 
 
-def _sigmoid(logit: float) -> float:
+def sigmoid(logit: float) -> float:
+    """A logit as a probability."""
     small = math.exp(-abs(logit))
     return (1.0 if logit >= 0 else small) / (1.0 + small)
 

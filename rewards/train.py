@@ -225,7 +225,7 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     train, validation = build_solutions(args, work)
     if args.shuffled_labels:
         train = shuffle_labels(train, args.train.seed)
-    model, tokenizer = make_reward_model(args.policy, args.train.device, template, args.added_layers)
+    model, tokenizer = make_reward_model(args.policy, args.train.device, template, args.added_layers, args.train.seed)
     if args.names:
         train = [name_labels(questions[one.problem_id], one) for one in train]
         if not says_how(args.policy):  # a reward model has learnt to read its names
@@ -275,4 +275,4 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     work.count(**{f"validation_{name}": value for name, value in final.items()})
 
 
-TRAIN_REWARD = Stage("train_reward", 8, TrainRewardArgs, train_reward, reward_card)
+TRAIN_REWARD = Stage("train_reward", 9, TrainRewardArgs, train_reward, reward_card)

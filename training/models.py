@@ -113,9 +113,11 @@ def grow_vocabulary(model: PreTrainedModel, words: int, seed: int) -> None:
             weight[before:] += weight[:before].mean(dim=0)
 
 
-def add_layers(model: PreTrainedModel, count: int) -> None:
-    """Put `count` layers on top of a model's, copies of its last that change nothing at first: what they would add to
-    the residual stream is multiplied by zero (block expansion, LLaMA Pro, arXiv 2401.02415, sec. 3.2).
+def add_layers(model: PreTrainedModel, count: int, seed: int) -> None:
+    """Put `count` layers on top of a model's that change nothing at first: what they would add to the residual stream
+    is multiplied by zero, as in block expansion (LLaMA Pro, arXiv 2401.02415, sec. 3.2). Their other weights are drawn
+    anew there where LLaMA Pro copies the last layer's: a copy looks where that one looks, and took four times as long
+    to find another place (experiments/log/2026-11-29-judges.md).
 
     Raises:
         ValueError: the layers of this model are not made so that zeros do that.
@@ -126,13 +128,15 @@ def add_layers(model: PreTrainedModel, count: int) -> None:
     layers = getattr(body, "layers", None)
     if layers is None or not all(map(_adds_to_stream, layers)):
         raise ValueError(f"added_layers={count}: a {config.model_type} cannot have more layers, Llama's kind can")
-    before = len(layers)
+    before, drawn = len(layers), torch.Generator().manual_seed(seed)
     for number in range(before, before + count):
         layer = copy.deepcopy(layers[before - 1], {id(config): config})  # one config for all, as it says what attends
         with torch.no_grad():
-            for branch in (layer.self_attn.o_proj, layer.mlp.down_proj):
-                for weight in branch.parameters():
+            for name, weight in layer.named_parameters():
+                if name.endswith(".bias") or ".o_proj." in name or ".down_proj." in name:
                     weight.zero_()
+                elif weight.ndim > 1:  # those of a norm stay
+                    weight.copy_(torch.randn(weight.shape, generator=drawn) * config.initializer_range)
         layer.self_attn.layer_idx = number
         layers.append(layer)
     config.num_hidden_layers = before + count

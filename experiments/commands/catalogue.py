@@ -12,6 +12,7 @@ COMMANDS = {
     "sample": "experiments.sample",
     "train_policy": "experiments.train_policy",
     "train_reward": "experiments.train_reward",
+    "train_implicit": "experiments.train_implicit",
     "label_steps": "experiments.label_steps",
     "audit_labels": "experiments.audit_labels",
     "import_labels": "experiments.import_labels",

@@ -33,6 +33,7 @@ SORTS = {  # of the artifacts of a stage
     "corrupt_solutions": "labels",
     "audit_labels": "audit",
     "train_reward": "reward_model",
+    "train_implicit": "reward_model",
     "build_pairs": "pairs",
     "revise": "candidates",
     "rerank": "choices",

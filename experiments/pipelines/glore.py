@@ -7,7 +7,7 @@ a pipeline fills in (`experiments/pipelines/graph.py`), and running the stages (
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from experiments.commands.unused import refuse_typed
 from experiments.pipelines import sections
@@ -26,6 +26,7 @@ from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
 from rewards.labels.corrupt import CORRUPT_SOLUTIONS, CorruptArgs
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
+from rewards.train_implicit import TRAIN_IMPLICIT, TrainImplicitArgs
 from rollouts.problems.args import ProblemArgs
 from rollouts.prompts import PromptArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
@@ -85,7 +86,8 @@ class GloreArgs:
     With `label_test`, the steps of the test drafts are labelled too (`test_labels`: every prefix continued 32 times),
     so that the report has the reward models' accuracy on steps without an oracle. With `beam`, the student searches
     step by step with the SORM; with `until`, drafts are refined until the ORM accepts them; both stand beside the other
-    selectors. `parallel` stages run at once where they do not need one another. `prompt` and `seed` go for every stage,
+    selectors. With `implicit`, a reward model without step labels (arXiv 2412.01981) judges and ranks beside ORM and
+    SORM. `parallel` stages run at once where they do not need one another. `prompt` and `seed` go for every stage,
     but a seed that is given to a stage is used there. A parent that is given to a stage is used by that stage alone,
     one in `given` by all; stages that nobody needs then are not run.
     """
@@ -107,6 +109,8 @@ class GloreArgs:
     orm: TrainRewardArgs = field(default_factory=lambda: sections.reward("orm"))  #: how the ORM is trained
     labels: LabelArgs = field(default_factory=sections.labels)  #: step labels
     sorm: TrainRewardArgs = field(default_factory=lambda: sections.reward("sorm"))  #: how the SORM is trained
+    implicit: bool = False  #: an implicit reward model too, the baseline of the SORM
+    train_implicit: TrainImplicitArgs = field(default_factory=sections.implicit)
     label_test: bool = False  #: the reward models are measured on labelled steps of test drafts
     test_labels: LabelArgs = field(default_factory=sections.test_labels)
     pairs: PairArgs = field(default_factory=lambda: PairArgs(rollouts=PENDING, labels=PENDING, seed=PIPELINE_SEED))
@@ -211,8 +215,17 @@ def glore_nodes(args: GloreArgs, find: Callable[[str], str] = find_start) -> tup
         "revise", REVISE, graph.fill("revise"), drafts="drafts", samples="samples", global_refiner="global_refiner",
         local_refiner="local_refiner", control="control_refiner", shuffled="shuffled_refiner", orm="orm", sorm="sorm",
     )  # fmt: skip
-    more = add_searches(graph, test)
-    graph.add("rerank", RERANK, graph.fill("rerank"), candidates="revise", orm="orm", sorm="sorm", **more)
+    more, ranking = add_searches(graph, test), graph.fill("rerank")
+    if args.implicit:
+        if ranking.compared:
+            raise ValueError(f"rerank.implicit={ranking.implicit} stands in place of implicit=true: set either")
+        ranking = replace(ranking, implicit=PENDING, reference=PENDING)
+        own = graph.fill("train_implicit")
+        graph.add("implicit", TRAIN_IMPLICIT, own, policy="student", rollouts="rollouts")
+    graph.add(
+        "rerank", RERANK, ranking, candidates="revise", orm="orm", sorm="sorm", implicit="implicit",
+        reference="student", **more,
+    )  # fmt: skip
     if "samples" in graph.nodes and args.samples.n < (args.rerank.samples or 1):
         raise ValueError(f"rerank.samples={args.rerank.samples} cannot be chosen from samples.n={args.samples.n}")
     wanted = ["rerank"]
@@ -241,7 +254,7 @@ def _report_node(graph: Graph) -> Node:
                 run.setdefault(paths[name], name)
         return ReportArgs(
             rerank=paths["rerank"],
-            **{name: paths[source] for name, source in reranked.items() if name != "more"},
+            **{name: paths[source] for name, source in reranked.items() if name not in ("more", "reference")},
             # searches that were made here, or artifacts of the user's own
             more=[paths[name] for name in reranked["more"]] if "more" in reranked else list(args.rerank.more),
             labels=labels and paths[labels],
@@ -277,6 +290,7 @@ def _unused(args: GloreArgs, made: set[str]) -> dict[str, str]:
         "beam": ("beam_search",),
         "until": ("refine_until",),
         "label_test": ("test_labels",),
+        "implicit": ("train_implicit",),
     }
     for switch, names in switches.items():
         if not getattr(args, switch):

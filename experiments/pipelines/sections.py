@@ -14,6 +14,7 @@ from refine.train_policy import TrainPolicyArgs
 from rewards.labels.search import PAPER_K
 from rewards.labels.stepwise import LabelArgs
 from rewards.train import TrainRewardArgs
+from rewards.train_implicit import TrainImplicitArgs
 from rollouts.sampling.args import SamplerArgs
 from rollouts.sampling.sample import SampleArgs
 from stages.pipeline import PENDING
@@ -34,6 +35,10 @@ def training(epochs: float) -> TrainArgs:
 def reward(kind: str) -> TrainRewardArgs:
     source = {"rollouts": PENDING} if kind == "orm" else {"labels": PENDING}
     return TrainRewardArgs(kind=kind, policy=PENDING, train=training(1), **source)
+
+
+def implicit() -> TrainImplicitArgs:
+    return TrainImplicitArgs(policy=PENDING, rollouts=PENDING, train=training(1))
 
 
 def labels() -> LabelArgs:

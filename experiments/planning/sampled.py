@@ -148,8 +148,9 @@ def rerank_work(planner: Planner, args: RerankArgs, name: str) -> Work:
     drawn = planner.of(args.candidates, Searched).drawn
     texts = sum(planner.of(path, Searched).each for path in (args.candidates, *args.more))
     read = drawn.problems * (drawn.texts.prompt + texts ** behaviour(drawn.texts.source).reading * drawn.tokens)
-    rows = 2 * drawn.problems * texts
-    return Work(name, args, planner.shape(args.orm), scored=2 * read, rows=rows, loads=2, judge=True)
+    judges, models = (3, 4) if args.compared else (2, 2)  # an implicit one is two models
+    rows = judges * drawn.problems * texts
+    return Work(name, args, planner.shape(args.orm), scored=models * read, rows=rows, loads=models, judge=True)
 
 
 def mistakes_work(planner: Planner, args: MistakeArgs, name: str) -> Work:

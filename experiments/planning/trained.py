@@ -15,6 +15,7 @@ from refine.pairs import PairArgs
 from refine.prompts import KINDS
 from refine.train_policy import TrainPolicyArgs
 from rewards.train import TrainRewardArgs
+from rewards.train_implicit import TrainImplicitArgs
 from training.args import TrainArgs
 
 
@@ -113,6 +114,15 @@ def _mix(kinds: dict[str, Examples], args: TrainPolicyArgs) -> None:
     left = (size - share * weigh(corrections)) / max(1e-9, before)
     for one, part in ((corrections, share), *((one, min(1.0, left)) for one in others)):
         one.count, one.shared = one.count * part, one.shared * part
+
+
+def train_implicit_work(planner: Planner, args: TrainImplicitArgs, name: str) -> Work:
+    """An ORM's training, and one more reading of all: by the model as it was."""
+    planner.shapes[f"({name})"] = planner.shape(args.policy)
+    work = train_reward_work(planner, args.as_orm(), name)
+    work.args, work.judge = args, False
+    work.scored += work.longest * work.samples  # what trains it reads is read once before
+    return work
 
 
 def train_reward_work(planner: Planner, args: TrainRewardArgs, name: str) -> Work:

@@ -26,6 +26,7 @@ STAGES = {
     "build_pairs": trained.pairs_work,
     "train_policy": trained.train_policy_work,
     "train_reward": trained.train_reward_work,
+    "train_implicit": trained.train_implicit_work,
     "revise": sampled.revise_work,
     "beam_search": sampled.beam_work,
     "refine_until": sampled.until_work,

@@ -21,6 +21,7 @@ GREY, BLUE, ORANGE, GREEN, BLACK = "#8c8c8c", "#0072B2", "#E69F00", "#009E73", "
 SCORER_STYLE = {
     "orm": {"color": ORANGE, "marker": "s", "linestyle": "--", "label": "ORM"},
     "sorm": {"color": BLUE, "marker": "o", "linestyle": "-", "label": "SORM"},
+    "implicit": {"color": GREEN, "marker": "^", "linestyle": "-.", "label": "implicit"},
 }
 SELECTOR_COLOURS = {"reranked": BLUE, "oracle": GREEN, "random": GREY, "control": ORANGE, "shuffled": ORANGE}
 DPI = 150
@@ -105,7 +106,7 @@ def draw_step_accuracy(report: dict[str, Any]) -> Figure | None:
         return None
     figure = _figure(4.6)
     axes = figure.subplots()
-    for shift, (name, rows) in zip((-0.06, 0.06), found.items(), strict=False):
+    for shift, (name, rows) in zip((-0.06, 0.06, 0.0), found.items(), strict=False):
         places = [row["position"] + shift for row in rows]
         values = [100 * row["value"] for row in rows]
         spread = [[100 * abs(row[end] - row["value"]) for row in rows] for end in ("low", "high")]

@@ -28,6 +28,12 @@ from rewards.metrics import show_threshold
 from stages.text import VALUE, one_line
 
 SCORERS = ("orm", "sorm")
+IMPLICIT = "implicit"  # beside them where it was asked for
+TITLES = {"orm": "ORM", "sorm": "SORM", IMPLICIT: "implicit"}
+
+
+def _scorers(report: dict[str, Any]) -> list[str]:
+    return [*SCORERS, IMPLICIT] if IMPLICIT in report["thresholds"] else [*SCORERS]
 
 
 def report_sections(report: dict[str, Any]) -> list[Section]:
@@ -128,11 +134,11 @@ def _repairs(report: dict[str, Any]) -> list[Part]:
 def _wheres(report: dict[str, Any]) -> list[Part]:
     rows = []
     for where, found in report["by_where"].items():
-        scored = [report["ablation"].get(where, {}).get(s, {}).get("reranked") for s in SCORERS]
+        scored = [report["ablation"].get(where, {}).get(s, {}).get("reranked") for s in _scorers(report)]
         cells = [percent(found[name]) for name in ("located", "fixed", "fixed_either", "broken")]
         rows.append([WHERE_NAMES[where], *cells, *(with_interval(score) for score in scored)])
     header = ["local refiner", "refined", "wrong fixed", "with global", "right broken"]
-    header += ["reranked by the ORM", "reranked by the SORM"]
+    header += [f"reranked by {SCORER_NAMES[name]}" for name in _scorers(report)]
     return [Table("By who locates the error", header, rows)] if rows else []
 
 
@@ -144,11 +150,11 @@ def _gates(report: dict[str, Any]) -> list[Part]:
     for when, by_where in report["ablation_when"].items():
         kept, cells = report["kept"].get(when), by_where.get(where, {})
         shares = [percent(kept[name]) if kept else percent(None) for name in ("right", "wrong")]
-        scored = [cells.get(scorer, {}).get("reranked") for scorer in SCORERS]
+        scored = [cells.get(scorer, {}).get("reranked") for scorer in _scorers(report)]
         plain_ones = [cells.get("orm", {}).get(name) for name in ("global", "local", "control")]
         rows.append([WHEN_NAMES[when], *shares, *(with_interval(found) for found in [*plain_ones, *scored])])
     header = ["refined are", "right drafts kept", "wrong kept", "global", "local", "control"]
-    header += ["reranked by the ORM", "reranked by the SORM"]
+    header += [f"reranked by {SCORER_NAMES[name]}" for name in _scorers(report)]
     below = "A gate keeps the other drafts, and nothing is sampled for them. The control has the same gate."
     return [Table("By who says when to refine", header, rows), below]
 
@@ -161,13 +167,12 @@ def _judges(report: dict[str, Any]) -> list[Part]:
             continue
         paper = report["paper"].get(name)
         papers = "–" if paper is None else " → ".join(paper_percent(paper[scorer]) for scorer in SCORERS)
-        rows.append([words, *(with_interval(found[scorer]) for scorer in SCORERS), papers])
+        rows.append([words, *(with_interval(found[scorer]) for scorer in _scorers(report)), papers])
     for name, words in (("brier", "Brier score (lower is better)"), ("ece", "calibration error (lower is better)")):
-        found = [(report["calibration"][scorer] or {}).get(name) for scorer in SCORERS]
+        found = [(report["calibration"][scorer] or {}).get(name) for scorer in _scorers(report)]
         rows.append([words, *("–" if value is None else f"{value:.3f}" for value in found), "–"])
-    table = Table(
-        "How well the reward models judge", ["on drafts and samples", "ORM", "SORM", "paper, 7B, ORM → SORM"], rows
-    )
+    titles = [TITLES[name] for name in _scorers(report)]
+    table = Table("How well the reward models judge", ["on drafts and samples", *titles, "paper, 7B, ORM → SORM"], rows)
     notes = " ".join(_judge_notes(report))
     pictures = [*_positions(report), _figure("step_accuracy"), _figure("reliability")]
     return [part for part in [table, notes, *pictures] if part]
@@ -223,14 +228,15 @@ def _test_labels(facts: dict[str, Any]) -> str:
 def _positions(report: dict[str, Any]) -> list[Part]:
     by_place = {
         scorer: {row["position"]: row for row in report["step_accuracy_by_position"][scorer] or []}
-        for scorer in SCORERS
+        for scorer in _scorers(report)
     }
     sizes = {place: row["n"] for rows in by_place.values() for place, row in rows.items()}
     rows = [
         [str(place), f"{sizes[place]:,}", *(with_interval(found.get(place)) for found in by_place.values())]
         for place in sorted(sizes)
     ]
-    return [Table("Step accuracy by position", ["step", "steps", "ORM", "SORM"], rows)] if rows else []
+    header = ["step", "steps", *(TITLES[name] for name in by_place)]
+    return [Table("Step accuracy by position", header, rows)] if rows else []
 
 
 def _stages(report: dict[str, Any]) -> list[Part]:

@@ -14,7 +14,7 @@ from refine.rerank import read_candidates
 from rewards.reward_model import read_facts
 from rollouts.records import Choice, Judgement, Problem, StepLabels
 from stages.artifacts import Artifact
-from stages.stage import Stage, parent
+from stages.stage import Stage, only_when, parent
 from stages.workspace import Workspace
 
 
@@ -32,6 +32,7 @@ class ReportArgs:
     candidates: str = parent("revise")  #: an artifact of revise
     orm: str = parent("train_reward")  #: an artifact of train_reward
     sorm: str = parent("train_reward")  #: an artifact of train_reward
+    implicit: str | None = only_when(parent("train_implicit", default=None), "compared", True)  #: of rerank
     more: list[str] = parent("beam_search", "refine_until", default=[])  #: what rerank had beside these
     labels: str | None = parent("label_steps", "import_labels", default=None)  #: an artifact of label_steps
     test_labels: str | None = parent("label_steps", "import_labels", default=None)  #: step labels of drafts or samples
@@ -46,6 +47,10 @@ class ReportArgs:
     where: str = "sorm"  #: of the headline: who locates the error
     when: str = "always"  #: of the headline: who says when to refine
     seed: int = 0  #: of the bootstrap
+
+    @property
+    def compared(self) -> bool:
+        return self.implicit is not None
 
     def validate(self) -> None:
         """Raise ValueError where stages and names do not match."""
@@ -70,7 +75,8 @@ def write_glore_report(args: ReportArgs, work: Workspace) -> None:
         labelled = {problem.id: problem for problem in source.rows(Problem, "problems")}
         label_truth = judge_labels(labelled, source.rows(StepLabels))
         strict_label_truth = judge_labels(labelled, source.rows(StepLabels), strict=True)
-    facts = {name: read_facts(work.parents[name].path) for name in ("orm", "sorm")}
+    judges = ("orm", "sorm", "implicit") if args.compared else ("orm", "sorm")
+    facts = {name: read_facts(work.parents[name].path) for name in judges}
     inputs = ReportInputs(
         title=args.title,
         model=args.model,

@@ -11,7 +11,7 @@ Estimate = dict[str, Any]
 
 FEWEST = 10  # problems below which no interval is taken as evidence
 
-SCORER_NAMES = {"orm": "the ORM", "sorm": "the SORM"}
+SCORER_NAMES = {"orm": "the ORM", "sorm": "the SORM", "implicit": "the implicit reward model"}
 WHERE_NAMES = {
     "none": "not told where the error is",
     "orm": "told the error by the ORM",

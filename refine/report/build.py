@@ -21,7 +21,7 @@ from refine.rerank import WHEN
 from refine.revise import WHERE
 from refine.selection import EQUAL, SCORED, SEARCHES, is_control, offers_refinements
 from refine.selection import SELECTORS as OFFERS
-from rewards.evaluate import SCORERS, judge_report
+from rewards.evaluate import judge_report, scorers_of
 from rewards.intervals import Estimate, Tally, mcnemar, resample, wilson
 from rewards.metrics import threshold_at
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, identity
@@ -101,7 +101,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
     fixed, broken, repair_differences, by_where = repair_report(inputs.where, rows, candidates, counts)
     headline = {name: _find_arm(arms, name, inputs.scorer, inputs.where, inputs.when) for name in SELECTORS}
     strongest = _strongest_control(headline)
-    ablation = _ablation(arms, candidates)
+    ablation = _ablation(arms, candidates, scorers_of(inputs.judgements))
     report = {
         "title": inputs.title,
         "model": inputs.model,
@@ -138,7 +138,7 @@ def build_report(inputs: ReportInputs) -> dict[str, Any]:
         "stages": {name: dict(stage) for name, stage in inputs.stages.items()},
         "given": dict(inputs.given),
         "ungraded": sum(candidate.correct is None for candidate in inputs.candidates),
-        "too_long": {name: _too_long(inputs.judgements, candidates, name) for name in SCORERS},
+        "too_long": {name: _too_long(inputs.judgements, candidates, name) for name in scorers_of(inputs.judgements)},
         "paper": _paper(inputs.samples),
         "example": choose_example(describe_examples(inputs)),
     }
@@ -224,7 +224,7 @@ def _differences(
 
 
 def _ablation(
-    arms: dict[Arm, dict[str, Choice]], candidates: dict[CandidateKey, Candidate]
+    arms: dict[Arm, dict[str, Choice]], candidates: dict[CandidateKey, Candidate], scorers: Sequence[str]
 ) -> dict[str, dict[str, dict[str, dict[str, Estimate]]]]:
     """Accuracy of every selector there is, by gate, by what located the error and by who scored."""
     located = {where for _, kind, where, _ in candidates if kind == "local"}
@@ -232,7 +232,7 @@ def _ablation(
     table: dict[str, dict[str, dict[str, dict[str, Estimate]]]] = {}
     for when in _gates(arms):
         for where in [name for name in WHERE if name in located]:
-            for scorer in SCORERS:
+            for scorer in scorers:
                 found = {name: _find_arm(estimates, name, scorer, where, when) for name in SELECTORS}
                 cell = {name: one for name, one in found.items() if one is not None}
                 table.setdefault(when, {}).setdefault(where, {})[scorer] = cell

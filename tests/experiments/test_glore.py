@@ -18,7 +18,7 @@ from refine.report.truth import check_apart
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
 from rollouts.prompts import PromptArgs, render_prompt
-from rollouts.records import Candidate, Choice, StepLabels
+from rollouts.records import Candidate, Choice, Judgement, StepLabels
 from rollouts.sampling.args import SamplerArgs
 from rollouts.steps import join_steps, split_steps
 from rollouts.world.args import WorldArgs
@@ -280,6 +280,37 @@ def test_searches_stand_beside_the_others_at_their_price(policy, made):
     assert run(*nodes_with_script(own, policy), root)["rerank"] == again["rerank"]
     with pytest.raises(ValueError, match=r"rerank.more=\['x'\] stands in place of beam=true and until=true"):
         validate(replace(args, rerank=replace(args.rerank, more=["x"])))
+
+
+def test_an_implicit_reward_model_judges_and_ranks_beside_the_two(policy, made):
+    assert "implicit" not in made
+    root, args = Path(made["rollouts"]).parent.parent, arguments(policy)
+    own = replace(args.train_implicit, train=args.orm.train, validation_share=0.25)
+    args = replace(args, implicit=True, train_implicit=own)
+    again = run(*nodes_with_script(args, policy), root)
+    assert {name for name in made if again[name] != made[name]} == {"rerank", "report"}
+    parents = open_artifact(again["rerank"]).manifest["parents"]
+    reference = open_artifact(again["implicit"]).manifest["parents"]["policy"]["key"]
+    assert parents["implicit"]["key"] == Path(again["implicit"]).name and parents["reference"]["key"] == reference
+    report, before = (read_json(Path(one["report"]) / "report.json") for one in (again, made))
+    for name in ("step_accuracy", "first_error_f1", "step_auroc", "auroc"):
+        assert report[name]["implicit"]["n"] == report[name]["orm"]["n"]
+        assert "implicit" not in before[name] and report[name]["sorm"] == before[name]["sorm"]
+    assert report["difference"]["sorm_minus_implicit_step_accuracy"]["n"] == TEST
+    assert report["ablation"]["oracle"]["implicit"]["reranked"]["n"] == TEST
+    assert "implicit" not in before["ablation"]["oracle"]
+    rows = open_artifact(again["rerank"]).rows(Judgement, "judgements")
+    read = {(one.scorer, one.problem_id, one.kind, one.where, one.sample): one.tokens for one in rows}
+    assert all(tokens == 2 * read["orm", *key] for (name, *key), tokens in read.items() if name == "implicit")
+    text, old = ((Path(one["report"]) / "report.md").read_text() for one in (again, made))
+    assert (
+        "reranked by the implicit reward model" in text and "| on drafts and samples | ORM | SORM | implicit |" in text
+    )
+    assert "implicit" not in old
+    with pytest.raises(ValueError, match=r"rerank.implicit=x stands in place of implicit=true"):
+        validate(replace(args, rerank=replace(args.rerank, implicit="x", reference="y")))
+    with pytest.raises(ValueError, match=r"implicit=x with reference=None: give both or neither"):
+        replace(args.rerank, implicit="x").validate()
 
 
 def test_the_steps_of_test_drafts_are_labelled_where_that_is_asked_for(policy, made):

@@ -29,6 +29,7 @@ from rewards.labels.corrupt import CORRUPT_SOLUTIONS, CorruptArgs
 from rewards.labels.imports import IMPORT_LABELS, ImportArgs
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
+from rewards.train_implicit import TRAIN_IMPLICIT, TrainImplicitArgs
 from rollouts.problems.args import FieldArgs, ProblemArgs
 from rollouts.sampling.args import OpenAIArgs, RayArgs, SamplerArgs, VLLMArgs
 from rollouts.sampling.sample import SAMPLE, SampleArgs
@@ -91,6 +92,11 @@ COUNTED: list[tuple[Stage, Any, str]] = [
         TrainRewardArgs(kind="sorm"),
         "kind policy rollouts labels balance_lengths targets shuffled_labels validation_share max_length allow_empty"
         + TRAINING,
+    ),
+    (
+        TRAIN_IMPLICIT,
+        TrainImplicitArgs(),
+        "policy rollouts more_rollouts balance beta validation_share max_length allow_empty" + TRAINING,
     ),
     (
         TRAIN_POLICY,

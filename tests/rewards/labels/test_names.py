@@ -88,7 +88,10 @@ def test_added_layers_change_nothing_at_first(tmp_path):
     assert all(layer.self_attn.config is deeper.config for layer in deeper.model.layers)
     deeper.score.weight.data.fill_(0.1)
     deeper(input_ids=ids).logits.sum().backward()
-    own = deeper.model.layers[2]
+    own, other = deeper.model.layers[2:]
+    assert not torch.equal(own.self_attn.q_proj.weight, other.self_attn.q_proj.weight)  # drawn, and no copies
+    again = make_reward_model(policy, "cpu", added_layers=2)[0].model.layers[3]
+    assert torch.equal(again.self_attn.q_proj.weight, other.self_attn.q_proj.weight)
     assert own.self_attn.o_proj.weight.grad.abs().sum() > 0 and own.mlp.down_proj.weight.grad.abs().sum() > 0
 
 
@@ -124,4 +127,4 @@ def test_layers_of_another_kind_are_refused(tmp_path):
 
     model = GPT2Model(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=20, n_positions=16))
     with pytest.raises(ValueError, match="added_layers=1: a gpt2 cannot have more layers"):
-        add_layers(model, 1)
+        add_layers(model, 1, 0)

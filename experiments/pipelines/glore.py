@@ -109,7 +109,7 @@ class GloreArgs:
     orm: TrainRewardArgs = field(default_factory=lambda: sections.reward("orm"))  #: how the ORM is trained
     labels: LabelArgs = field(default_factory=sections.labels)  #: step labels
     sorm: TrainRewardArgs = field(default_factory=lambda: sections.reward("sorm"))  #: how the SORM is trained
-    implicit: bool = False  #: an implicit reward model too, the baseline of the SORM
+    implicit: bool = False  # an implicit reward model too, the baseline of the SORM
     train_implicit: TrainImplicitArgs = field(default_factory=sections.implicit)
     label_test: bool = False  #: the reward models are measured on labelled steps of test drafts
     test_labels: LabelArgs = field(default_factory=sections.test_labels)

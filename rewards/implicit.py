@@ -39,8 +39,8 @@ def token_log_probs(model: PreTrainedModel, batch: Batch, tokens: torch.Tensor) 
 
 
 def token_example(example: Example, number: int = 0) -> Example:
-    """A solution with each of its tokens as a target of the position before it, and its `number` in every target, so
-    that a loss can tell the solutions of a batch apart in every layout.
+    """A solution as a group of its own, with each of its tokens as a target of the position before it, and its `number`
+    in every target: a batch does not say which of all solutions it has.
 
     Raises:
         ValueError: there is no prompt, so that nothing could predict the first token.
@@ -48,17 +48,15 @@ def token_example(example: Example, number: int = 0) -> Example:
     if not example.prompt:
         raise ValueError("an implicit reward needs a prompt before the solution, and the template has none")
     targets = [float(number * _SPAN + token) for token in example.ids[example.prompt :]]
-    return Example(example.ids, list(range(example.prompt - 1, len(example.ids) - 1)), targets, example.prompt)
+    positions = list(range(example.prompt - 1, len(example.ids) - 1))
+    return Example(example.ids, positions, targets, example.prompt, group=number)
 
 
 def implicit_loss(
-    labels: Sequence[float], references: Sequence[float], beta: float, scale: float = 1.0
+    labels: Sequence[float], references: Sequence[float], beta: float
 ) -> Callable[[PreTrainedModel, Batch], torch.Tensor]:
-    """The loss of a batch of `token_example`s: the sum over its solutions of the binary cross-entropy of sigmoid(r),
-    times `scale` (arXiv 2412.01981, eq. 5). `labels` and `references`, log pi_ref of a whole solution, are by number.
-
-    A step of training divides by its targets, which are tokens here: with the mean tokens of a solution as `scale` that
-    is a mean over solutions.
+    """The loss of a batch of `token_example`s: the sum over its solutions of the binary cross-entropy of sigmoid(r)
+    (arXiv 2412.01981, eq. 5). `labels` and `references`, log pi_ref of a whole solution, are by number.
     """
     import torch
 
@@ -66,12 +64,12 @@ def implicit_loss(
 
     def loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         coded = batch.targets.long()
-        numbers, places = torch.unique(coded // _SPAN, return_inverse=True)
+        numbers = coded[batch.members[:, 0]] // _SPAN
         log_probs = token_log_probs(model, batch, coded % _SPAN)
-        sums = torch.zeros(len(numbers), device=log_probs.device).index_add(0, places, log_probs)
+        sums = torch.where(batch.members >= 0, log_probs[batch.members], 0).sum(1)
         rewards = beta * (sums - before.to(sums.device)[numbers])
         labels_ = right.to(sums.device)[numbers]
-        return scale * torch.nn.functional.binary_cross_entropy_with_logits(rewards, labels_, reduction="sum")
+        return torch.nn.functional.binary_cross_entropy_with_logits(rewards, labels_, reduction="sum")
 
     return loss
 

@@ -117,8 +117,7 @@ def train_implicit(args: TrainImplicitArgs, work: Workspace) -> None:
     model = add_adapter(model, args.lora, args.train.seed)
     if whole or not args.allow_empty:
         examples = [token_example(example, number) for number, example in enumerate(whole)]
-        scale = sum(len(example.targets) for example in examples) / max(1, len(examples))
-        loss = implicit_loss([one.labels[-1] for one in short], references, args.beta, scale)
+        loss = implicit_loss([one.labels[-1] for one in short], references, args.beta)
         judge = evaluate if validation else None
         trained = fit(model, tokenizer, examples, loss, args.train, work, "train implicit", judge, owners)
         final = trained.evaluation

@@ -33,7 +33,7 @@ from tests.cards import code
 from tests.tiny import make_model, problem, rollout, save_policy, tokenizer
 from training.args import CheckpointArgs, TrainArgs
 from training.attention.install import packed_attention
-from training.examples import Batch, pad_batch
+from training.examples import Batch, list_members, pad_batch
 from training.packing import pack_batch
 from training.prefix_sharing import share_batch
 
@@ -104,13 +104,14 @@ def test_the_loss_is_the_cross_entropy_of_whole_solutions(pair, layout):
     labels, whole = [1.0, 0.0, 1.0], examples()
     reader = Likelihood(reference, tokenizer(), "implicit", 0.5)
     before = {i: sums[-1] for i, sums, _ in reader.logits(whole, ["a", "b", "c"])}
-    loss = implicit_loss(labels, [before[i] for i in range(3)], BETA, scale=3.0)
+    loss = implicit_loss(labels, [before[i] for i in range(3)], BETA)
     coded = [token_example(one, number) for number, one in enumerate(whole)]
     batch: Batch = {
         "padded": lambda: pad_batch(coded, 0),
         "packed": lambda: pack_batch([coded], 0),
         "shared": lambda: share_batch(coded, 0, targets_only=True),
     }[layout]()
+    batch = dataclasses.replace(batch, members=list_members([[one] for one in coded]))
     expected = 0.0
     for label, steps in zip(labels, STEPS, strict=True):
         encoded = encode_steps(tokenizer(), render_prompt(PROBLEMS[0].question), steps)
@@ -121,7 +122,7 @@ def test_the_loss_is_the_cross_entropy_of_whole_solutions(pair, layout):
     else:
         with packed_attention(model):
             found = loss(model, batch)
-    assert found.item() == pytest.approx(3 * expected, abs=1e-4)
+    assert found.item() == pytest.approx(expected, abs=1e-4)
     found.backward()
     assert all(weight.grad is None for weight in reference.parameters())
     assert model.get_input_embeddings().weight.grad.abs().sum() > 0

@@ -23,12 +23,11 @@ from experiments.report.words import (
     selector_names,
     with_interval,
 )
+from rewards.evaluate import IMPLICIT, SCORERS
 from rewards.labelled import MEASURES as LABELLED
 from rewards.metrics import show_threshold
 from stages.text import VALUE, one_line
 
-SCORERS = ("orm", "sorm")
-IMPLICIT = "implicit"  # beside them where it was asked for
 TITLES = {"orm": "ORM", "sorm": "SORM", IMPLICIT: "implicit"}
 
 

@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -49,6 +50,11 @@ class Background(Generic[T]):
             raise CancelledError
         self.under_way += 1
         asyncio.run_coroutine_threadsafe(work, self._loop).add_done_callback(self._finished.put)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have a function called in the loop's thread, unless this was closed."""
+        with suppress(RuntimeError):  # the loop ended meanwhile
+            self._loop.call_soon_threadsafe(function)
 
     def take(self) -> T:
         """Wait for the next work that finishes, and return what it returned.

@@ -84,6 +84,9 @@ class Pool:
     async def ask(self, name: str, send: Callable[[AsyncOpenAI], Awaitable[T]]) -> T:
         """What `send` returns for one of the servers; `name` says in an error what was asked.
 
+        An answer counts as one of the `concurrency` requests until `kept` is called for it: what is lost by a kill is
+        never more than that many answers.
+
         Raises:
             Refused: a server says that the request is at fault, or all have failed `attempts` times with this one
                 while they answer others.
@@ -109,6 +112,10 @@ class Pool:
             raise Refused(said)
         self._over = SamplingError(f"{name}: {said}")
         raise self._over
+
+    def kept(self) -> None:
+        """Say, in the loop's thread, that whoever reads has kept one more answer."""
+        self._slots.release()
 
     @property
     def _answered(self) -> int:
@@ -142,7 +149,8 @@ class Pool:
         return max(end - self.clock.now(), LOOK_AGAIN)
 
     async def _try(self, tries: Tries, send: Callable[[AsyncOpenAI], Awaitable[T]]) -> T:
-        async with self._slots:
+        await self._slots.acquire()
+        try:
             if self._over is not None:  # until the reader hears of it, nothing more is asked
                 raise SamplingError(str(self._over))
             free = self._free(tries)  # asked only now: while one waits for a slot, servers fail and come back
@@ -159,9 +167,12 @@ class Pool:
                 raise
             finally:
                 server.under_way -= 1
-            server.failures = self._given_up = 0
-            server.answered += 1
-            return answer
+        except BaseException:
+            self._slots.release()
+            raise
+        server.failures = self._given_up = 0
+        server.answered += 1
+        return answer
 
     async def _send(self, server: Server, send: Callable[[AsyncOpenAI], Awaitable[T]]) -> T:
         try:

@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,15 @@ ODD = {
 }
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """The samples of one call, the calls for those that did not come, and whether a server answered."""
+
+    samples: list[Sample]
+    missing: list[Call]
+    answered: bool
+
+
 class OpenAISampler:
     """Samples `model` on all servers of `args.openai`; with a tokenizer, prompts are sent as its token ids.
 
@@ -78,7 +88,7 @@ class OpenAISampler:
         for request in requests:
             self.caller.check(request)
         pool = self._open_pool()
-        background = Background(pool.close)
+        background: Background[Drawn] = Background(pool.close)
         self._open.add(background)
         try:
             for call in self.caller.calls(requests):
@@ -86,7 +96,7 @@ class OpenAISampler:
                     background.start(self._draw(pool, call))
                 else:
                     yield from call
-                # twice as many as are asked at a time, so that a reader who is slow for a moment holds up no server
+                # twice as many as are asked at a time: the next are ready when the reader has kept an answer
                 while background.under_way >= 2 * self.settings.concurrency:
                     yield from self._take(pool, background)
             while background.under_way:
@@ -94,18 +104,20 @@ class OpenAISampler:
         except CancelledError:
             raise SamplingError("the sampler was closed while it was sampling") from None
         except SamplingError:
-            for samples, _ in background.take_good():  # they are paid for
-                yield from samples
+            for drawn in background.take_good():  # they are paid for
+                yield from drawn.samples
             raise
         finally:
             self._open.discard(background)
             background.close()
 
-    def _take(self, pool: Pool, background: Background) -> list[Sample]:
-        samples, missing = background.take()
-        for call in missing:
+    def _take(self, pool: Pool, background: Background[Drawn]) -> Iterator[Sample]:
+        drawn = background.take()
+        for call in drawn.missing:
             background.start(self._draw(pool, call))
-        return samples
+        yield from drawn.samples
+        if drawn.answered:  # the reader goes on, so these are kept
+            background.call(pool.kept)
 
     def close(self) -> None:
         """End what is under way; a reader who goes on gets a SamplingError."""
@@ -123,8 +135,7 @@ class OpenAISampler:
         one = self.settings
         return Pool(servers, one.concurrency, one.attempts, one.timeout, self.clock)
 
-    async def _draw(self, pool: Pool, call: Call) -> tuple[list[Sample], list[Call]]:
-        """The samples of one call, and the calls for those that did not come."""
+    async def _draw(self, pool: Pool, call: Call) -> Drawn:
         n = len(call.indices)
 
         async def send(client: AsyncOpenAI) -> Reply:
@@ -139,12 +150,12 @@ class OpenAISampler:
             reply = await pool.ask(f"request {call.request.id}", send)
         except Refused as refusal:
             reason = f"the server refuses it: {refusal}"
-            return [self._refusal(call, place, reason) for place in range(n)], []
+            return Drawn([self._refusal(call, place, reason) for place in range(n)], [], answered=False)
         self._notice_odd(call, reply)
         counts = count_tokens(reply, call.request.max_tokens)
         samples = [self._sample(call, reply, *pair) for pair in zip(reply.choices, counts, strict=True)]
         missing = set(range(n)) - {choice.index for choice in reply.choices}
-        return samples, [call.only(place) for place in sorted(missing)]
+        return Drawn(samples, [call.only(place) for place in sorted(missing)], answered=True)
 
     def _notice(self, kind: str, *told: object) -> None:
         self._odd[kind] += 1

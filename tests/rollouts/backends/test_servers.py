@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from rollouts.backends.servers.background import Background
-from rollouts.backends.servers.sampler import OpenAISampler
+from rollouts.backends.servers.pool import Pool
+from rollouts.backends.servers.sampler import Drawn, OpenAISampler
 from rollouts.sampling.args import OpenAIArgs
 from rollouts.sampling.policies import load_tokenizer
 from rollouts.sampling.protocol import Request, Sample, Sampler, SamplingError, load_sampler, prompt_ids, sample_seed
@@ -124,10 +125,10 @@ def test_an_address_without_its_path_is_named() -> None:
 def test_what_has_finished_is_handed_over_before_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second of eight fails. All have finished when the reader, who has read the first, goes on."""
 
-    async def draw(self, pool, call) -> tuple[list[Sample], list]:
+    async def draw(self, pool, call) -> Drawn:
         if call.request.id == "q1":
             raise SamplingError("q1 cannot be had")
-        return [Sample(call.request.id, 0, "", "stop", 1, 1, 0)], []
+        return Drawn([Sample(call.request.id, 0, "", "stop", 1, 1, 0)], [], answered=False)
 
     async def until_nothing_runs() -> None:
         while len(asyncio.all_tasks()) > 2:  # this one, and the one that waits for the end
@@ -142,6 +143,26 @@ def test_what_has_finished_is_handed_over_before_an_error(monkeypatch: pytest.Mo
         with pytest.raises(SamplingError, match="q1"):
             found.extend(sample.request_id for sample in stream)
     assert found == [f"q{i}" for i in range(8) if i != 1]
+
+
+def test_no_more_is_asked_than_can_be_lost_while_the_reader_keeps_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed now, the program would pay twice for `concurrency` answers: those under way and those not kept yet."""
+    pools: list[Pool] = []
+    open_pool = OpenAISampler._open_pool
+    monkeypatch.setattr(OpenAISampler, "_open_pool", lambda self: pools.append(open_pool(self)) or pools[0])
+
+    async def until_nothing_is_under_way() -> None:
+        while any(server.under_way for server in pools[0].servers) or not pools[0]._slots.locked():
+            await asyncio.sleep(0)
+
+    with FaultServer() as server, opened(server, concurrency=3) as sampler:
+        stream = sampler.sample(many(12, n=1))
+        for kept in range(4):  # the reader holds one more than it has kept
+            next(stream)
+            (background,) = sampler._open
+            asyncio.run_coroutine_threadsafe(until_nothing_is_under_way(), background._loop).result(timeout=60)
+            assert len(server.seen) == kept + 3
+        assert len(list(stream)) == 12 - 4 and len(server.seen) == 12
 
 
 @pytest.mark.parametrize("api", ["completions", "chat"])

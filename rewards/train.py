@@ -66,7 +66,8 @@ class TrainRewardArgs:
     solution, wrong ones lower by `margin` than where it began (`rewards/losses.py`). Scores of the last two keep that
     order, but are no probabilities.
     `names` is for a start from corrupted solutions of the embedded world: it learns whom each step is about in place of
-    whether it is right, and names are made alike (`rewards/labels/names.py`). `shuffled_labels` trains the control,
+    whether it is right, names are made alike (`rewards/labels/names.py`), and two layers are put below the policy's
+    that find where a name stood before (`training.models.add_matching`). `shuffled_labels` trains the control,
     which can learn nothing. `added_layers` makes the model deeper than the policy that it starts from; at first they
     change nothing (LLaMA Pro, arXiv 2401.02415).
     """
@@ -218,6 +219,7 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     from rewards.scorer import Scorer
     from training.adapters import add_adapter, merge_adapter
     from training.loop import fit
+    from training.models import add_matching
 
     problems = merge_problems(sources_of(args, work), training=True)
     template = args.prompt.template()
@@ -230,6 +232,7 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
         train = [name_labels(questions[one.problem_id], one) for one in train]
         if not says_how(args.policy):  # a reward model has learnt to read its names
             liken_names(model, tokenizer, args.train.seed)
+            add_matching(model, args.train.seed)
     model = add_adapter(model, args.lora, args.train.seed)
     reader = Scorer(model, tokenizer, args.kind, 0.5, template=template)
     validation = drop_too_long(reader, problems, validation, work)

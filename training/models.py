@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _FASTEST = 10  # rotary frequencies that a head which looks back uses: slower ones hardly tell neighbours apart
 _MARGIN = 5.0  # its logit for the token looked at is higher by this than for the neighbours
+_MATCH = 5.0  # the logit, on average, of a head that matches tokens for one that is the same
+_BEFORE = 0.7  # how much of the token before is added to a token, beside its own embedding
 
 
 @dataclass
@@ -77,17 +79,18 @@ def make_policy(args: ModelArgs, tokenizer: PreTrainedTokenizerFast, seed: int) 
             for branch in (layer.self_attn.o_proj, layer.mlp.down_proj):
                 branch.weight.mul_(args.branch_range / args.initializer_range)
         for head, distance in enumerate(args.look_back):
-            _look_back(model, head, distance)
+            _look_back(model.model, head, distance)
     return model
 
 
 def _look_back(model: PreTrainedModel, head: int, distance: int) -> None:
     """Give a head of the first layer biases that make it look at the token `distance` back, whatever the tokens are.
+    `model` is the body with its rotary embeddings.
 
     Rotary embeddings turn queries and keys by an angle that grows with the position. A query bias that is the key bias,
     turned back by `distance` positions, matches the key at that distance best.
     """
-    attention, frequencies = model.model.layers[0].self_attn, model.model.rotary_emb.inv_freq.tolist()
+    attention, frequencies = model.layers[0].self_attn, model.rotary_emb.inv_freq.tolist()
     half = len(frequencies)
     turning = frequencies[:_FASTEST]
     margin = sum(1 - math.cos(frequency) for frequency in turning)
@@ -122,26 +125,88 @@ def add_layers(model: PreTrainedModel, count: int, seed: int) -> None:
     Raises:
         ValueError: the layers of this model are not made so that zeros do that.
     """
+    drawn = _draw_layers(model, count, seed, f"added_layers={count}")
+    _set_layers(model, [*model.base_model.layers, *drawn])
+
+
+def add_matching(model: PreTrainedModel, seed: int) -> None:
+    """Put two layers below a model's that together find where a token was named before: an induction head
+    (arXiv 2209.11895) by its first weights, which learns from there.
+
+    In the lower one every token hears the one before it. In the upper one all heads match: queries and keys are one
+    projection of the stream, another for each head, as in mimetic initialization (arXiv 2305.09828), so that a token
+    looks at those like it, and at those that follow one like it. What is read there is multiplied by zero at first.
+    Higher up a token is so mixed with its context that matching it is found late, or never
+    (experiments/log/2026-11-29-judges.md).
+
+    Raises:
+        ValueError: the layers of this model are not made so that zeros do that, or its attention has no biases.
+    """
     import torch
 
-    body, config = model.base_model, model.config
-    layers = getattr(body, "layers", None)
+    name = f"a {model.config.model_type}"
+    lower, upper = _draw_layers(model, 2, seed, "names=true")
+    if getattr(lower.self_attn.q_proj, "bias", None) is None or model.config.num_key_value_heads != (
+        heads := model.config.num_attention_heads
+    ):
+        raise ValueError(f"names=true: {name} needs attention biases and as many keys as queries, as the students have")
+    _set_layers(model, [lower, upper, *model.base_model.layers])
+    width, size = model.config.hidden_size, upper.self_attn.head_dim
+    drawn = torch.Generator().manual_seed(seed)
+    length = model.get_input_embeddings().weight.norm(dim=1).mean()
+    with torch.no_grad():
+        for layer in (lower, upper):
+            for norm in (layer.input_layernorm, layer.post_attention_layernorm):
+                norm.weight.fill_(1.0)
+        for projection in (lower.self_attn.q_proj, lower.self_attn.k_proj):
+            projection.weight.zero_()  # whatever the tokens are
+        for head in range(heads):
+            _look_back(model.base_model, head, 1)
+        whole, _ = torch.linalg.qr(torch.randn(width, width, generator=drawn))
+        whole = whole[: heads * size]
+        lower.self_attn.v_proj.weight.copy_(whole)
+        lower.self_attn.o_proj.weight.copy_(whole.T * _BEFORE * length / math.sqrt(width))
+        # fast frequencies tell positions apart, not tokens: they are left out
+        slow = torch.arange(size) % (size // 2) >= size // 4
+        scale = math.sqrt(_MATCH * math.sqrt(size) / (int(slow.sum()) * width))
+        tokens = torch.randn(heads, size, width, generator=drawn) * scale * slow[:, None]
+        for projection in (upper.self_attn.q_proj, upper.self_attn.k_proj):
+            projection.weight.copy_(tokens.flatten(0, 1))
+
+
+def _draw_layers(model: PreTrainedModel, count: int, seed: int, setting: str) -> list[torch.nn.Module]:
+    """Layers like the last of a model's, with weights drawn anew, that add nothing to the residual stream."""
+    import torch
+
+    config, layers = model.config, getattr(model.base_model, "layers", None)
     if layers is None or not all(map(_adds_to_stream, layers)):
-        raise ValueError(f"added_layers={count}: a {config.model_type} cannot have more layers, Llama's kind can")
-    before, drawn = len(layers), torch.Generator().manual_seed(seed)
-    for number in range(before, before + count):
-        layer = copy.deepcopy(layers[before - 1], {id(config): config})  # one config for all, as it says what attends
+        raise ValueError(f"{setting}: a {config.model_type} cannot have more layers, Llama's kind can")
+    made, drawn = [], torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        layer = copy.deepcopy(
+            layers[len(layers) - 1], {id(config): config}
+        )  # one config for all, as it says what attends
         with torch.no_grad():
             for name, weight in layer.named_parameters():
                 if name.endswith(".bias") or ".o_proj." in name or ".down_proj." in name:
                     weight.zero_()
                 elif weight.ndim > 1:  # those of a norm stay
                     weight.copy_(torch.randn(weight.shape, generator=drawn) * config.initializer_range)
+        made.append(layer)
+    return made
+
+
+def _set_layers(model: PreTrainedModel, layers: list[torch.nn.Module]) -> None:
+    """Have a model made of these layers. All are of one kind where its own are."""
+    import torch
+
+    config = model.config
+    for number, layer in enumerate(layers):
         layer.self_attn.layer_idx = number
-        layers.append(layer)
-    config.num_hidden_layers = before + count
-    if getattr(config, "layer_types", None):
-        config.layer_types = [*config.layer_types, *[config.layer_types[-1]] * count]
+    model.base_model.layers = torch.nn.ModuleList(layers)
+    if kinds := getattr(config, "layer_types", None):
+        config.layer_types = [*kinds, *[kinds[-1]] * (len(layers) - len(kinds))]
+    config.num_hidden_layers = len(layers)
 
 
 def _adds_to_stream(layer: torch.nn.Module) -> bool:

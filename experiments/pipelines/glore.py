@@ -64,7 +64,7 @@ class GivenArgs:
     rollouts: str | None = parent("sample", default=None)
     labels: str | None = parent("label_steps", "import_labels", default=None)
     test_labels: str | None = parent("label_steps", "import_labels", default=None)
-    reward_start: str | None = parent("train_reward", default=None)
+    reward_start: str | None = parent("train_reward", any_path=True, default=None)
     orm: str | None = parent("train_reward", default=None)
     sorm: str | None = parent("train_reward", default=None)
     pairs: str | None = parent("build_pairs", default=None)

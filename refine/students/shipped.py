@@ -1,4 +1,5 @@
-"""The students that come with the package: small policies of the embedded world, made by committed recipes.
+"""What comes with the package: small policies of the embedded world, and the judge that the demo's reward models start
+from, made by committed recipes.
 
 `students/README.md` is their card: the recipes, what they cost and their figures.
 """
@@ -10,8 +11,8 @@ from pathlib import Path
 from stages.files import read_json, sha256
 from stages.hub import pin
 
-SHIPPED, PLANNER = "shipped", "shipped/planner"
-FOLDERS = {SHIPPED: "student", PLANNER: "planner"}
+SHIPPED, PLANNER, JUDGE = "shipped", "shipped/planner", "shipped/judge"
+FOLDERS = {SHIPPED: "student", PLANNER: "planner", JUDGE: "judge"}
 FOLDER = Path(__file__).parent
 
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, Pre
 from rewards.reward_model import FACTS, load_reward_model, make_reward_model, read_facts, save_reward_model
 from rollouts.world.tokenizer import make_tokenizer
 from tests.tiny import make_model, save_policy, save_reward, tokenizer
-from training.models import ModelArgs, grow_vocabulary, make_policy, save_model
+from training.models import ModelArgs, add_matching, grow_vocabulary, make_policy, save_model
 
 WORDS = len(tokenizer())
 SHAPE = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "eos_token_id": 1}
@@ -108,6 +108,29 @@ def test_heads_of_the_first_layer_begin_by_looking_back(distances):
     for head in range(len(distances), 4):
         assert all(looked[0][:, head, back:].diagonal(0, 1, 2).mean() < 0.3 for back in range(1, 9))
     assert all(looked[1][:, :, back:].diagonal(0, 2, 3).mean() < 0.3 for back in range(1, 9))
+
+
+def test_the_layers_below_find_where_a_token_was_before():
+    model = make_policy(ModelArgs(128, 2, 4, 64, look_back=[1]), tokenizer(), 0)
+    add_matching(model, 0)
+    assert model.config.num_hidden_layers == 4 == len(model.model.layers)
+    assert [layer.self_attn.layer_idx for layer in model.model.layers] == [0, 1, 2, 3]
+    model.set_attn_implementation("eager")
+    drawn = torch.Generator().manual_seed(0)
+    half = torch.stack([torch.randperm(60, generator=drawn)[:20] + 5 for _ in range(8)])
+    ids = torch.cat([half, half], 1)  # each token but the last of them was there 20 tokens before
+    lower, upper = model(input_ids=ids, output_attentions=True).attentions[:2]
+    assert lower[:, :, 1:].diagonal(0, 2, 3).mean() > 0.8  # the token before
+    late = upper.mean(1)[:, 20:]  # (texts, tokens of the second half, tokens looked at)
+    same, following = late.diagonal(0, 1, 2).mean(), late[:, :, 1:].diagonal(0, 1, 2).mean()
+    others = late[:, :, :20].mean()
+    assert same > 3 * others and following > 1.5 * others
+    again = make_policy(ModelArgs(128, 2, 4, 64, look_back=[1]), tokenizer(), 0)
+    add_matching(again, 0)
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), again.parameters(), strict=True))
+    plain = make_policy(ModelArgs(128, 2, 4, 64), tokenizer(), 0)
+    with pytest.raises(ValueError, match="names=true: a llama needs attention biases"):
+        add_matching(plain, 0)
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path):

@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 TRL_PRM := .venv-trl-prm
 TRL_SFT := .venv-trl-sft
 
-.PHONY: help demo demo-lema test faults test-vllm gpu gpu-kit bench-grading bench-plan bench-sampling bench-training lint format clean students planner
+.PHONY: help demo demo-lema test faults test-vllm gpu gpu-kit bench-grading bench-plan bench-sampling bench-training lint format clean students planner judge
 
 demo: $(VENV)/.installed  ## train and refine in the embedded world, print the table, write runs/demo/experiment=demo/
 	$(BIN)/python -m experiments.glore experiment=demo run.name=demo
@@ -92,6 +92,15 @@ planner: $(VENV)/.installed  ## make refine/students/planner anew, from refine/s
 		set -- $$lesson; policy=$$(OMP_NUM_THREADS=1 $(LESSON) policy=$$policy problems.limit=$$1 \
 			problems.world.min_steps=$$2 problems.world.max_steps=$$3 problems.world.followers=$$4 \
 			| sed -n 's/ (.*)$$//p' | tail -n 1); test -n "$$policy" || exit 1; done; echo "$$policy"
+
+judge: $(VENV)/.installed  ## make refine/students/judge anew, from refine/students/planner (see their README)
+	labels=$$(OMP_NUM_THREADS=1 $(BIN)/python -m experiments.corrupt_solutions problems=plans problems.world.seed=1 \
+		problems.split=train problems.limit=7000 'kinds=[branch,early,past]' per_problem=1 run.threads=1 run.name=judge \
+		| sed -n 's/ (.*)$$//p' | tail -n 1); OMP_NUM_THREADS=1 $(BIN)/python -m experiments.train_reward kind=sorm \
+		policy=shipped/planner labels=$$labels names=true added_layers=1 balance_lengths=false max_length=512 \
+		train.learning_rate=5e-4 train.beta2=0.98 train.tokens_per_step=1024 train.tokens_per_batch=1024 \
+		train.dtype=float32 train.gradient_checkpointing=false train.final_share=0.3 train.share_prefixes=false \
+		run.threads=1 run.name=judge
 
 bench-grading: $(VENV)/.installed  ## our grader beside math-verify and lm-eval's filters: agreement, false positives, speed
 	$(OFFLINE) $(BIN)/python -m experiments.bench.grading_speed

@@ -36,10 +36,14 @@ def ids(*tokens: str) -> list[int]:
     return [known[token] for token in tokens]
 
 
-def make_model(seed: int = 0, layers: int = 1, context: int = 128, hidden: int = 32) -> PreTrainedModel:
+def make_model(
+    seed: int = 0, layers: int = 1, context: int = 128, hidden: int = 32, look_back: Sequence[int] = ()
+) -> PreTrainedModel:
     from training.models import ModelArgs, make_policy
 
-    shape = ModelArgs(hidden_size=hidden, layers=layers, heads=2, feed_forward=64, context=context)
+    shape = ModelArgs(
+        hidden_size=hidden, layers=layers, heads=2, feed_forward=64, context=context, look_back=list(look_back)
+    )
     return make_policy(shape, tokenizer(), seed).eval()
 
 

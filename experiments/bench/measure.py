@@ -1,4 +1,4 @@
-"""What the benches share: problems of the demo's world, medians, and a header that says what machine they ran on."""
+"""What the benches share: problems of the embedded world, medians, and a header that says what machine they ran on."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
 
 
 def demo_world() -> WorldArgs:
-    """The embedded world that the shipped student knows, from the demo's own config."""
+    """The embedded world that the student `shipped` knows, from its own config."""
     import yaml
 
     return WorldArgs(**yaml.safe_load((files("conf") / "problems" / "arithmetic.yaml").read_text())["world"])
 
 
 def bench_problems(split: str, number: int, gsm8k: str | None, **world: Any) -> list[Problem]:
-    """The first problems of a split: GSM8K's from a folder, else those of the demo's world with these changes."""
+    """The first problems of a split: GSM8K's from a folder, else those of the embedded world with these changes."""
     if gsm8k:
         return load_problems(ProblemArgs(source="gsm8k", path=gsm8k, split=split, limit=number))
     changed = replace(demo_world(), **world)

@@ -4,7 +4,8 @@ one asked for?
 They are for judges so small that they do not learn to compare the two from labels of steps: in a solution that goes
 another way than the gold one, everything else is as it should be. To compare is to see that `Ann` in the question and
 `Ann has` in a step are one person. Both are words of their own to the world's tokenizer, with little in common in a
-policy that never had to compare them; `liken_names` gives them something.
+policy that never had to compare them; `liken_names` gives them something, and `training.models.add_matching` puts
+below the policy what finds it.
 """
 
 from __future__ import annotations

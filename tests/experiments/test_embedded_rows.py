@@ -19,7 +19,7 @@ from stages.pipeline import Node, NodeResult, run_pipeline
 from tests.test_configs import CONF, ROOT, converted
 
 ROWS = [f"glore/embedded/{path.stem}" for path in sorted((CONF / "experiment/glore/embedded").glob("*.yaml"))]
-PLANS = "plans"  # other problems and another student: nothing of the rows is shared
+PLANS, SLIPS = "plans", "slips"  # the start of the judges too; other problems and another student: nothing is shared
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("artifacts")
 
 
-@pytest.mark.parametrize("row", [*ROWS, PLANS])
+@pytest.mark.parametrize("row", [*ROWS, PLANS, SLIPS])
 def test_a_row_runs_to_its_report(row: str, artifacts: Path) -> None:
     args = converted("glore", [f"experiment={row}", "debug=smoke"]).args
     assert args.problems.source == "arithmetic" and args.train_problems == 6
@@ -43,7 +43,7 @@ def test_a_row_runs_to_its_report(row: str, artifacts: Path) -> None:
     if kind in ("where", "when"):
         assert report["headline"][kind] == value
     made = {name for name, result in results.items() if not result.reused}
-    assert made if row in (ROWS[0], PLANS) else "samples" not in made
+    assert made if row in (ROWS[0], SLIPS) else "samples" not in made
     assert ("reward_start" in results) == (row == PLANS)
 
 

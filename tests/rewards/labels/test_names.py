@@ -96,7 +96,7 @@ def test_added_layers_change_nothing_at_first(tmp_path):
 
 
 def test_a_deeper_judge_learns_from_names_and_opens_again(tmp_path):
-    policy = save_policy(tmp_path / "policy", layers=2, context=512)
+    policy = save_policy(tmp_path / "policy", layers=2, context=512, look_back=[1])
     corrupted, _ = make(CORRUPT_SOLUTIONS, CorruptArgs(PROBLEMS, ["branch", "early", "past"], 1), tmp_path)
     fast = TrainArgs(max_steps=2, tokens_per_step=512, tokens_per_batch=512, dtype="float32", device="cpu")
     args = TrainRewardArgs("sorm", policy, labels=str(corrupted.path), train=fast)
@@ -107,7 +107,10 @@ def test_a_deeper_judge_learns_from_names_and_opens_again(tmp_path):
     # the manifest counts held-out labels at the ends of steps alone: both are measured alike
     assert more["validation_problems"] == fewer["validation_problems"]
     again, _ = make_reward_model(str(made.path), "cpu")
-    assert again.config.num_hidden_layers == 3 and again.score.weight.abs().sum() > 0
+    # two below, those of the policy, one above; going on from there adds nothing
+    assert again.config.num_hidden_layers == 5 and again.score.weight.abs().sum() > 0
+    on, _ = make(TRAIN_REWARD, dataclasses.replace(args, policy=str(made.path), names=True), tmp_path)
+    assert make_reward_model(str(on.path), "cpu")[0].config.num_hidden_layers == 5
     orm = TrainRewardArgs("orm", policy, rollouts="r", names=True)
     adapter = LoraArgs(rank=2)
     for wrong in (

@@ -22,7 +22,7 @@ SELECTORS = (
     *("draft", "global", "local", "draft_global", "reranked", "best_of_n", "majority_of_n", "control"),
     *("draft_control", "random", "oracle"),
 )
-SCORERS = ("orm", "sorm")
+SCORERS = ("orm", "sorm", "implicit")  # the last only in a run with `implicit=true`
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from stages.workspace import Workspace
 if TYPE_CHECKING:
     from rewards.scorer import Scorer
 
-WHEN = ("always", "orm", "sorm", "oracle")  # who says when a draft is refined
+WHEN = ("always", *SCORERS, IMPLICIT, "oracle")  # who says when a draft is refined
 
 
 @dataclass
@@ -47,7 +47,7 @@ class RerankArgs:
     more: list[str] = only_when(parent("beam_search", "refine_until", default=[]), "searched", True)  #: searches
     samples: int | None = None  #: how many best-of-n chooses from
     aggregate: str = only_when("last", "aggregated", True)  #: of the scores of steps: last, min, product, mean
-    when: list[str] = field(default_factory=lambda: ["always"])  #: who says when to refine: always, orm, sorm, oracle
+    when: list[str] = field(default_factory=lambda: ["always"])  #: who says when to refine: always, orm, sorm …
     seed: int = 0  #: of the random choice
     batch_tokens: int = runtime(16384)  #: tokens of a forward pass
     device: str = resolved("auto", own_device_class)
@@ -209,8 +209,14 @@ def choose_equal(
 
 
 def rerank(args: RerankArgs, work: Workspace) -> None:
-    """Score every candidate with both reward models and choose by every selector, gate and place; writes `judgements`
-    (Judgement) and `rows` (Choice)."""
+    """Score every candidate with every reward model and choose by every selector, gate and place; writes `judgements`
+    (Judgement) and `rows` (Choice).
+
+    Raises:
+        ValueError: a gate is of the implicit reward model, and there is none.
+    """
+    if IMPLICIT in args.when and not args.compared:  # in a pipeline's config, where it is filled in later, it may be
+        raise ValueError(f"when={list(args.when)} needs implicit, an artifact of train_implicit, and its reference")
     source = work.parents["candidates"]
     problems = {problem.id: problem for problem in source.rows(Problem, "problems")}
     candidates = read_candidates(source, work.parents.get("more") or [])

@@ -8,6 +8,7 @@ wrong, so that a judge could otherwise go by the position alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,8 @@ def labelled_report(
     counts: np.ndarray,
 ) -> dict[str, Any]:
     """Accuracy on intermediate steps by scorer, balanced at each position: at a threshold of one half, and at the
-    model's own (`thresholds`, of where the first error is); and `difference`, SORM minus ORM of both. All None where
-    there are no labels.
+    model's own (`thresholds`, of where the first error is); and `difference`, SORM minus each other of both. All None
+    where there are no labels.
 
     `rows` numbers the problems; `counts` (resamples, problems) says how often each was drawn. The last step of a
     solution, on which an ORM was trained to be right, is left out, and so are steps without a label.
@@ -76,12 +77,12 @@ def labelled_report(
                 report[name][scorer] = estimate(value, spread, n)
                 spreads[name, scorer] = spread
     report["difference"] = {}
-    for name in MEASURES:
-        orm, sorm, found = report[name]["orm"], report[name]["sorm"], None
-        if orm is not None and sorm is not None:
-            spread = spreads[name, "sorm"] - spreads[name, "orm"]
-            found = estimate(sorm["value"] - orm["value"], spread, counts.shape[1])
-        report["difference"][f"sorm_minus_orm_{name}"] = found
+    for other, name in product((one for one in scorers if one != "sorm"), MEASURES):
+        theirs, sorm, found = report[name][other], report[name]["sorm"], None
+        if theirs is not None and sorm is not None:
+            spread = spreads[name, "sorm"] - spreads[name, other]
+            found = estimate(sorm["value"] - theirs["value"], spread, counts.shape[1])
+        report["difference"][f"sorm_minus_{other}_{name}"] = found
     return report
 
 

@@ -54,7 +54,25 @@ TARGETS = ("hard", "soft")
 
 
 @dataclass
-class TrainRewardArgs:
+class JudgeArgs:
+    """What every stage has that trains a judge of solutions: how it reads them, what is held out, and how it trains."""
+
+    prompt: PromptArgs = field(default_factory=PromptArgs)
+    validation_share: float = 0.05  #: of the problems, held out
+    max_length: int = 1024  #: tokens of the longest solution
+    # where no label is left after balancing, save the model untrained: for debugging with weak policies only
+    allow_empty: bool = False
+    lora: LoraArgs = field(default_factory=LoraArgs)  #: train an adapter: rank, targets
+    train: TrainArgs = field(default_factory=TrainArgs)  #: how to train
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first setting out of range."""
+        check_range(self, validation_share="(0, 1)")
+        check_least(self, max_length=8)
+
+
+@dataclass
+class TrainRewardArgs(JudgeArgs):
     """Arguments of the stage `train_reward`.
 
     `kind` orm reads `rollouts` and `more_rollouts`: each text of a problem once, and none that was cut. With
@@ -86,13 +104,6 @@ class TrainRewardArgs:
     names: bool = only_when(False, "names", True)
     shuffled_labels: bool = False
     added_layers: int = only_when(0, "deeper", True)
-    prompt: PromptArgs = field(default_factory=PromptArgs)
-    validation_share: float = 0.05  #: of the problems, held out
-    max_length: int = 1024  #: tokens of the longest solution
-    # where no label is left after balancing, save the model untrained: for debugging with weak policies only
-    allow_empty: bool = False
-    lora: LoraArgs = field(default_factory=LoraArgs)  #: train an adapter: rank, targets
-    train: TrainArgs = field(default_factory=TrainArgs)  #: how to train
 
     @property
     def deeper(self) -> bool:
@@ -128,8 +139,9 @@ class TrainRewardArgs:
                 f"loss=pqm ranks right and wrong steps of a solution, and is for kind=sorm with targets=hard: "
                 f"kind={self.kind}, targets={self.targets}, names={self.names}"
             )
-        check_range(self, validation_share="(0, 1)", margin="[0, inf)")
-        check_least(self, max_length=8, added_layers=0)
+        super().validate()
+        check_range(self, margin="[0, inf)")
+        check_least(self, added_layers=0)
 
 
 def split_problems(ids: Sequence[str], share: float, seed: int) -> set[str]:

@@ -7,7 +7,7 @@ outcomes (`rewards/implicit.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +15,16 @@ from rewards.card import data_behind, judging_lines, measured, reading_lines, wh
 from rewards.encode import LabelledSolution
 from rewards.labels.outcome import BALANCES
 from rewards.reward_model import read_facts
-from rewards.train import TrainRewardArgs, build_solutions, drop_too_long, sources_of
+from rewards.train import JudgeArgs, TrainRewardArgs, build_solutions, drop_too_long, sources_of
 from rewards.validation import validate_scores
 from rollouts.card import head_of
 from rollouts.problems.merge import merge_problems
-from rollouts.prompts import PromptArgs
 from stages.cards import Card
-from stages.checks import check_choices, check_least, check_range
+from stages.checks import check_choices, check_range
 from stages.markdown import code_block, code_span
 from stages.stage import Stage, parent
 from stages.workspace import Workspace
-from training.adapters import ADAPTER, LoraArgs
-from training.args import TrainArgs
+from training.adapters import ADAPTER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class TrainImplicitArgs:
+class TrainImplicitArgs(JudgeArgs):
     """Arguments of the stage `train_implicit`. `policy` is what training starts from, and the reference that the
     trained model is read beside. `rollouts` and `more_rollouts` are used as for an ORM; `balance` too. `beta` makes a
     reward of a log-ratio. A solution of more than `max_length` tokens is left out: its reward is of the whole."""
@@ -46,23 +44,16 @@ class TrainImplicitArgs:
     more_rollouts: list[str] = parent("sample", "revise", default=[])  #: also of revise
     balance: str = "problem"
     beta: float = 0.05  #: of the log-ratio; the paper's
-    prompt: PromptArgs = field(default_factory=PromptArgs)
-    validation_share: float = 0.05  #: of the problems, held out
-    max_length: int = 1024  #: tokens of the longest solution
-    # where nothing is left after balancing, save the model untrained: for debugging with weak policies only
-    allow_empty: bool = False
-    lora: LoraArgs = field(default_factory=LoraArgs)  #: train an adapter: rank, targets
-    train: TrainArgs = field(default_factory=TrainArgs)  #: how to train
 
     def validate(self) -> None:
         """Raise ValueError naming the first setting out of range."""
         check_choices(self, balance=BALANCES)
-        check_range(self, validation_share="(0, 1)", beta="(0, inf)")
-        check_least(self, max_length=8)
+        check_range(self, beta="(0, inf)")
+        super().validate()
 
     def as_orm(self) -> TrainRewardArgs:
         """The same for an ORM, whose solutions and labels are those of an implicit one."""
-        names = ("policy", "rollouts", "more_rollouts", "balance", "validation_share", "max_length", "train")
+        names = ("policy", "rollouts", "more_rollouts", "balance", *(one.name for one in fields(JudgeArgs)))
         return TrainRewardArgs(kind="orm", **{name: getattr(self, name) for name in names})
 
 

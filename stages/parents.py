@@ -44,6 +44,15 @@ def see(one: ParentField, path: str, name: str) -> None:
         _open(one, path, name, "not hashed")
 
 
+def key_of(one: ParentField, path: str) -> str:
+    """What counts of a parent at this path; contents are hashed where no stage made it.
+
+    Raises:
+        ArtifactError: it cannot be used.
+    """
+    return _open(one, path, one.name, None).key
+
+
 def parent_keys(found: Any) -> Any:
     """What counts of the parents of one field."""
     return [one.key for one in found] if isinstance(found, list) else found and found.key

@@ -143,11 +143,12 @@ def options_of(group: str, command: str = "") -> list[str]:
 
 
 def _settings(kind: type, config: Any, room: int) -> list[tuple[str, str]]:
-    """(NAME=VALUE, text) of the settings with a text; those within a setting too, as long as there is room."""
-    hints, texts = typing.get_type_hints(kind), field_texts(kind)
+    """(NAME=VALUE, text) of the settings with a text, inherited ones last; those within a setting too, as long as there
+    is room."""
+    hints, texts, own = typing.get_type_hints(kind), field_texts(kind), inspect.get_annotations(kind)
     rows: list[list[tuple[str, str]]] = []
     inner: list[tuple[int, list[tuple[str, str]]]] = []
-    for one in dataclasses.fields(kind):
+    for one in sorted(dataclasses.fields(kind), key=lambda one: one.name not in own):
         value = OmegaConf.select(config, one.name, throw_on_missing=False)
         if dataclasses.is_dataclass(hints[one.name]):
             found = _settings(hints[one.name], value, room)

@@ -179,8 +179,9 @@ def _calibration(report: dict[str, Any]) -> Table:
 def _examples(examples: Sequence[Example]) -> dict[str, Table]:
     """`examples` is the same sample of problems in every run; `wrong` are problems that ended wrong."""
     columns = [
-        *("problem", "question", "answer", "draft", "draft right", "ORM scores", "SORM scores", "first error"),
+        *("problem", "question", "answer", "draft", "draft right", "ORM scores", "SORM scores", "implicit scores"),
         *(
+            "first error",
             "true first error",
             "global refinement",
             "global right",
@@ -196,7 +197,7 @@ def _examples(examples: Sequence[Example]) -> dict[str, Table]:
 
 
 def _row(one: Example) -> list[Any]:
-    scores = [" ".join(f"{score:.2f}" for score in scores) for scores in (one.orm, one.sorm)]
+    scores = [" ".join(f"{score:.2f}" for score in scores) for scores in (one.orm, one.sorm, one.implicit)]
     return [
         *(_short(text) for text in (one.problem_id, one.question, one.answer, one.draft)),
         *(one.draft_correct, *scores, one.located_error, one.true_error),

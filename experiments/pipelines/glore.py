@@ -23,6 +23,7 @@ from refine.rerank import RERANK, RerankArgs
 from refine.revise import REVISE, ReviseArgs
 from refine.students.shipped import find_start
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
+from rewards.evaluate import IMPLICIT, SCORERS
 from rewards.labels.corrupt import CORRUPT_SOLUTIONS, CorruptArgs
 from rewards.labels.stepwise import LABEL_STEPS, LabelArgs
 from rewards.train import TRAIN_REWARD, TrainRewardArgs
@@ -67,6 +68,9 @@ class GivenArgs:
     reward_start: str | None = parent("train_reward", any_path=True, default=None)
     orm: str | None = parent("train_reward", default=None)
     sorm: str | None = parent("train_reward", default=None)
+    implicit: str | None = parent("train_implicit", default=None)
+    # what `implicit` was trained from, where that is not the student
+    reference: str | None = parent("train_policy", any_path=True, default=None)
     pairs: str | None = parent("build_pairs", default=None)
     global_refiner: str | None = parent("train_policy", any_path=True, default=None)
     local_refiner: str | None = parent("train_policy", any_path=True, default=None)
@@ -86,10 +90,10 @@ class GloreArgs:
     With `label_test`, the steps of the test drafts are labelled too (`test_labels`: every prefix continued 32 times),
     so that the report has the reward models' accuracy on steps without an oracle. With `beam`, the student searches
     step by step with the SORM; with `until`, drafts are refined until the ORM accepts them; both stand beside the other
-    selectors. With `implicit`, a reward model without step labels (arXiv 2412.01981) judges and ranks beside ORM and
-    SORM. `parallel` stages run at once where they do not need one another. `prompt` and `seed` go for every stage,
-    but a seed that is given to a stage is used there. A parent that is given to a stage is used by that stage alone,
-    one in `given` by all; stages that nobody needs then are not run.
+    selectors. With `implicit`, or one that is given, a reward model without step labels (arXiv 2412.01981) judges,
+    gates and ranks beside ORM and SORM. `parallel` stages run at once where they do not need one another. `prompt` and
+    `seed` go for every stage, but a seed that is given to a stage is used there. A parent that is given to a stage is
+    used by that stage alone, one in `given` by all; stages that nobody needs then are not run.
     """
 
     problems: ProblemArgs | None = None  #: which problems
@@ -130,6 +134,11 @@ class GloreArgs:
     seed: int = 0  #: of every stage
     parallel: int = 1  #: stages that run at once
 
+    @property
+    def compared(self) -> bool:
+        """Whether there is an implicit reward model."""
+        return self.implicit or self.given.implicit is not None or self.rerank.compared
+
     def validate(self) -> None:
         """Raise ValueError naming the first setting that does not fit the others, or has no effect."""
         if self.problems is None:
@@ -140,11 +149,14 @@ class GloreArgs:
                 f"revise.where={list(self.revise.where)}: nobody knows the first error of a {self.problems.source} "
                 "solution; leave oracle out"
             )
-        if self.headline_where not in self.revise.where or self.headline_scorer not in ("orm", "sorm"):
+        scorers = (*SCORERS, IMPLICIT) if self.compared else SCORERS
+        if self.headline_where not in self.revise.where or self.headline_scorer not in scorers:
             raise ValueError(
-                f"the headline needs a scorer orm or sorm and a place among revise.where={list(self.revise.where)}, "
-                f"not {self.headline_scorer} and {self.headline_where}"
+                f"the headline needs a scorer {' or '.join(scorers)} and a place among "
+                f"revise.where={list(self.revise.where)}, not {self.headline_scorer} and {self.headline_where}"
             )
+        if IMPLICIT in self.rerank.when and not self.compared:
+            raise ValueError(f"rerank.when={list(self.rerank.when)} needs implicit=true, or given.implicit")
         if self.headline_when not in self.rerank.when:
             raise ValueError(f"headline_when={self.headline_when} is not among rerank.when={list(self.rerank.when)}")
         nodes, _ = glore_nodes(self, find=str)
@@ -216,7 +228,7 @@ def glore_nodes(args: GloreArgs, find: Callable[[str], str] = find_start) -> tup
         local_refiner="local_refiner", control="control_refiner", shuffled="shuffled_refiner", orm="orm", sorm="sorm",
     )  # fmt: skip
     more, ranking = add_searches(graph, test), graph.fill("rerank")
-    if args.implicit:
+    if args.implicit or IMPLICIT in graph.given:
         if ranking.compared:
             raise ValueError(f"rerank.implicit={ranking.implicit} stands in place of implicit=true: set either")
         ranking = replace(ranking, implicit=PENDING, reference=PENDING)
@@ -224,7 +236,7 @@ def glore_nodes(args: GloreArgs, find: Callable[[str], str] = find_start) -> tup
         graph.add("implicit", TRAIN_IMPLICIT, own, policy="student", rollouts="rollouts")
     graph.add(
         "rerank", RERANK, ranking, candidates="revise", orm="orm", sorm="sorm", implicit="implicit",
-        reference="student", **more,
+        reference="reference" if "reference" in graph.given else "student", **more,
     )  # fmt: skip
     if "samples" in graph.nodes and args.samples.n < (args.rerank.samples or 1):
         raise ValueError(f"rerank.samples={args.rerank.samples} cannot be chosen from samples.n={args.samples.n}")
@@ -308,6 +320,7 @@ def _unused(args: GloreArgs, made: set[str]) -> dict[str, str]:
         "warm_up_problems": {"corrupted"},
         "corrupt": {"corrupted"},
         "label_test": {"test_labels"},
+        "train_implicit": {"implicit"},
     } | {name: {name} for name in ("samples", "reward_start", "orm", "labels", "sorm", "pairs", "revise")}
     return {
         name: "what is given stands in place of the stages that would use it"

@@ -13,7 +13,7 @@ from experiments.commands.tracked import TrackedPipeline, resolved
 from experiments.commands.yaml_files import ConfigError
 from stages.artifacts import open_artifact
 from stages.hub import is_hub
-from stages.parents import ParentField, parent_fields, see
+from stages.parents import ParentField, key_of, parent_fields, see
 from stages.pipeline import PENDING, Node, NodeResult, StageRunner, run_pipeline
 from stages.stage import Stage
 
@@ -44,10 +44,12 @@ def check_nodes(args: Any, build: Callable[[Any], Checked], starts: dict[str, st
             raise ConfigError(f"{setting}={start}: there is no such folder; a model of the hub is written hub:org/name")
     for node in nodes:
         waiting = dict.fromkeys(set(node.after) - given.keys(), PENDING)
-        for one in parent_fields(node.build(given | waiting)):
+        found = {one.name: one for one in parent_fields(node.build(given | waiting))}
+        for one in found.values():
             for path in one.paths:
                 if path != PENDING:
                     _check_given(one, path, f"{node.name}.{one.name}")
+        _check_reference(found.get("implicit"), found.get("reference"))
     return nodes, given
 
 
@@ -57,6 +59,18 @@ def _check_given(one: ParentField, path: str, name: str) -> None:
         kind = open_artifact(path, thorough=False).manifest["args"].get("kind")
         if kind not in (None, one.field.name):
             raise ConfigError(f"{name}={path}: is a reward model of kind={kind}")
+
+
+def _check_reference(implicit: ParentField | None, reference: ParentField | None) -> None:
+    """See that an implicit reward model is read beside the policy that it was trained from, where both are given."""
+    if implicit is None or reference is None or PENDING in (implicit.value, reference.value) or is_hub(reference.value):
+        return
+    wanted = open_artifact(implicit.value, thorough=False).manifest["parents"]["policy"]["key"]
+    if (key := key_of(reference, reference.value)) != wanted:
+        raise ConfigError(
+            f"implicit={implicit.value} was trained from {wanted}, and reference={reference.value} is {key}: set "
+            "given.reference"
+        )
 
 
 def run_nodes(job: Job, name: str, checked: Checked, console: Console) -> dict[str, NodeResult]:

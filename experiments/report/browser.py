@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.report.example import example_summary
-from experiments.report.sections import SCORERS
+from experiments.report.words import SCORER_TITLES
 from stages.text import VALUE, one_line, visible
 
 BYTES = 4_400  # of a problem, where there are 1,000 or more
@@ -93,7 +93,7 @@ def _shown(example: dict[str, Any], limit: int) -> tuple[dict[str, Any], bool]:
         "answer": one_line(example["answer"], VALUE),
         "summary": example_summary(example, lambda name: one_line(name, VALUE)),
         "groups": example_groups(example),
-        "scorer": example["scorer"].upper(),
+        "scorer": SCORER_TITLES[example["scorer"]],
         "located": example["located_error"],
         "true": example["true_error"],
         "chosen": example["chosen"],
@@ -112,6 +112,10 @@ def _solution(solution: dict[str, Any], limit: int) -> tuple[dict[str, Any], boo
         cut |= len(step) > left
         left -= max(len(step), 20)  # its scores take room too
     more, score = len(solution["steps"]) - len(steps), solution["score"]
-    scores = {name: solution[name] and [round(one, 2) for one in solution[name][: len(steps)]] for name in SCORERS}
+    scores = {
+        name: solution[name] and [round(one, 2) for one in solution[name][: len(steps)]]
+        for name in SCORER_TITLES
+        if name in solution
+    }
     final = None if score is None else round(score, 2)
     return {"steps": steps, "more": more, "correct": solution["correct"], "score": final, **scores}, cut or more > 0

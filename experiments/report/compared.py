@@ -14,7 +14,7 @@ from experiments.report.markdown import section_lines
 from experiments.report.page import fill_page
 from experiments.report.parts import Bullets, Figure, Link, Part, Section, Table
 from experiments.report.plots import Axes, Rows, difference_rows, share_rows, style, token_axes
-from experiments.report.words import FEWEST, interval, percent, versus
+from experiments.report.words import FEWEST, SCORER_TITLES, interval, percent, versus, with_interval
 from refine.selection import SELECTORS, is_control
 from stages.markdown import plain
 from stages.text import VALUE, one_line
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 Found = dict[str, Any]
 
+JUDGES = {  # the measures of a reward model, as a table heads them
+    "step_accuracy": "steps",
+    "step_auroc": "steps, AUROC",
+    "first_error_accuracy": "first error",
+    "first_error_f1": "first error, F1",
+    "final_accuracy": "final answers",
+    "auroc": "final answers, AUROC",
+}
 SHOWN = 300  # problems in the table of disagreements
 TILES = 8  # arms at the head of the page
 FEW_ARMS = 2  # up to so many arms, the plot of tokens shows all of their selectors
@@ -116,6 +124,7 @@ def compared_sections(found: Found) -> list[Section]:
         Section("differences", "Differences on the same problems", _differences(found)),
         Section("tokens", "Accuracy against tokens", _tokens(found)),
         Section("selectors", "Every selector of every arm", [_selector_table(found)]),
+        Section("judges", "The reward models", _judges(found)),
         Section("how", "How this is compared", [Bullets(list(HOW))]),
     ]
     return [section for section in sections if section.parts]
@@ -170,6 +179,29 @@ def _selector_table(found: Found) -> Table:
         for own in arm["selectors"].values()
     ]
     return Table("Every selector", ["arm", "selector", "right", "95% interval", "tokens"], rows, texts=2)
+
+
+def judge_table(found: Found) -> Table | None:
+    """How the reward models of every arm judge; None where none did."""
+    rows = [
+        [arm["name"], SCORER_TITLES[scorer], *(_judged(own[key]) for key in JUDGES)]
+        for arm in found["arms"]
+        for scorer, own in arm["judges"].items()
+    ]
+    return Table("How the reward models judge", ["arm", "model", *JUDGES.values()], rows, texts=2) if rows else None
+
+
+def _judged(one: Found | None) -> str:
+    return percent(one) if one is None or one["low"] is None else with_interval(one)
+
+
+def _judges(found: Found) -> list[Part]:
+    table = judge_table(found)
+    text = (
+        "Steps, first errors and final answers: judged rightly, at the model's own thresholds. AUROC needs none. AUROC "
+        "and F1 of several runs are the mean of theirs, without an interval; those of each run are in its own page."
+    )
+    return [table, text] if table else []
 
 
 def _tokens(found: Found) -> list[Part]:
@@ -280,6 +312,10 @@ def print_compared(found: Found, console: Console | None = None) -> None:
     if found["differences"]:
         table = difference_table(found)
         _print_table(console, table.caption, table.header[:5], [row[:5] for row in table.rows])
+    if table := judge_table(found):
+        shown = [0, 1, *(at for at, name in enumerate(table.header) if name in ("steps", "final answers"))]
+        rows = [[row[at] for at in shown] for row in table.rows]
+        _print_table(console, table.caption, [table.header[at] for at in shown], rows, words=1)
     if found["missing"]:
         (table,) = _missing(found)
         _print_table(console, table.caption, table.header, table.rows, words=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from experiments.report.words import SCORER_NAMES, WHEN_NAMES
+from experiments.report.words import SCORER_NAMES, SCORER_TITLES, WHEN_NAMES
 from stages.markdown import code_span, longest_run
 from stages.text import one_line, visible
 
@@ -25,7 +25,7 @@ def example_lines(example: dict[str, Any] | None) -> list[str]:
             blocks.append(f"There is no {kind} refinement here.")
             continue
         verdict = "right" if solution["correct"] else "wrong"
-        score = "" if solution["score"] is None else f", {example['scorer'].upper()} {solution['score']:.2f}"
+        score = "" if solution["score"] is None else f", {SCORER_TITLES[example['scorer']]} {solution['score']:.2f}"
         picked = ", **picked**" if example["chosen"] == kind else ""
         blocks += [f"{words[0].upper()}{words[1:]} ({verdict}{score}{picked}):", _fenced(_steps(example, kind))]
     return blocks

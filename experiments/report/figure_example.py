@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from experiments.report.example import LONGEST, example_summary
+from experiments.report.words import SCORER_TITLES
 from stages.text import visible
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _column(axes: Axes, left: float, y: float, example: dict[str, Any], kind: st
     solution = example["solutions"][kind]
     parts = [] if solution is None else ["right" if solution["correct"] else "wrong"]
     if solution is not None and solution["score"] is not None:
-        parts.append(f"{example['scorer'].upper()} {solution['score']:.2f}")
+        parts.append(f"{SCORER_TITLES[example['scorer']]} {solution['score']:.2f}")
     parts += ["PICKED"] if example["chosen"] == kind else []
     axes.text(left + 1, y + 1, TITLES[kind], fontsize=10.5, fontweight="bold", va="center", color=INK)
     axes.text(left + 1, y + 2.4, "   ".join(parts), fontsize=9.5, va="center", color=INK)

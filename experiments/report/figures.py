@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette
-GREY, BLUE, ORANGE, GREEN, BLACK = "#8c8c8c", "#0072B2", "#E69F00", "#009E73", "#222222"
+GREY, BLUE, ORANGE, GREEN, PURPLE, BLACK = "#8c8c8c", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#222222"
 SCORER_STYLE = {
     "orm": {"color": ORANGE, "marker": "s", "linestyle": "--", "label": "ORM"},
     "sorm": {"color": BLUE, "marker": "o", "linestyle": "-", "label": "SORM"},
-    "implicit": {"color": GREEN, "marker": "^", "linestyle": "-.", "label": "implicit"},
+    "implicit": {"color": PURPLE, "marker": "^", "linestyle": "-.", "label": "implicit"},
 }
 SELECTOR_COLOURS = {"reranked": BLUE, "oracle": GREEN, "random": GREY, "control": ORANGE, "shuffled": ORANGE}
 DPI = 150
@@ -82,7 +82,7 @@ def draw_curves(report: dict[str, Any]) -> Figure | None:
         return None
     figure = _figure(4.6)
     axes = figure.subplots()
-    colours = {"orm": ORANGE, "sorm": BLUE, "oracle": GREEN, "majority": GREY}
+    colours = {name: look["color"] for name, look in SCORER_STYLE.items()} | {"oracle": GREEN, "majority": GREY}
     for name, curve in report["curves"].items():
         colour, sizes = colours[name.removeprefix("weighted_")], [point["samples"] for point in curve]
         low, value, high = ([100 * point[end] for point in curve] for end in ("low", "value", "high"))
@@ -100,7 +100,7 @@ def draw_curves(report: dict[str, Any]) -> Figure | None:
 
 
 def draw_step_accuracy(report: dict[str, Any]) -> Figure | None:
-    """Accuracy on intermediate steps by position, ORM against SORM, with intervals and how many steps there are."""
+    """Accuracy on intermediate steps by position and by reward model, with intervals and how many steps there are."""
     found = {name: rows for name, rows in report["step_accuracy_by_position"].items() if rows}
     if not found:
         return None

@@ -8,12 +8,12 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from experiments.report.sections import SCORERS, named_differences
-from experiments.report.words import CURVE_NAMES, percent, selector_names
+from experiments.report.sections import named_differences
+from experiments.report.words import CURVE_NAMES, SCORER_TITLES, percent, selector_names
 
 WIDTH, LINE, EDGE = 340, 14, 14
 LEFT, RIGHT, TOP, BOTTOM = 42, 10, 12, 46  # margins of a plot with two axes
-CURVE_STYLES = {"weighted_orm": "orm vote", "weighted_sorm": "sorm vote", "majority": "plain"}
+CURVE_STYLES = {f"weighted_{name}": f"{name} vote" for name in SCORER_TITLES} | {"majority": "plain"}
 FAMILIES = {"reranked": "main", "oracle": "oracle", "random": "plain", "control": "control", "shuffled": "control"}
 
 
@@ -225,13 +225,14 @@ def position_plot(report: dict[str, Any]) -> list[Axes]:
     sizes = {row["position"]: row["n"] for rows in found.values() for row in rows}
     last, height = max(sizes), 220
     curves = []
-    for shift, (name, rows) in zip((-2, 2), found.items(), strict=False):
+    for at, (name, rows) in enumerate(found.items()):
+        shift = 4 * at - 2 * (len(found) - 1)  # side by side
         points, spreads = [], []
         for row in rows:
             x = _round(_across((row["position"] - 0.5) / last) + shift)
             points.append((x, _up(row["value"], height), 3.5))
             spreads.append((x, _up(row["low"], height), _up(row["high"], height)))
-        curves.append(Curve(name.upper(), name, points, spreads))
+        curves.append(Curve(SCORER_TITLES[name], name, points, spreads))
     every = 1 + len(sizes) // 9
     x_ticks = [(_across((place - 0.5) / last), f"{place}") for place in sorted(sizes)[::every]]
     return [
@@ -256,8 +257,8 @@ def reliability_plots(report: dict[str, Any]) -> list[Axes]:
     plots, height = [], 300
     for title, found in panels.items():
         curves = []
-        for name in SCORERS:
-            if bins := found[name]:
+        for name, bins in found.items():
+            if bins:
                 total = sum(row["n"] for row in bins)
                 points = [
                     (
@@ -267,7 +268,7 @@ def reliability_plots(report: dict[str, Any]) -> list[Axes]:
                     )
                     for row in bins
                 ]
-                curves.append(Curve(name.upper(), name, points))
+                curves.append(Curve(SCORER_TITLES[name], name, points))
         if curves:
             x_ticks = [(_across(at / 4), f"{25 * at}") for at in range(5)]
             axes = ("probability given, % (area: how many)", "right, %")

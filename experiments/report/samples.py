@@ -7,7 +7,7 @@ from itertools import takewhile
 from typing import Any
 
 from experiments.report.parts import Figure, Part, Table
-from experiments.report.words import AGGREGATE_NAMES, CURVE_NAMES, SCORER_NAMES, percent, with_interval
+from experiments.report.words import AGGREGATE_NAMES, CURVE_NAMES, SCORER_NAMES, SCORER_TITLES, percent, with_interval
 
 
 def samples_parts(report: dict[str, Any]) -> list[Part]:
@@ -20,7 +20,7 @@ def samples_parts(report: dict[str, Any]) -> list[Part]:
         own = {name: curve[at] for name, curve in curves.items()}
         tokens = [first["tokens"], *(own[name]["tokens_read"] for name in SCORER_NAMES if name in own)]
         rows.append([str(first["samples"]), *map(with_interval, own.values()), *(f"{n:,.0f}" for n in tokens)])
-    read = [f"read for the {name.upper()}" for name in SCORER_NAMES if name in curves]
+    read = [f"read, {SCORER_TITLES[name]}" for name in SCORER_NAMES if name in curves]
     header = ["n", *(CURVE_NAMES[name] for name in curves), "sampled", *read]
     most = int(rows[-1][0])
     notes = (
@@ -57,7 +57,7 @@ def _aggregates(report: dict[str, Any], most: int) -> list[Part]:
         return []
     header, rows = ["score of a solution"], []
     for scorer in found:
-        header += [f"{scorer.upper()}, best of {most}", f"{scorer.upper()}, vote of {most}"]
+        header += [f"{SCORER_TITLES[scorer]}, {rule} of {most}" for rule in ("best", "vote")]
     for how, words in AGGREGATE_NAMES.items():
         cells = [with_interval(one[how][rule]) for one in found.values() for rule in ("best", "weighted")]
         rows.append([words, *cells])

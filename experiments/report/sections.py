@@ -14,6 +14,7 @@ from experiments.report.words import (
     FIXED_NAMES,
     JUDGE_MEASURES,
     SCORER_NAMES,
+    SCORER_TITLES,
     WHEN_NAMES,
     WHERE_NAMES,
     interval,
@@ -27,8 +28,6 @@ from rewards.evaluate import IMPLICIT, SCORERS
 from rewards.labelled import MEASURES as LABELLED
 from rewards.metrics import show_threshold
 from stages.text import VALUE, one_line
-
-TITLES = {"orm": "ORM", "sorm": "SORM", IMPLICIT: "implicit"}
 
 
 def _scorers(report: dict[str, Any]) -> list[str]:
@@ -55,7 +54,7 @@ _CAPTIONS = {
     "accuracy": "Accuracy by selector with 95% intervals; diamonds are the paper's figures.",
     "tokens": "Accuracy against all tokens of a problem, sampled and read, with 95% intervals.",
     "differences": "Differences in points on the same problems, with 95% intervals.",
-    "step_accuracy": "Accuracy on intermediate steps by their position, ORM and SORM, with 95% intervals.",
+    "step_accuracy": "Accuracy on intermediate steps by their position and by reward model, with 95% intervals.",
     "reliability": "How often solutions and steps are right, by the probability that each model gave them.",
     "example": "One problem: its draft with SORM scores, the located error, both refinements and the choice.",
 }
@@ -137,7 +136,7 @@ def _wheres(report: dict[str, Any]) -> list[Part]:
         cells = [percent(found[name]) for name in ("located", "fixed", "fixed_either", "broken")]
         rows.append([WHERE_NAMES[where], *cells, *(with_interval(score) for score in scored)])
     header = ["local refiner", "refined", "wrong fixed", "with global", "right broken"]
-    header += [f"reranked by {SCORER_NAMES[name]}" for name in _scorers(report)]
+    header += [f"reranked, {SCORER_TITLES[name]}" for name in _scorers(report)]
     return [Table("By who locates the error", header, rows)] if rows else []
 
 
@@ -153,7 +152,7 @@ def _gates(report: dict[str, Any]) -> list[Part]:
         plain_ones = [cells.get("orm", {}).get(name) for name in ("global", "local", "control")]
         rows.append([WHEN_NAMES[when], *shares, *(with_interval(found) for found in [*plain_ones, *scored])])
     header = ["refined are", "right drafts kept", "wrong kept", "global", "local", "control"]
-    header += [f"reranked by {SCORER_NAMES[name]}" for name in _scorers(report)]
+    header += [f"reranked, {SCORER_TITLES[name]}" for name in _scorers(report)]
     below = "A gate keeps the other drafts, and nothing is sampled for them. The control has the same gate."
     return [Table("By who says when to refine", header, rows), below]
 
@@ -170,7 +169,7 @@ def _judges(report: dict[str, Any]) -> list[Part]:
     for name, words in (("brier", "Brier score (lower is better)"), ("ece", "calibration error (lower is better)")):
         found = [(report["calibration"][scorer] or {}).get(name) for scorer in _scorers(report)]
         rows.append([words, *("–" if value is None else f"{value:.3f}" for value in found), "–"])
-    titles = [TITLES[name] for name in _scorers(report)]
+    titles = [SCORER_TITLES[name] for name in _scorers(report)]
     table = Table("How well the reward models judge", ["on drafts and samples", *titles, "paper, 7B, ORM → SORM"], rows)
     notes = " ".join(_judge_notes(report))
     pictures = [*_positions(report), _figure("step_accuracy"), _figure("reliability")]
@@ -234,7 +233,7 @@ def _positions(report: dict[str, Any]) -> list[Part]:
         [str(place), f"{sizes[place]:,}", *(with_interval(found.get(place)) for found in by_place.values())]
         for place in sorted(sizes)
     ]
-    header = ["step", "steps", *(TITLES[name] for name in by_place)]
+    header = ["step", "steps", *(SCORER_TITLES[name] for name in by_place)]
     return [Table("Step accuracy by position", header, rows)] if rows else []
 
 

@@ -43,7 +43,7 @@ class ReportArgs:
     given_names: list[str] = field(default_factory=list)
     title: str = "GLoRe"  #: the report's title
     model: str = ""
-    scorer: str = "orm"  #: of the headline: orm or sorm
+    scorer: str = "orm"  #: of the headline: orm, sorm or implicit
     where: str = "sorm"  #: of the headline: who locates the error
     when: str = "always"  #: of the headline: who says when to refine
     seed: int = 0  #: of the bootstrap
@@ -117,5 +117,5 @@ def _cost(artifact: Artifact) -> dict[str, float]:
     return {name: artifact.manifest.get(name, 0) for name in ("seconds", "tokens")}
 
 
-REPORT = Stage("report", 8, ReportArgs, write_glore_report)
+REPORT = Stage("report", 9, ReportArgs, write_glore_report)
 main = stage_command(REPORT)

@@ -11,6 +11,7 @@ Estimate = dict[str, Any]
 
 FEWEST = 10  # problems below which no interval is taken as evidence
 
+SCORER_TITLES = {"orm": "ORM", "sorm": "SORM", "implicit": "implicit"}
 SCORER_NAMES = {"orm": "the ORM", "sorm": "the SORM", "implicit": "the implicit reward model"}
 WHERE_NAMES = {
     "none": "not told where the error is",
@@ -22,6 +23,7 @@ WHEN_NAMES = {
     "always": "every draft",
     "orm": "the drafts that the ORM calls wrong",
     "sorm": "the drafts that the SORM calls wrong",
+    "implicit": "the drafts that the implicit reward model calls wrong",
     "oracle": "the drafts that the oracle calls wrong",
 }
 FIXED_NAMES = {
@@ -37,8 +39,10 @@ FIXED_NAMES = {
 CURVE_NAMES = {
     "orm": "best, ORM",
     "sorm": "best, SORM",
+    "implicit": "best, implicit",
     "weighted_orm": "vote, ORM weighs",
     "weighted_sorm": "vote, SORM weighs",
+    "weighted_implicit": "vote, implicit weighs",
     "majority": "majority",
     "oracle": "oracle",
 }
@@ -75,7 +79,8 @@ JUDGE_MEASURES = {
 
 def selector_names(report: dict[str, Any]) -> dict[str, str]:
     """What a reader calls each selector, in the order of the table."""
-    scorer, n, equal = report["headline"]["scorer"].upper(), report["samples"] or "n", report["samples_equal_tokens"]
+    scorer, n = SCORER_TITLES[report["headline"]["scorer"]], report["samples"] or "n"
+    equal = report["samples_equal_tokens"]
     fewer = n - 1 if report["samples"] else "n − 1"
     names = {
         "draft": "draft (greedy)",
@@ -260,7 +265,12 @@ def _judges(report: dict[str, Any]) -> str:
         f"the SORM is {versus(change, 'the ORM')}"
     )
     final = report["difference"]["sorm_minus_orm_final_accuracy"]
-    return text + (f"; on final answers it is {versus(final, 'the ORM')}." if final else ".")
+    text += f"; on final answers it is {versus(final, 'the ORM')}." if final else "."
+    if change := report["difference"].get(f"sorm_minus_implicit_{measured[0]}"):
+        implicit = percent(report[measured[0]]["implicit"])
+        text += f" The implicit reward model, which saw no step labels, judges {implicit} of them rightly: "
+        text += f"the SORM is {versus(change, 'it')}."
+    return text
 
 
 def limits(report: dict[str, Any]) -> list[str]:

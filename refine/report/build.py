@@ -21,7 +21,7 @@ from refine.rerank import WHEN
 from refine.revise import WHERE
 from refine.selection import EQUAL, SCORED, SEARCHES, is_control, offers_refinements
 from refine.selection import SELECTORS as OFFERS
-from rewards.evaluate import judge_report, scorers_of
+from rewards.evaluate import IMPLICIT, judge_report, scorers_of
 from rewards.intervals import Estimate, Tally, mcnemar, resample, wilson
 from rewards.metrics import threshold_at
 from rollouts.records import Candidate, CandidateKey, Choice, Judgement, identity
@@ -287,8 +287,9 @@ def _notes(inputs: ReportInputs, report: dict[str, Any]) -> list[str]:
         notes.append(f"{report['ungraded']} candidates could not be graded in time; none of them counts as right.")
     for name, number in report["too_long"].items():
         if number:
+            words = "implicit reward model" if name == IMPLICIT else name.upper()
             notes.append(
-                f"{number} candidates are too long for the {name.upper()}: they have no score, none of its measures "
+                f"{number} candidates are too long for the {words}: they have no score, none of its measures "
                 "counts them, and it chooses them only where no other has a score."
             )
     return notes

@@ -28,6 +28,15 @@ from rewards.intervals import (
 )
 
 RIGHT = "right "  # begins the measures of selectors
+# how a reward model judges, as a report has it, and the measure of `refine/report/outcomes.py` that is the same
+JUDGED = {
+    "step_accuracy": "steps",
+    "step_auroc": None,
+    "first_error_accuracy": "first error",
+    "first_error_f1": None,
+    "final_accuracy": "finals",
+    "auroc": None,
+}
 SINGLE = "draft"  # what the selector of a single arm is compared with first
 
 
@@ -45,7 +54,8 @@ def compare_arms(
     arms: Mapping[str, Sequence[Run]], selector: str, reference: str, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
     """Accuracy and tokens of every selector of every arm, and the difference of each arm to `reference` where both
-    choose by `selector`; of a single arm, the differences of `selector` to its other selectors.
+    choose by `selector`; of a single arm, the differences of `selector` to its other selectors. `judges` has, by reward
+    model, how it judges (`JUDGED`).
 
     All resamples draw the same problems for all runs. An arm of several runs has the mean over its runs; its interval
     is over problems and trainings (`over_trainings`). One of a single run has Wilson's (of several solutions a problem,
@@ -85,6 +95,7 @@ def compare_arms(
                 "name": name,
                 "runs": {run.name: run.seed for run in runs},
                 "selectors": {one: _accuracy(runs, tallies[name][one], one, counts, seed) for one in tallies[name]},
+                "judges": _judges(runs, problems, counts, seed),
             }
             for name, runs in arms.items()
         ],
@@ -116,16 +127,42 @@ def _tallies(runs: Sequence[Run], problems: Sequence[str]) -> dict[str, list[Tal
 
 
 def _accuracy(runs: Sequence[Run], own: Sequence[Tally], selector: str, counts: np.ndarray, seed: int) -> dict:
-    values = np.array([one.value for one in own])
-    if len(runs) == 1 and (own[0].denominators == 1).all():
-        found = wilson(round(own[0].numerators.sum()), len(own[0].numerators))
-    elif len(runs) == 1:
-        found = own[0].estimate(counts)
-    else:
-        found = over_trainings(values, np.array([one.replicates(counts) for one in own]), counts.shape[1], seed)
     spent = [_tokens(run.report, selector) for run in runs]
     tokens = None if None in spent else float(np.mean(spent))
-    return {"estimate": found, "tokens": tokens, "each": values.tolist()}
+    return {"estimate": _mean(own, counts, seed), "tokens": tokens, "each": [one.value for one in own]}
+
+
+def _mean(own: Sequence[Tally], counts: np.ndarray, seed: int) -> Estimate:
+    """The mean over the runs of an arm; Wilson's interval, or the bootstrap's, for a single run."""
+    if len(own) > 1:
+        values, spread = np.array([one.value for one in own]), np.array([one.replicates(counts) for one in own])
+        return over_trainings(values, spread, counts.shape[1], seed)
+    if (own[0].denominators == 1).all():
+        return wilson(round(own[0].numerators.sum()), len(own[0].numerators))
+    return own[0].estimate(counts)
+
+
+def _judges(
+    runs: Sequence[Run], problems: Sequence[str], counts: np.ndarray, seed: int
+) -> dict[str, dict[str, Estimate | None]]:
+    """How each reward model judges that all runs of an arm have. What is no mean over problems has an interval only
+    where there is a single run: its own."""
+    reported = [run.report.get("final_accuracy", {}) for run in runs]
+    scorers = [name for name in reported[0] if all(one.get(name) for one in reported)]
+    named = {run.name: run.outcomes for run in runs}
+    wanted = {f"{measure} {scorer}" for measure in filter(None, JUDGED.values()) for scorer in scorers}
+    tallies = tally_runs(named, problems, wanted)
+    table: dict[str, dict[str, Estimate | None]] = {scorer: {} for scorer in scorers}
+    for scorer in scorers:
+        for key, measure in JUDGED.items():
+            own, found = [run.report[key][scorer] for run in runs], None
+            if measure and (tally := tallies.get(f"{measure} {scorer}")):
+                found = _mean(list(tally.values()), counts, seed)
+            elif None not in own:
+                mean = float(np.mean([one["value"] for one in own]))
+                found = own[0] if len(own) == 1 else {"value": mean, "low": None, "high": None, "n": own[0]["n"]}
+            table[scorer][key] = found
+    return table
 
 
 def _tokens(report: Mapping[str, Any], selector: str) -> float | None:

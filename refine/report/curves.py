@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from rewards.aggregate import AGGREGATES, aggregate
-from rewards.evaluate import SCORERS
+from rewards.evaluate import IMPLICIT, SCORERS, scorers_of
 from rewards.intervals import Estimate, Tally, estimate, replicate
 from rollouts.grading.answers import canonical
 from rollouts.records import Candidate, CandidateKey, Judgement, Problem, identity
 
 ORDERS = 100  # of the samples of a problem, at least, for votes of more than 6
-CURVES = ("orm", "sorm", "weighted_orm", "weighted_sorm", "majority", "oracle")
+SCORED = (*SCORERS, IMPLICIT)
+CURVES = (*SCORED, *(f"weighted_{name}" for name in SCORED), "majority", "oracle")
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,13 @@ def curve_report(
     if most < 2:
         return {"curves": {}, "aggregation": {}}
     known = {(one.scorer, identity(one)): one for one in judgements if one.kind == "sample"}
-    scorers = [name for name in SCORERS if any(scorer == name for scorer, _ in known)]
+    scorers = [name for name in scorers_of(judgements) if any(scorer == name for scorer, _ in known)]
     drawn = [_draw(problem, own[problem.id], known, scorers) for problem in problems]
     sizes = points(most)
     curves = {}
     for name in CURVES:
         scorer = name.removeprefix("weighted_")
-        if scorer in scorers or scorer not in SCORERS:
+        if scorer in scorers or scorer not in SCORED:
             right = np.array([_rule(name)(one, sizes) for one in drawn])  # (problems, sizes)
             curves[name] = _curve(right, sizes, drawn, scorer, counts)
     table: dict[str, dict[str, dict[str, Estimate]]] = {}

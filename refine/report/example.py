@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refine.report.inputs import ReportInputs
-from rewards.evaluate import SCORERS
+from rewards.evaluate import IMPLICIT, SCORERS, scorers_of
 from rewards.metrics import first_error
 from rollouts.records import Candidate, CandidateKey, Choice, Problem, identity
 
@@ -32,6 +32,7 @@ class Example:
     draft_correct: bool | None
     orm: tuple[float, ...]
     sorm: tuple[float, ...]
+    implicit: tuple[float, ...]
     located_error: int | None
     true_error: int | None
     global_refinement: str | None
@@ -48,7 +49,7 @@ def example_rows(examples: Sequence[dict[str, Any]]) -> Iterator[Example]:
         solutions = {kind: one["solutions"][kind] or {} for kind in KINDS}
         texts = {kind: "\n".join(own["steps"]) if own else None for kind, own in solutions.items()}
         right = {kind: own.get("correct") for kind, own in solutions.items()}
-        scores = {name: tuple(solutions["draft"].get(name) or ()) for name in SCORERS}
+        scores = {name: tuple(solutions["draft"].get(name) or ()) for name in (*SCORERS, IMPLICIT)}
         yield Example(
             problem_id=one["problem_id"],
             question=one["question"],
@@ -57,6 +58,7 @@ def example_rows(examples: Sequence[dict[str, Any]]) -> Iterator[Example]:
             draft_correct=right["draft"],
             orm=scores["orm"],
             sorm=scores["sorm"],
+            implicit=scores["implicit"],
             located_error=one["located_error"],
             true_error=one["true_error"],
             global_refinement=texts["global"],
@@ -82,13 +84,15 @@ def describe_examples(inputs: ReportInputs) -> list[dict[str, Any]]:
     chosen = {c.problem_id: c for c in inputs.choices if (c.selector, c.scorer, c.where, c.when) == headline}
     scores = {(one.scorer, *identity(one)): one.probabilities for one in inputs.judgements}
     candidates = {identity(candidate): candidate for candidate in inputs.candidates}
-    return [_describe(inputs, problem, candidates, scores, chosen.get(problem.id)) for problem in inputs.problems]
+    scorers = scorers_of(inputs.judgements)
+    return [_describe(inputs, one, candidates, scorers, scores, chosen.get(one.id)) for one in inputs.problems]
 
 
 def _describe(
     inputs: ReportInputs,
     problem: Problem,
     candidates: dict[CandidateKey, Candidate],
+    scorers: Sequence[str],
     scores: dict[Any, tuple[float, ...]],
     choice: Choice | None,
 ) -> dict[str, Any]:
@@ -96,7 +100,7 @@ def _describe(
     solutions: dict[str, Any] = dict.fromkeys(KINDS)
     for key in keys:
         if candidate := candidates.get(key):
-            given = {scorer: list(scores.get((scorer, *key), ())) or None for scorer in SCORERS}
+            given = {scorer: list(scores.get((scorer, *key), ())) or None for scorer in scorers}
             final = given[inputs.scorer]
             solutions[candidate.kind] = {
                 "steps": list(candidate.steps),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from refine.report.build import headline_arms
 from refine.report.inputs import ReportInputs
 from refine.revise import WHERE
-from rewards.evaluate import SCORERS
+from rewards.evaluate import scorers_of
 from rewards.metrics import first_error, pairwise_by_problem, threshold_at
 from rollouts.problems.splits import question_key
 from rollouts.records import Candidate, CandidateKey, identity
@@ -51,7 +51,7 @@ def run_outcomes(inputs: ReportInputs) -> list[Outcome]:
         for problem_id, choice in (arm or {}).items()
     ]
     found += _repairs(inputs, candidates)
-    for scorer in SCORERS:
+    for scorer in scorers_of(inputs.judgements):
         found += _judged(inputs, candidates, scorer)
     outcomes = [Outcome(measure, names[problem_id], float(hits), float(of)) for measure, problem_id, hits, of in found]
     labels = (inputs.label_truth or {}).items()

@@ -15,9 +15,12 @@ HOSTILE = "costs $5 | $x_{1}^ ``` ~~~ \x00\x1b[31m\u202e\u2028 <b> 😀 *漢字*
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana")
 
 
-def synthetic_inputs(problems: int = 120, seed: int = 1, resamples: int = 500, oracle: bool = True) -> ReportInputs:
-    """A made-up run whose drafts are right about half the time, and whose judges know something."""
-    rng = random.Random(seed)
+def synthetic_inputs(
+    problems: int = 120, seed: int = 1, resamples: int = 500, oracle: bool = True, implicit: bool = False
+) -> ReportInputs:
+    """A made-up run whose drafts are right about half the time, and whose judges know something; with `implicit`, a
+    third judge is there, and all else is the same."""
+    rng, others = random.Random(seed), random.Random(f"implicit/{seed}")
     made = [_problem(i, rng) for i in range(problems)]
     candidates, judgements, choices, truth, kinds = [], [], [], {}, {}
     for problem, gold in made:
@@ -33,8 +36,13 @@ def synthetic_inputs(problems: int = 120, seed: int = 1, resamples: int = 500, o
             for scorer, noise in (("orm", 0.22), ("sorm", 0.12)):
                 judgements.append(Judgement(*key, scorer, _scores(right, noise, scorer, rng)))
             offers[key[1:]] = candidate, judgements[-2].probabilities[-1], judgements[-1].probabilities[-1]
+            if implicit:
+                judgements.append(Judgement(*key, "implicit", _scores(right, 0.2, "implicit", others), 40))
         candidates += mine
-        choices += _choose(problem, offers, rng)
+        own = _choose(problem, offers, rng)
+        if implicit:  # it chooses as the ORM does
+            own += [dataclasses.replace(one, scorer="implicit") for one in own if one.scorer == "orm"]
+        choices += own
     return ReportInputs(
         title="GLoRe on a synthetic run",
         model="a made-up student",
@@ -44,7 +52,7 @@ def synthetic_inputs(problems: int = 120, seed: int = 1, resamples: int = 500, o
         candidates=candidates,
         judgements=judgements,
         choices=choices,
-        thresholds={"orm": 0.5, "sorm": 0.55},
+        thresholds={"orm": 0.5, "sorm": 0.55} | ({"implicit": 0.45} if implicit else {}),
         step_truth=truth if oracle else None,
         error_kinds=kinds if oracle else None,
         label_truth={f"t{i}": (10 - (i < 59), 10) for i in range(100)} if oracle else None,

@@ -23,7 +23,8 @@ from tests.experiments.synthetic import synthetic_inputs
 
 def seeded(inputs: ReportInputs, seed: int) -> ReportInputs:
     """Another run on the same problems: what each came to is drawn anew, the problems stay."""
-    other = synthetic_inputs(len(inputs.problems), 100 + seed, resamples=20)
+    implicit = "implicit" in inputs.thresholds
+    other = synthetic_inputs(len(inputs.problems), 100 + seed, resamples=20, implicit=implicit)
     names = {theirs.id: mine for theirs, mine in zip(other.problems, inputs.problems, strict=True)}
     assert all(name == mine.id for name, mine in names.items())
     return dataclasses.replace(other, problems=inputs.problems, seed=seed)

@@ -13,7 +13,7 @@ from rich.console import Console
 from experiments.commands.sweeps import Unfinished, read_sweep
 from experiments.commands.yaml_files import write_yaml
 from experiments.compare import compare, run
-from experiments.report.compared import print_compared, token_points, verdict
+from experiments.report.compared import print_compared, render_compared, token_points, verdict
 from experiments.report.lema import arm_words
 from refine.lema.report import arm_outcomes, build_arms
 from refine.report.build import build_report
@@ -106,6 +106,37 @@ def test_a_sweep_becomes_tables_a_page_and_json(sweep: Path, capsys: pytest.Capt
     assert not parsed.all("script") and len(parsed.all("svg")) == 3
     differ = len(found["disagreements"])
     assert f"On {differ} of 60 problems the arms are not equally often right." in page and len(links) == 3 * differ
+
+
+def test_the_reward_models_of_the_arms_stand_beside_each_other(tmp_path: Path) -> None:
+    first = synthetic_inputs(60, resamples=20, implicit=True)
+    folders = [
+        write_run(tmp_path / f"{beta}{seed}", seeded(first, seed), train_implicit={"beta": beta})
+        for beta in (1, 2)
+        for seed in ((0, 1) if beta == 1 else (0,))
+    ]
+    reports = [read_json(folder / "report.json") for folder in folders]
+    found = compare(folders, [])
+    several, single = (arm["judges"] for arm in found["arms"])
+    assert list(several) == list(single) == ["orm", "sorm", "implicit"]
+    for scorer, own in several.items():
+        for key, one in own.items():
+            values = [report[key][scorer]["value"] for report in reports[:2]]
+            assert one["value"] == pytest.approx(sum(values) / 2, abs=1e-6), key
+            assert (one["low"] is None) == ("auroc" in key or "f1" in key)
+            assert single[scorer][key]["value"] == pytest.approx(reports[2][key][scorer]["value"], abs=1e-6)
+            assert single[scorer][key]["low"] <= single[scorer][key]["value"] <= single[scorer][key]["high"]
+    text, out = render_compared(found), io.StringIO()
+    header = (
+        "| arm | model | steps | steps, AUROC | first error | first error, F1 | final answers | final answers, AUROC |"
+    )
+    rows = text[text.index(header) :].split("\n\n")[0].splitlines()[2:]
+    assert [row.split(" | ")[1] for row in rows] == ["ORM", "SORM", "implicit"] * 2
+    one = single["implicit"]["step_auroc"]
+    assert rows[-1].split(" | ")[3] == f"{100 * one['value']:.1f}% ({100 * one['low']:.1f}–{100 * one['high']:.1f})"
+    print_compared(found, Console(file=out, width=80, highlight=False, markup=False))
+    (line,) = [line for line in out.getvalue().splitlines() if line.startswith(" train_implicit.beta=2   implicit")]
+    assert len(line) <= 80 and line.count("%") == 2
 
 
 def test_two_single_runs_have_mcnemars_p(sweep: Path) -> None:

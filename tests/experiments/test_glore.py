@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from experiments.commands.config import validate
+from experiments.commands.yaml_files import ConfigError
 from experiments.glore import main
 from experiments.pipelines.glore import GivenArgs, GloreArgs, glore_nodes
+from experiments.pipelines.running import check_nodes
 from experiments.pipelines.sections import PIPELINE_SEED
 from experiments.pipelines.students import StudentArgs
 from refine.prompts import render_refinement
 from refine.report.truth import check_apart
+from refine.rerank import RERANK, RerankArgs
 from rollouts.problems.args import ProblemArgs
 from rollouts.problems.load import load_problems
 from rollouts.prompts import PromptArgs, render_prompt
@@ -25,7 +28,7 @@ from rollouts.world.args import WorldArgs
 from stages.artifacts import open_artifact
 from stages.files import read_json
 from stages.make import make
-from stages.pipeline import Node, NodeResult, run_pipeline
+from stages.pipeline import PENDING, Node, NodeResult, run_pipeline
 from training.loop import TrainArgs
 
 WORLD = ProblemArgs(world=WorldArgs(min_steps=3, max_steps=3, max_distractors=0, operations=["more", "fewer"]))
@@ -86,6 +89,11 @@ def arguments(policy: Path) -> GloreArgs:
         revise=replace(args.revise, where=["oracle", "sorm"], sampler=greedy),
         headline_where="oracle",
     )
+
+
+def with_implicit(args: GloreArgs) -> GloreArgs:
+    own = replace(args.train_implicit, train=args.orm.train, validation_share=0.25)
+    return replace(args, implicit=True, train_implicit=own)
 
 
 @pytest.fixture(scope="module")
@@ -284,9 +292,7 @@ def test_searches_stand_beside_the_others_at_their_price(policy, made):
 
 def test_an_implicit_reward_model_judges_and_ranks_beside_the_two(policy, made):
     assert "implicit" not in made
-    root, args = Path(made["rollouts"]).parent.parent, arguments(policy)
-    own = replace(args.train_implicit, train=args.orm.train, validation_share=0.25)
-    args = replace(args, implicit=True, train_implicit=own)
+    root, args = Path(made["rollouts"]).parent.parent, with_implicit(arguments(policy))
     again = run(*nodes_with_script(args, policy), root)
     assert {name for name in made if again[name] != made[name]} == {"rerank", "report"}
     parents = open_artifact(again["rerank"]).manifest["parents"]
@@ -302,15 +308,71 @@ def test_an_implicit_reward_model_judges_and_ranks_beside_the_two(policy, made):
     rows = open_artifact(again["rerank"]).rows(Judgement, "judgements")
     read = {(one.scorer, one.problem_id, one.kind, one.where, one.sample): one.tokens for one in rows}
     assert all(tokens == 2 * read["orm", *key] for (name, *key), tokens in read.items() if name == "implicit")
+    assert {name for name in report["curves"] if "implicit" in name} == {"implicit", "weighted_implicit"}
+    assert set(report["example"]["solutions"]["draft"]) == {*before["example"]["solutions"]["draft"], "implicit"}
     text, old = ((Path(one["report"]) / "report.md").read_text() for one in (again, made))
-    assert (
-        "reranked by the implicit reward model" in text and "| on drafts and samples | ORM | SORM | implicit |" in text
-    )
+    for words in (
+        "| reranked, implicit |",
+        "| on drafts and samples | ORM | SORM | implicit |",
+        "| vote, implicit weighs |",
+        "The implicit reward model, which saw no step labels, judges",
+    ):
+        assert words in text
     assert "implicit" not in old
     with pytest.raises(ValueError, match=r"rerank.implicit=x stands in place of implicit=true"):
         validate(replace(args, rerank=replace(args.rerank, implicit="x", reference="y")))
     with pytest.raises(ValueError, match=r"implicit=x with reference=None: give both or neither"):
         replace(args.rerank, implicit="x").validate()
+
+
+def test_an_implicit_reward_model_can_have_the_headline_and_a_gate(policy, made):
+    root, args = Path(made["rollouts"]).parent.parent, with_implicit(arguments(policy))
+    args = replace(args, headline_scorer="implicit", headline_when="implicit")
+    args = replace(args, rerank=replace(args.rerank, when=["always", "implicit"]))
+    validate(args)
+    again = run(*nodes_with_script(args, policy), root)
+    report = read_json(Path(again["report"]) / "report.json")
+    assert report["accuracy"]["reranked"] == report["ablation_when"]["implicit"]["oracle"]["implicit"]["reranked"]
+    judged = open_artifact(again["rerank"]).rows(Judgement, "judgements")
+    least = report["thresholds"]["implicit"]["when"]
+    kept = [one.probabilities[-1] >= least for one in judged if (one.scorer, one.kind) == ("implicit", "draft")]
+    assert len(kept) == TEST and report["kept"]["implicit"]["all"]["value"] == pytest.approx(sum(kept) / TEST)
+    text = (Path(again["report"]) / "report.md").read_text()
+    assert "| best of 3 samples, implicit picks |" in text
+    assert "rewrote the drafts that the implicit reward model calls wrong, and the implicit reward model picked" in text
+    for setting, value, message in (
+        ("headline_scorer", "implicit", "needs a scorer orm or sorm and a place"),
+        ("rerank.when", ["always", "implicit"], r"rerank.when=\['always', 'implicit'\] needs implicit=true"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            validate(changed(arguments(policy), setting, value))
+    alone = open_artifact(again["rerank"]).manifest["args"] | {"implicit": None, "reference": None}
+    with pytest.raises(ValueError, match="needs implicit, an artifact of train_implicit, and its reference"):
+        make(RERANK, RerankArgs(**alone), root)
+
+
+def test_an_implicit_reward_model_of_ones_own_stands_in_for_the_stage(policy, made, tmp_path, monkeypatch, capsys):
+    root, args = Path(made["rollouts"]).parent.parent, with_implicit(arguments(policy))
+    first = run(*nodes_with_script(args, policy), root)
+    own = replace(arguments(policy), given=GivenArgs(implicit=first["implicit"]))
+    nodes, given = nodes_with_script(own, policy)
+    assert "implicit" not in {node.name for node in nodes}
+    again = run(nodes, given, root)
+    assert again["rerank"] == first["rerank"]
+    report, before = (read_json(Path(one["report"]) / "report.json") for one in (again, first))
+    assert report["given"] == {"implicit": f"train_implicit/{Path(first['implicit']).name}"}
+    assert "implicit" not in report["stages"] and report["step_accuracy"] == before["step_accuracy"]
+    # another student: what it was trained from is given too, or it is refused at once
+    other = replace(own, given=GivenArgs(implicit=first["implicit"], student=made["control_refiner"]))
+    with pytest.raises(ConfigError, match=r"was trained from sha256:\w+, and reference=.* set given.reference"):
+        check_nodes(other, glore_nodes, {})
+    beside = replace(other, given=replace(other.given, reference=str(policy)))
+    nodes, given = check_nodes(beside, glore_nodes, {})
+    paths = {node.name: PENDING for node in nodes} | given
+    (rerank,) = [node.build(paths) for node in nodes if node.name == "rerank"]
+    assert (rerank.implicit, rerank.reference) == (first["implicit"], str(policy))
+    with pytest.raises(ValueError, match=r"given.reference=.* has no effect: no stage that is left uses it"):
+        validate(replace(arguments(policy), given=GivenArgs(reference=str(policy))))
 
 
 def test_the_steps_of_test_drafts_are_labelled_where_that_is_asked_for(policy, made):
@@ -489,6 +551,12 @@ def test_sft_problems_and_policy_of_a_trained_student_are_the_pipelines():
         (["corrupt.per_problem=2"], "corrupt.per_problem=2 has no effect: warm_up is false"),
         (["given.orm=o", "given.sorm=s", "warm_up=true"], "warm_up=true has no effect: what is given stands in place"),
         (["given.reward_start=r", "warm_up=true"], "warm_up=true has no effect: what is given stands in place"),
+        (["given.implicit=nowhere"], "nowhere: there is no such artifact folder"),
+        (["train_implicit.beta=1"], "train_implicit.beta=1 has no effect: implicit is false"),
+        (
+            ["implicit=true", "given.implicit=i", "train_implicit.beta=1"],
+            "train_implicit.beta=1 has no effect: what is",
+        ),
         (["beam_search.beams=9"], "beam_search.beams=9 has no effect: beam is false"),
         (["refine_until.rounds=9"], "refine_until.rounds=9 has no effect: until is false"),
         (["test_labels.continuations=9"], "test_labels.continuations=9 has no effect: label_test is false"),

@@ -20,13 +20,14 @@ from experiments import dashboard, track
 from experiments.commands.config import Job, RunArgs
 from experiments.commands.tracked import TrackedPipeline, TrackedStage, resolved
 from experiments.commands.yaml_files import write_yaml
+from experiments.report.words import SCORER_TITLES
 from stages.artifacts import open_artifact
 from stages.files import read_json, write_json
 from stages.make import make
 from stages.pipeline import Node, NodeResult, run_pipeline
 from stages.stage import plain_args
 from stages.tracking import Mode, TrackingArgs
-from tests.experiments.test_glore import arguments, nodes_with_script, scripted_policy
+from tests.experiments.test_glore import arguments, nodes_with_script, scripted_policy, with_implicit
 from tests.wandb_runs import Kept, read_runs
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ FOUND = "samples"  # made before the pipeline, without tracking
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A run of glore with a scripted policy, as `experiments.glore` and its stages' processes track it."""
     folder = tmp_path_factory.mktemp("pipeline")
-    args = arguments(scripted_policy(folder / "policy"))
+    args = with_implicit(arguments(scripted_policy(folder / "policy")))
     nodes, given = nodes_with_script(args, folder / "policy")
     run = RunArgs(name="sweep", artifacts=str(folder / "artifacts"))
     tracking = TrackingArgs(mode=Mode.wandb, tags=["tiny"])
@@ -100,7 +101,7 @@ def test_stages_log_while_they_work(pipeline: SimpleNamespace) -> None:
     for name in ("rollouts", "drafts", "revise", "rerank"):
         last = named(pipeline, name).history[-1]
         assert last["samples"] == last["step"] > 0 and last["samples_per_second"] > 0
-    for name in ("orm", "sorm", "global_refiner"):
+    for name in ("orm", "sorm", "implicit", "global_refiner"):
         rows = [row for row in named(pipeline, name).history if "loss" in row]
         assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)) != []
         for metric in ("gradient_norm", "learning_rate", "tokens_per_second", "memory_gib"):
@@ -134,7 +135,8 @@ def test_the_report(pipeline: SimpleNamespace, of: str) -> None:
     shown = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}[report["example"]["problem_id"]]
     draft = report["example"]["solutions"]["draft"]
     assert shown["draft"] == "\n".join(draft["steps"]) and shown["draft right"] is False
-    assert shown["SORM scores"] == " ".join(f"{score:.2f}" for score in draft["sorm"])
+    for scorer, title in SCORER_TITLES.items():
+        assert shown[f"{title} scores"] == " ".join(f"{score:.2f}" for score in draft[scorer]) != ""
     assert (shown["first error"], shown["choice"]) == (report["example"]["located_error"], report["example"]["chosen"])
     assert shown["local right"] is True and shown["question"] == report["example"]["question"]
     wrong = run.tables["wrong"]["data"]
@@ -150,6 +152,7 @@ def test_lineage_goes_from_rollouts_to_the_report(pipeline: SimpleNamespace) -> 
     assert parents("labels") == {("arm/rollouts", "rollouts")}
     assert ("arm/labels", "labels") in parents("sorm")
     assert ("arm/sorm", "reward_model") in parents("revise") and ("arm/local_refiner", "refiner") in parents("revise")
+    assert ("arm/implicit", "reward_model") in parents("rerank")
     assert {("arm/rerank", "choices"), ("arm/sorm", "reward_model")} <= parents("report")
     assert parents("") == {("arm/report", "report")}
     (files,) = [

@@ -313,7 +313,7 @@ def test_the_stage_has_a_choice_by_every_gate(made, tmp_path):
                 assert choice.kind == choice.selector
                 assert choice.completion_tokens == 10 + candidates["p", choice.kind].completion_tokens
     assert len(kept) > 1 and len(choices) == len(set(choices))
-    with pytest.raises(ValueError, match=r"when=\['never'\] must be some of always, orm, sorm, oracle"):
+    with pytest.raises(ValueError, match=r"when=\['never'\] must be some of always, orm, sorm, implicit, oracle"):
         RerankArgs("c", "o", "s", when=["never"]).validate()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rewards.implicit import (
     ImplicitScorer,
@@ -25,12 +26,15 @@ from rewards.train_implicit import TRAIN_IMPLICIT, TrainImplicitArgs
 from rollouts.prompts import PLAIN, render_prompt
 from rollouts.sampling.sample import SampleArgs
 from rollouts.steps import encode_steps
+from stages import processes
 from stages.artifacts import open_artifact
 from stages.make import make
 from stages.stage import Stage
 from stages.workspace import Untracked, Workspace
 from tests.cards import code
 from tests.tiny import make_model, problem, rollout, save_policy, tokenizer
+from tests.training.runs import close, on_two
+from training.adapters import LoraArgs
 from training.args import CheckpointArgs, TrainArgs
 from training.attention.install import packed_attention
 from training.examples import Batch, list_members, pad_batch
@@ -222,6 +226,32 @@ def test_every_layout_trains_alike(made, tmp_path):
         found.append(artifact.manifest["counts"]["loss"])
     # before the first step every reward is 0, and the loss a mean over solutions (all have as many tokens)
     assert found == [pytest.approx(math.log(2), rel=1e-3)] * 2
+
+
+def _on_each(args: TrainImplicitArgs, root: str) -> None:
+    make(TRAIN_IMPLICIT, args, root)
+    processes.current().leave()
+
+
+@pytest.mark.parametrize(("shard", "rank"), [("none", 0), ("fsdp2", 0), ("none", 4), ("fsdp2", 4)])
+def test_two_processes_make_the_same_implicit_reward_model(made, tmp_path, shard, rank):
+    """At equal batches, of all weights and of an adapter's."""
+    how = dataclasses.replace(FAST, max_steps=4, learning_rate=1e-3, shard=shard)
+    args = args_of(made, train=how, lora=LoraArgs(rank=rank, alpha=8))
+    one, _ = make(TRAIN_IMPLICIT, args, tmp_path / "one")
+    on_two(_on_each, args, tmp_path / "two")
+    two, there = make(TRAIN_IMPLICIT, args, tmp_path / "two")
+    assert there and two.key == one.key
+    ours, theirs, before = (
+        load_file(Path(folder) / "model.safetensors") for folder in (one.path, two.path, made["policy"])
+    )
+    close(ours, theirs)
+    moved = {name for name, weight in ours.items() if not torch.allclose(weight, before[name], atol=1e-4)}
+    assert moved and (len(moved) < len(ours)) == (rank > 0)  # an adapter is merged into the layers that it is for
+    assert two.manifest["tokens"] == one.manifest["tokens"] and "loss" in one.manifest["counts"]
+    for name, value in one.manifest["counts"].items():
+        if name not in ("train_seconds", "useful_tokens"):  # those of the first process
+            assert two.manifest["counts"][name] == pytest.approx(value, rel=1e-3), name
 
 
 @pytest.mark.parametrize(

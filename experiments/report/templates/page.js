@@ -5,6 +5,7 @@
     "data", "show", "find", "count", "list", "problem", "previous", "next",
   ].map((id) => document.getElementById(id));
   const examples = JSON.parse(data.textContent).examples;
+  const scorerTitles = { sorm: "SORM", orm: "ORM", implicit: "implicit" };
   const titles = { draft: "Draft", global: "Global refinement", local: "Local refinement" };
   let shown = [];  // places of the examples that filter and search let through
   let open = -1;   // place of the one that is open
@@ -98,9 +99,9 @@
   }
 
   function steps(example, kind, one) {
-    const scorers = ["sorm", "orm"].filter((name) => one[name]);
+    const scorers = Object.keys(scorerTitles).filter((name) => one[name]);
     const head = make("tr", {}, make("th", { scope: "col" }, "#"),
-      ...scorers.map((name) => make("th", { scope: "col", class: "number" }, name.toUpperCase())),
+      ...scorers.map((name) => make("th", { scope: "col", class: "number" }, scorerTitles[name])),
       make("th", { scope: "col" }, "step"));
     const draft = example.solutions.draft.steps;
     const changed = one.steps.findIndex((step, place) => step !== draft[place]);

@@ -16,10 +16,10 @@ from experiments.report.browser import GROUPS, browser_json
 from experiments.report.markdown import copy_report, print_main_table, render_markdown, write_report
 from experiments.report.page import render_page
 from experiments.report.plots import page_plots
-from experiments.report.words import first_sentence, percent, selector_names
+from experiments.report.words import first_sentence, percent, selector_names, versus
 from refine.report.build import build_report
 from refine.report.example import describe_examples
-from tests.experiments.synthetic import HOSTILE, only_drafts
+from tests.experiments.synthetic import HOSTILE, only_drafts, synthetic_inputs
 
 SCRIPTS = "</script><script>alert(1)</script><!--<script> <img src=x onerror=alert(1)> &lt; ]]> {{ 7*7 }} ${7*7}"
 VOID = {"meta", "link", "input", "img", "br"}
@@ -269,6 +269,29 @@ def test_plots_stand_where_the_numbers_are(report):
     assert [y for _, y, _ in positions.curves[1].points] == [
         pytest.approx(174 - 162 * row["value"], abs=0.06) for row in report["step_accuracy_by_position"]["sorm"]
     ]
+
+
+def test_an_implicit_reward_model_has_its_place_wherever_the_others_have():
+    inputs = synthetic_inputs(60, resamples=20, implicit=True)
+    report, examples = build_report(inputs), describe_examples(inputs)
+    page, plots = Page(render_page(report, examples)), page_plots(report)
+    judged = {(one.problem_id, one.kind): one.probabilities for one in inputs.judgements if one.scorer == "implicit"}
+    for one in page.data()["examples"]:
+        assert one["solutions"]["draft"]["implicit"] == [round(p, 2) for p in judged[one["id"], "draft"]]
+    for name in ("step_accuracy", "reliability"):
+        for plot in plots[name]:
+            assert [curve.name for curve in plot.curves] == ["ORM", "SORM", "implicit"]
+    (positions,), (curves,) = plots["step_accuracy"], plots["curves"]
+    first = [curve.points[0][0] for curve in positions.curves]
+    assert len(set(first)) == 3 and sum(first) / 3 == pytest.approx(42 + 288 * 0.5 / 5, abs=0.1)  # side by side
+    assert {curve.style for curve in curves.curves} >= {"implicit", "implicit vote"}
+    (style,) = page.all("style")
+    assert ".implicit { color: var(--purple); }" in style[2] and style[2].count("--purple: ") == 2
+    headers = [text for tag, _, text in page.elements if tag == "th"]
+    wanted = ("implicit, best of 3", "best, implicit", "read, implicit", "implicit")
+    assert all(header in headers for header in wanted)
+    change = report["difference"]["sorm_minus_implicit_step_accuracy"]
+    assert f"rightly: the SORM is {versus(change, 'it')}." in page.text("opening")
 
 
 def test_the_labels_cost_is_told(report, examples):

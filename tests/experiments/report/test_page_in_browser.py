@@ -34,7 +34,7 @@ ODD = "p/7 #&=%<b>\"'ä"  # an id that a link has to quote
 
 @pytest.fixture(scope="module")
 def examples() -> list[dict]:
-    found = describe_examples(synthetic_inputs(resamples=20))
+    found = describe_examples(synthetic_inputs(resamples=20, implicit=True))
     found[3] = hostile(found[3])
     found[7] |= {"problem_id": ODD}
     return found
@@ -43,7 +43,7 @@ def examples() -> list[dict]:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory, examples: list[dict]) -> str:
     folder = tmp_path_factory.mktemp("report")
-    write_report(folder, build_report(synthetic_inputs(resamples=20)), examples)
+    write_report(folder, build_report(synthetic_inputs(resamples=20, implicit=True)), examples)
     return (folder / "report.html").as_uri()
 
 
@@ -145,7 +145,8 @@ def test_a_problem_shows_draft_refinements_scores_and_choice(open_page, examples
     rows = boxes[0].find_elements(By.CSS_SELECTOR, "tbody tr")
     for at, row in enumerate(rows):
         own = example["solutions"]["draft"]
-        assert row.text.split()[:3] == [str(at + 1), f"{own['sorm'][at]:.2f}", f"{own['orm'][at]:.2f}"]
+        scores = [f"{own[scorer][at]:.2f}" for scorer in ("sorm", "orm", "implicit")]
+        assert row.text.split()[:4] == [str(at + 1), *scores]
     # side by side on a wide screen, one under the other on a narrow one
     assert len({box.rect["y"] for box in boxes}) == 1
     narrow = open_page(f"#problem={name}", width=360).find_elements(By.CSS_SELECTOR, "#problem .solution")

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from refine.report.curves import CURVES, curve_report, points
+from refine.report.curves import CURVES, SCORED, curve_report, points
 from refine.rerank import Arm, Scores, choose
 from refine.selection import select
 from rewards.aggregate import AGGREGATES, aggregate
@@ -16,7 +16,7 @@ from rewards.intervals import resample
 from rollouts.records import Candidate, Judgement, identity
 from tests.tiny import problem
 
-RULES = {"orm": "best", "sorm": "best", "weighted_orm": "weighted", "weighted_sorm": "weighted", "majority": "majority"}
+RULES = dict.fromkeys(SCORED, "best") | {f"weighted_{name}": "weighted" for name in SCORED} | {"majority": "majority"}
 
 
 def drawn(samples: int = 5, problems: int = 3, seed: int = 0):
@@ -31,7 +31,7 @@ def drawn(samples: int = 5, problems: int = 3, seed: int = 0):
                 f"p{number}", "sample", "none", None, at, "", steps, answer, answer in ("1", "1.0"), 10 + at, 7
             )
             candidates.append(one)
-            for scorer in ("orm", "sorm"):
+            for scorer in SCORED:
                 scores = tuple(rng.choice([0.25, 0.5, 0.75]) for _ in steps)
                 judgements.append(Judgement(*identity(one), scorer, scores, 20 if scorer == "orm" else 30))
     rng.shuffle(candidates)
@@ -55,7 +55,7 @@ def test_every_point_is_the_mean_over_all_subsets_of_what_the_selector_chooses(s
     for how in AGGREGATES:
         scores = {
             name: {identity(j): aggregate(j.probabilities, how) for j in judgements if j.scorer == name}
-            for name in ("orm", "sorm")
+            for name in SCORED
         }
         for name, rule in RULES.items():
             own = scores[name.removeprefix("weighted_") if name != "majority" else "orm"]
@@ -89,20 +89,24 @@ def test_the_first_samples_count_no_more_than_the_last():
     judgements = [Judgement(*identity(c), "orm", (0.5,)) for c in candidates]
     curves = curve_report(candidates, judgements, asked, resample(1, 10))["curves"]
     assert [curve[0]["value"] for curve in curves.values()] == [pytest.approx(0.2)] * len(curves)
-    assert "sorm" not in curves and "weighted_sorm" not in curves  # it judged nothing
+    assert list(curves) == ["orm", "weighted_orm", "majority", "oracle"]  # the others judged nothing
 
 
 def test_tokens_are_those_that_the_reranker_counts():
     asked, candidates, judgements = drawn(samples=4)
     curves = curve_report(candidates, judgements, asked, resample(3, 10))["curves"]
     scores = Scores()
-    for name in ("orm", "sorm"):
+    for name in SCORED:
         own = [j for j in judgements if j.scorer == name]
         scores.finals[name] = {identity(j): aggregate(j.probabilities) for j in own}
         scores.tokens[name] = {identity(j): j.tokens for j in own}
-    for name, selector in (("orm", "best_of_n"), ("majority", "majority_of_n"), ("weighted_sorm", "weighted_of_n")):
+    for name, selector, scorer in (
+        *((one, "best_of_n", one) for one in SCORED),
+        ("majority", "majority_of_n", "orm"),
+        ("weighted_sorm", "weighted_of_n", "sorm"),
+    ):
         for n in (1, 4):
-            arm = Arm("sorm" if "sorm" in name else "orm", "none")
+            arm = Arm(scorer, "none")
             chosen = [
                 c
                 for one in asked

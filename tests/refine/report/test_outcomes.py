@@ -14,7 +14,10 @@ from tests.experiments.synthetic import synthetic_inputs
 
 @pytest.fixture(scope="module")
 def inputs():
-    return synthetic_inputs(60, resamples=20)
+    return synthetic_inputs(60, resamples=20, implicit=True)
+
+
+JUDGES = ("orm", "sorm", "implicit")
 
 
 def totals(inputs) -> dict[str, tuple[float, float]]:
@@ -34,19 +37,17 @@ def test_every_measure_is_that_of_the_report(inputs):
     figures |= {f"broken local {where}": one["broken"] for where, one in report["by_where"].items()}
     keys = {"steps": "step_accuracy", "first error": "first_error_accuracy", "finals": "final_accuracy"}
     keys |= {"pairs": "pairwise_accuracy", "offered": "pairwise_accuracy_offered"}
-    figures |= {f"{name} {scorer}": report[key][scorer] for name, key in keys.items() for scorer in ("orm", "sorm")}
+    figures |= {f"{name} {scorer}": report[key][scorer] for name, key in keys.items() for scorer in JUDGES}
     figures["labels"] = report["label_accuracy"]
     compared = found.keys() & {name for name, one in figures.items() if one is not None}
-    assert found.keys() - compared == {
-        f"{kind} steps {scorer}" for kind in ("right", "wrong") for scorer in ("orm", "sorm")
-    }
+    assert found.keys() - compared == {f"{kind} steps {scorer}" for kind in ("right", "wrong") for scorer in JUDGES}
     assert len(compared) > 30
     for name in compared:
         hits, of = found[name]
         assert hits / of == pytest.approx(figures[name]["value"], abs=1e-6), name
         if not name.startswith("steps"):
             assert of == figures[name]["n"], name
-    for scorer in ("orm", "sorm"):
+    for scorer in JUDGES:
         shares = [found[f"{kind} steps {scorer}"] for kind in ("right", "wrong")]
         mean = sum(hits / of for hits, of in shares) / 2
         assert mean == pytest.approx(report["step_balanced_accuracy"][scorer]["value"], abs=1e-6)

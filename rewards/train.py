@@ -290,4 +290,4 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     work.count(**{f"validation_{name}": value for name, value in final.items()})
 
 
-TRAIN_REWARD = Stage("train_reward", 9, TrainRewardArgs, train_reward, reward_card)
+TRAIN_REWARD = Stage("train_reward", 10, TrainRewardArgs, train_reward, reward_card)

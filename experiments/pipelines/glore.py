@@ -87,7 +87,8 @@ class GloreArgs:
     Training rollouts come from `train_problems` problems of the train split, after the first `train_offset`; the test
     split gives `test_problems` drafts (None: all there are). With `warm_up`, both reward models start from
     `reward_start`, which is trained on corrupted gold solutions (`corrupt`) of `warm_up_problems` problems (None: all).
-    `given.reward_start` is one from outside: an artifact, or a reward model's folder (`shipped/judge` comes with the package).
+    `given.reward_start` is one from outside: an artifact, or the folder of a reward model (`shipped/judge` is one that
+    comes with the package).
     With `label_test`, the steps of the test drafts are labelled too (`test_labels`: every prefix continued 32 times),
     so that the report has the reward models' accuracy on steps without an oracle. With `beam`, the student searches
     step by step with the SORM; with `until`, drafts are refined until the ORM accepts them; both stand beside the other

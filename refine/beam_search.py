@@ -222,4 +222,4 @@ def beam_search(args: BeamArgs, work: Workspace) -> None:
         bad.record(work)
 
 
-BEAM_SEARCH = Stage("beam_search", 1, BeamArgs, beam_search)
+BEAM_SEARCH = Stage("beam_search", 2, BeamArgs, beam_search)

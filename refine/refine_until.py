@@ -203,4 +203,4 @@ def _count(refining: Sequence[Refining], number: int, work: Workspace) -> None:
     work.count(**{f"accepted_{number}": sum(one.accepted for one in refining), f"right_{number}": right})
 
 
-REFINE_UNTIL = Stage("refine_until", 1, UntilArgs, refine_until)
+REFINE_UNTIL = Stage("refine_until", 2, UntilArgs, refine_until)

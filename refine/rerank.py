@@ -290,4 +290,4 @@ def _score(
     return judgements, scores
 
 
-RERANK = Stage("rerank", 5, RerankArgs, rerank)
+RERANK = Stage("rerank", 6, RerankArgs, rerank)

@@ -262,4 +262,4 @@ def revise(args: ReviseArgs, work: Workspace) -> None:
     work.write_rows("rows", rows)
 
 
-REVISE = Stage("revise", 5, ReviseArgs, revise)
+REVISE = Stage("revise", 6, ReviseArgs, revise)

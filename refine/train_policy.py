@@ -220,21 +220,29 @@ def hold_out(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], l
     return parts
 
 
-def _open_policy(args: TrainPolicyArgs, corrections: Sequence[Text]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The model to start from, with a tokenizer that knows the words of these corrections: one of the embedded world
-    knows only what its problems and solutions need."""
+def _open_policy(
+    args: TrainPolicyArgs, rows: Sequence[Row], dtype: str, device: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The model to start from, with a tokenizer that knows the words of the corrections among `rows`: one of the
+    embedded world knows only what its problems and solutions need."""
     from rollouts.sampling.policies import load_policy
     from rollouts.world.tokenizer import add_words, make_tokenizer
     from training.models import grow_vocabulary, make_policy
 
+    corrections = [row.text for row in rows if row.kind == CORRECTIONS]
     texts = [part for text in corrections for part in (text.prompt, text.completion) if isinstance(part, str)]
     if args.policy is None:
-        tokenizer = add_words(make_tokenizer(args.problems.world.max_value), texts)
-        return make_policy(args.model, tokenizer, args.train.seed), tokenizer
-    model, tokenizer = load_policy(args.policy, "float32", args.train.device)
-    words = add_words(tokenizer, texts) if texts else tokenizer
-    if words is not tokenizer:
-        grow_vocabulary(model, len(words), args.train.seed)
+        words = add_words(make_tokenizer(args.problems.world.max_value), texts)
+        model = make_policy(args.model, words, args.train.seed)
+    else:
+        model, tokenizer = load_policy(args.policy, dtype, device)
+        words = add_words(tokenizer, texts) if texts else tokenizer
+        if words is not tokenizer:
+            grow_vocabulary(model, len(words), args.train.seed)
+    if args.prompt.kind == "chat" and rows:
+        # whoever samples the saved folder is to stop where an assistant's turn ends
+        ends = {words.eos_token_id, end_token(words, rows[0].text.prompt)}
+        model.generation_config.eos_token_id = sorted(ends)
     return model, words
 
 
@@ -246,7 +254,7 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
             not know.
     """
     from rollouts.sampling.policies import context_length
-    from training.adapters import add_adapter, merge_adapter
+    from training.adapters import add_adapter, how_to_open, merge_adapter
     from training.completions import completion_loss, encode_completions
     from training.distributed import mean_loss
     from training.loop import fit
@@ -255,7 +263,11 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
     if args.policy is None and args.problems.source != WORLD:
         raise ValueError(f"problems.source={args.problems.source} needs a policy to start from: policy=FOLDER")
     rows = collect_rows(args, work)
-    model, tokenizer = _open_policy(args, [row.text for row in rows if row.kind == CORRECTIONS])
+
+    def opened(dtype: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+        return _open_policy(args, rows, dtype, device)
+
+    model, tokenizer = opened(*how_to_open(args.lora, args.train))
     most = min(args.max_length, context_length(model) or args.max_length)
     train, held = hold_out(rows, args.validation_share, args.train.seed)
     groups = {}
@@ -269,14 +281,11 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
     for kind, own in groups.items():
         work.count(**{f"{kind}_examples": len(own), f"{kind}_tokens": count_tokens(own)})
     if not examples and args.allow_empty:
-        save_model(model, tokenizer, work.folder)
+        save_model(opened("float32", "cpu")[0], tokenizer, work.folder)
         return
     if not examples:
         raise ValueError(f"not one of {len(rows)} texts has at most {most} tokens (max_length, or the model's context)")
-    if args.prompt.kind == "chat":  # whoever samples the saved folder is to stop where an assistant's turn ends
-        ends = {tokenizer.eos_token_id, end_token(tokenizer, rows[0].text.prompt)}
-        model.generation_config.eos_token_id = sorted(ends)
-    model = add_adapter(model, args.lora, args.train.seed)
+    model = add_adapter(model, args.lora, args.train.seed, args.train.device)
 
     def evaluate(trained: PreTrainedModel) -> dict[str, float]:
         tokens, pad_id = args.train.tokens_per_batch, tokenizer.pad_token_id
@@ -286,9 +295,9 @@ def train_policy(args: TrainPolicyArgs, work: Workspace) -> None:
     trained = fit(model, tokenizer, examples, completion_loss, args.train, work, label, judge)
     if work.processes.first:  # the library saves nothing on others
         keep = work.folder / ADAPTER if args.lora.keep_adapter else None
-        save_model(merge_adapter(model, keep), tokenizer, work.folder)
+        save_model(merge_adapter(model, keep, lambda: opened("float32", "cpu")[0]), tokenizer, work.folder)
     work.spend(int(trained.figures["trained_tokens"]))
     work.count(**trained.figures, **{f"validation_{name}": value for name, value in trained.evaluation.items()})
 
 
-TRAIN_POLICY = Stage("train_policy", 7, TrainPolicyArgs, train_policy, policy_card)
+TRAIN_POLICY = Stage("train_policy", 8, TrainPolicyArgs, train_policy, policy_card)

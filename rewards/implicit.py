@@ -60,16 +60,17 @@ def implicit_loss(
     """
     import torch
 
-    right, before = (torch.tensor(own, dtype=torch.float32) for own in (labels, references))
+    both = torch.tensor([labels, references], dtype=torch.float32)
 
     def loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+        nonlocal both
         coded = batch.targets.long()
+        right, before = both = both.to(coded.device)  # once: a step waits for such a copy
         numbers = coded[batch.members[:, 0]] // _SPAN
         log_probs = token_log_probs(model, batch, coded % _SPAN)
         sums = torch.where(batch.members >= 0, log_probs[batch.members], 0).sum(1)
-        rewards = beta * (sums - before.to(sums.device)[numbers])
-        labels_ = right.to(sums.device)[numbers]
-        return torch.nn.functional.binary_cross_entropy_with_logits(rewards, labels_, reduction="sum")
+        rewards = beta * (sums - before[numbers])
+        return torch.nn.functional.binary_cross_entropy_with_logits(rewards, right[numbers], reduction="sum")
 
     return loss
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rewards.head import open_with_head
 from rewards.metrics import Threshold, threshold_at
 from rollouts.prompts import PLAIN, Template, read_template, render_prompt
 from rollouts.sampling.policies import (
@@ -19,7 +20,6 @@ from rollouts.sampling.policies import (
     load_tokenizer,
     naming,
     open_folder,
-    open_model,
     pick_device,
     pick_dtype,
 )
@@ -41,9 +41,15 @@ _PROBE = (
 
 
 def make_reward_model(
-    policy: str, device: str = "auto", template: Template = PLAIN, added_layers: int = 0, seed: int = 0
+    policy: str,
+    device: str = "auto",
+    template: Template = PLAIN,
+    added_layers: int = 0,
+    seed: int = 0,
+    dtype: str = "float32",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A policy's body with a new scalar head (token classification, one label, no dropout anywhere), in float32.
+    """A policy's body in `dtype` with a new scalar head in float32 (token classification, one label, no dropout
+    anywhere).
 
     The head starts at zero, so that every probability starts at one half. Where `policy` is a reward model already,
     its head is kept: training goes on. `added_layers` are put on top of the policy's, drawn with
@@ -54,16 +60,16 @@ def make_reward_model(
             layer for this kind of model, or it is a reward model that reads something else.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForTokenClassification
+    from transformers import AutoConfig
 
-    tokenizer = load_tokenizer(policy)
+    tokenizer, place = load_tokenizer(policy), pick_device(device)
     part = "body for a reward model"
     config = open_folder(AutoConfig, policy, part, num_labels=1)
     config.classifier_dropout = 0.0  # 0.1 where it is not named; most configs do not know the argument
     for name, value in config.to_dict().items():
         if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
             setattr(config, name, 0.0)
-    model, loading = open_model(AutoModelForTokenClassification, policy, part, config=config, dtype=torch.float32)
+    model, loading = open_with_head(policy, part, config, pick_dtype(dtype, place))
     if getattr(config, FACTS, None) is not None:
         check_facts(getattr(config, FACTS), tokenizer, policy, template)
     missing, wrong = set(loading["missing_keys"]), list(loading["mismatched_keys"])
@@ -78,7 +84,7 @@ def make_reward_model(
     check_weights(model, tokenizer, policy)
     if added_layers:
         add_layers(model, added_layers, seed)
-    return model.to(pick_device(device)), tokenizer
+    return model.to(place), tokenizer
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerFast, template: Template = PLAIN) -> str:
@@ -189,16 +195,16 @@ def open_judge(
     path: str, tokenizer: PreTrainedTokenizerFast, dtype: str, device: str
 ) -> tuple[PreTrainedModel, list[str]]:
     """Any model with a head of token classification, in evaluation mode; and weights of its folder that it lacks a
-    place for.
+    place for. The head computes in float32, whatever `dtype` is.
 
     Raises:
         ValueError: weights are missing, of another shape or not finite.
     """
-    from transformers import AutoModelForTokenClassification
+    from transformers import AutoConfig
 
-    place = pick_device(device)
-    kind = pick_dtype(dtype, place)
-    model, loading = open_model(AutoModelForTokenClassification, path, "reward model", dtype=kind)
+    place, part = pick_device(device), "reward model"
+    config = open_folder(AutoConfig, path, part)
+    model, loading = open_with_head(path, part, config, pick_dtype(dtype, place))
     if loading["missing_keys"] or loading["mismatched_keys"]:
         raise ValueError(f"{path} lacks weights: {sorted(loading['missing_keys'])[:5]}")
     check_weights(model, tokenizer, path)

@@ -43,7 +43,7 @@ from training.args import TrainArgs
 from training.plan import pack_size
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from rewards.scorer import Scorer
     from stages.artifacts import Artifact
@@ -229,7 +229,7 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     """Train a reward model and save it as a Hugging Face token-classification folder: the artifact itself."""
     from rewards.reward_model import make_reward_model, save_reward_model, says_how
     from rewards.scorer import Scorer
-    from training.adapters import add_adapter, merge_adapter
+    from training.adapters import add_adapter, how_to_open, merge_adapter
     from training.loop import fit
     from training.models import add_matching
 
@@ -239,13 +239,17 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     train, validation = build_solutions(args, work)
     if args.shuffled_labels:
         train = shuffle_labels(train, args.train.seed)
-    model, tokenizer = make_reward_model(args.policy, args.train.device, template, args.added_layers, args.train.seed)
+
+    def opened(dtype: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+        return make_reward_model(args.policy, device, template, args.added_layers, args.train.seed, dtype)
+
+    model, tokenizer = opened(*how_to_open(args.lora, args.train))
     if args.names:
         train = [name_labels(questions[one.problem_id], one) for one in train]
         if not says_how(args.policy):  # a reward model has learnt to read its names
             liken_names(model, tokenizer, args.train.seed)
             add_matching(model, args.train.seed)
-    model = add_adapter(model, args.lora, args.train.seed)
+    model = add_adapter(model, args.lora, args.train.seed, args.train.device)
     reader = Scorer(model, tokenizer, args.kind, 0.5, template=template)
     validation = drop_too_long(reader, problems, validation, work)
     most = min(args.max_length, context_length(model) or args.max_length)
@@ -280,7 +284,8 @@ def train_reward(args: TrainRewardArgs, work: Workspace) -> None:
     elif validation:
         final = evaluate(model)
     if work.processes.first:  # the library saves nothing on others
-        model = merge_adapter(model, work.folder / ADAPTER if args.lora.keep_adapter else None)
+        keep = work.folder / ADAPTER if args.lora.keep_adapter else None
+        model = merge_adapter(model, keep, lambda: opened("float32", "cpu")[0])
         where = by_position(final.get("threshold", 0.5), priors)
         when = final.get("final_threshold", 0.5)
         save_reward_model(model, tokenizer, work.folder, args.kind, where, template, when)

@@ -72,12 +72,13 @@ def train_implicit(args: TrainImplicitArgs, work: Workspace) -> None:
     from rewards.implicit import KIND, Likelihood, implicit_loss, save_implicit, token_example
     from rewards.scorer import sigmoid
     from rollouts.sampling.policies import context_length, load_policy
-    from training.adapters import add_adapter, merge_adapter
+    from training.adapters import add_adapter, how_to_open, merge_adapter
     from training.loop import fit
 
     problems, template = merge_problems(sources_of(args.as_orm(), work), training=True), args.prompt.template()
     train, validation = build_solutions(args.as_orm(), work)
-    model, tokenizer = load_policy(args.policy, "float32", args.train.device)
+    dtype, _ = how_to_open(args.lora, args.train)
+    model, tokenizer = load_policy(args.policy, dtype, args.train.device)  # whole: it is read before it has 4 bits
 
     def reader(of: PreTrainedModel) -> Likelihood:
         return Likelihood(of, tokenizer, KIND, 0.5, args.train.tokens_per_batch, template=template)
@@ -117,7 +118,8 @@ def train_implicit(args: TrainImplicitArgs, work: Workspace) -> None:
     elif validation:
         final = evaluate(model)
     if work.processes.first:  # the library saves nothing on others
-        model = merge_adapter(model, work.folder / ADAPTER if args.lora.keep_adapter else None)
+        keep = work.folder / ADAPTER if args.lora.keep_adapter else None
+        model = merge_adapter(model, keep, lambda: load_policy(args.policy, "float32", "cpu")[0])
         thresholds = final.get("threshold", 0.5), final.get("final_threshold", 0.5)
         save_implicit(model, tokenizer, work.folder, args.beta, work.parents["policy"].key, thresholds, template)
     work.count(labels=len(whole), reference_tokens=before.tokens)
@@ -153,4 +155,4 @@ def implicit_card(folder: Path, manifest: dict[str, Any]) -> Card:
     return Card(f"Implicit PRM {code_span(manifest['key'])}", words, head, sections)
 
 
-TRAIN_IMPLICIT = Stage("train_implicit", 1, TrainImplicitArgs, train_implicit, implicit_card)
+TRAIN_IMPLICIT = Stage("train_implicit", 2, TrainImplicitArgs, train_implicit, implicit_card)

@@ -1,23 +1,28 @@
 """LoRA and QLoRA through peft: small trained matrices beside frozen linear layers, and a trained head.
 
 With rank 8 a layer of 1,024 x 1,024 weights gets 2 x 8 x 1,024 that are trained. `add_adapter` before training,
-`merge_adapter` after it: what is saved is a normal model. With `quantize` the frozen weights have 4 bits (QLoRA,
-Dettmers et al. 2023); by hand, since transformers quantises only what it opens from a folder, and whole.
+`merge_adapter` after it: what is saved is a normal model, in float32. Where training computes in bfloat16 the frozen
+weights are opened in it. With `quantize` they have 4 bits (QLoRA, Dettmers et al. 2023): they are opened on the CPU and
+put on the device a layer at a time; by hand, since transformers quantises only what it opens from a folder, and whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rollouts.sampling.policies import HEADS, check_finite
+from rollouts.sampling.policies import HEADS, check_finite, device_class, dtype_name, pick_device
 from stages.checks import check_choices, check_least, check_range
 
 if TYPE_CHECKING:
     import torch
     from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
+
+    from training.args import TrainArgs
 
 QUANTIZED = ("none", "nf4")
 ADAPTER = "adapter"  # the folder beside a merged model that keeps its adapter
@@ -51,6 +56,13 @@ class LoraArgs:
             )
 
 
+def how_to_open(args: LoraArgs, train: TrainArgs) -> tuple[str, str]:
+    """The precision and the device in which a model is to be opened that will be trained."""
+    # what is trained itself stays in float32, or small steps would be rounded away
+    dtype = dtype_name(train.dtype, device_class(train.device)) if args.rank else "float32"
+    return dtype, train.device if args.quantize == "none" else "cpu"
+
+
 def linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
     """The linear layers of a model's body, by their full names: no head, and no output embedding."""
     import torch
@@ -65,10 +77,13 @@ def linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
     }
 
 
-def add_adapter(model: PreTrainedModel, args: LoraArgs, seed: int = 0) -> PreTrainedModel | PeftModel:
+def add_adapter(
+    model: PreTrainedModel, args: LoraArgs, seed: int = 0, device: str | None = None
+) -> PreTrainedModel | PeftModel:
     """The model with an adapter, and all but that and a reward model's head frozen; the model itself with rank 0.
 
-    An adapter adds nothing before it is trained. `model` itself is changed: do not use it any more.
+    An adapter is in float32 and adds nothing before it is trained. Layers of 4 bits go to `device` (None: they stay
+    where they are). `model` itself is changed: do not use it any more.
 
     Raises:
         ValueError: no linear layer has one of the names, or bitsandbytes is asked for but not there.
@@ -84,7 +99,8 @@ def add_adapter(model: PreTrainedModel, args: LoraArgs, seed: int = 0) -> PreTra
         raise ValueError(f"lora.target_modules: no linear layer is named {min(unknown)!r}; there are {sorted(names)}")
     wanted = set(args.target_modules) or names
     if args.quantize == "nf4":
-        _quantize(model, {name: layer for name, layer in layers.items() if name.rsplit(".", 1)[-1] in wanted})
+        chosen = {name: layer for name, layer in layers.items() if name.rsplit(".", 1)[-1] in wanted}
+        _quantize(model, chosen, model.device if device is None else pick_device(device))
     torch.manual_seed(seed)
     adapted = get_peft_model(model, _config(model, args, sorted(wanted)))
     if args.quantize == "nf4":
@@ -106,31 +122,52 @@ def _config(model: PreTrainedModel, args: LoraArgs, wanted: list[str]) -> LoraCo
     )
 
 
-def merge_adapter(model: PreTrainedModel | PeftModel, keep: Path | None = None) -> PreTrainedModel:
+@contextmanager
+def inputs_as_they_are(model: torch.nn.Module, dtype: str) -> Iterator[None]:
+    """While the block lasts, adapters leave their inputs to autocast, where `dtype` is bfloat16. peft makes a float32
+    copy for each layer, of which autocast makes another in bfloat16: of those more was kept than of all else."""
+    if dtype == "float32" or not any(".lora_" in name for name, _ in model.named_parameters()):
+        yield
+        return
+    from peft.helpers import disable_input_dtype_casting
+
+    with disable_input_dtype_casting(model):
+        yield
+
+
+def merge_adapter(
+    model: PreTrainedModel | PeftModel, keep: Path | None = None, reopen: Callable[[], PreTrainedModel] | None = None
+) -> PreTrainedModel:
     """The model with its adapter added to its weights, in float32: it scores the same. Without an adapter: as it is.
 
-    The adapter, with the trained head, is saved first as the peft folder `keep`.
+    Where the frozen weights are in bfloat16, `reopen` opens them in float32 on the CPU, as they were before they were
+    rounded (None: they stay rounded). The adapter is added to weights of 4 bits as they were trained beside it. The
+    adapter, with the trained head, is saved first as the peft folder `keep`.
 
     Raises:
         ValueError: it is to be saved, and a weight is not finite.
     """
+    import torch
+
     if not hasattr(model, "peft_config"):
         return model
     if keep is not None:
         check_finite(model, str(keep))
         model.save_pretrained(keep)
+    if all(weight.dtype == torch.float32 for weight in model.parameters()):
+        return model.merge_and_unload()
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-    if getattr(model.get_base_model(), "is_loaded_in_4bit", False):
-        # added to 4-bit weights, it would be rounded to 4 bits as well
-        config, trained = model.peft_config[_NAME], get_peft_model_state_dict(model)
-        model = get_peft_model(_dequantized(model.unload()), config)
-        set_peft_model_state_dict(model, trained)
-    return model.merge_and_unload()
+    config, trained = model.peft_config[_NAME], get_peft_model_state_dict(model)
+    rounded = reopen is None or getattr(model.get_base_model(), "is_loaded_in_4bit", False)
+    merged = get_peft_model(_widened(model.unload()) if rounded else reopen(), config)
+    set_peft_model_state_dict(merged, trained)
+    return merged.merge_and_unload()
 
 
-def _quantize(model: PreTrainedModel, layers: dict[str, torch.nn.Module]) -> None:
-    """Keep the weights of linear layers in 4 bits (NormalFloat, with quantised scales), on the device that has them."""
+def _quantize(model: PreTrainedModel, layers: dict[str, torch.nn.Module], device: torch.device) -> None:
+    """Keep the weights of linear layers in 4 bits (NormalFloat, with quantised scales) on a device, which gets them one
+    after the other. They compute in the precision that they had."""
     import torch
 
     try:
@@ -140,11 +177,10 @@ def _quantize(model: PreTrainedModel, layers: dict[str, torch.nn.Module]) -> Non
     for name, layer in layers.items():
         if not isinstance(layer, torch.nn.Linear):
             raise ValueError(f"lora.quantize=nf4: layer {name} is a {type(layer).__name__}, not a Linear")
-        device = layer.weight.device
-        computed = torch.bfloat16 if device.type == "cuda" else torch.float32
         small = bitsandbytes.nn.Linear4bit(
-            layer.in_features, layer.out_features, layer.bias is not None, computed, quant_type="nf4", device="meta"
-        )
+            layer.in_features, layer.out_features, layer.bias is not None, layer.weight.dtype, quant_type="nf4",
+            device="meta",
+        )  # fmt: skip
         small.weight = bitsandbytes.nn.Params4bit(layer.weight.data.cpu(), requires_grad=False, quant_type="nf4")
         small.bias = layer.bias
         # where a CPU has the instructions it would compute in 16 bits, and keep the weights in another order
@@ -153,11 +189,17 @@ def _quantize(model: PreTrainedModel, layers: dict[str, torch.nn.Module]) -> Non
     model.is_loaded_in_4bit = True  # peft asks for it
 
 
-def _dequantized(model: PreTrainedModel) -> PreTrainedModel:
+def _widened(model: PreTrainedModel) -> PreTrainedModel:
+    """The same weights in float32 on the CPU, those of 4 bits as they are computed with."""
     import torch
-    from transformers import BitsAndBytesConfig
-    from transformers.integrations.bitsandbytes import dequantize_and_replace
 
-    dequantize_and_replace(model, BitsAndBytesConfig(load_in_4bit=True), torch.float32)
+    for name, layer in list(model.named_modules()):
+        if state := getattr(getattr(layer, "weight", None), "quant_state", None):
+            from bitsandbytes.functional import dequantize_4bit
+
+            whole = torch.nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+            whole.weight = torch.nn.Parameter(dequantize_4bit(layer.weight.data, state).float().cpu())
+            whole.bias = layer.bias
+            model.set_submodule(name, whole)
     model.is_loaded_in_4bit = False
-    return model
+    return model.float().cpu()

@@ -49,7 +49,7 @@ def _own_dtype(args: TrainArgs) -> str:
 class TrainArgs:
     """How to train; the defaults suit a pretrained causal LM. `tokens_per_step` is the size of an optimizer step in
     tokens, over all processes; `tokens_per_batch` what one of them reads at a time. With dtype bfloat16 (`auto` on a
-    GPU) the weights stay in float32.
+    GPU) the weights that are trained stay in float32.
 
     Examples share rows (`layout` packed) of `pack_tokens` tokens, by default the equal parts of at most
     `tokens_per_batch` that make up a step; padded is the same steps with a row for each example. With `share_prefixes`

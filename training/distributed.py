@@ -109,7 +109,7 @@ class Engine:
             apart = nullcontext() if last or self.wrapped is self.trained else self.wrapped.no_sync()
             with apart:
                 with self.autocast():
-                    summed = loss(self.wrapped, batch.to(self.device))
+                    summed = loss(self.wrapped, batch)
                 # the all-reduce averages over ranks; times their number, it is a mean over all items of the step
                 (summed * ((self.count if number < counted else 0) / items)).backward()
             if number < counted:
@@ -269,8 +269,8 @@ def mean_loss(model: PreTrainedModel, examples: Sequence[Example], loss: Loss, t
     """The mean loss a target of some examples, read about `tokens` tokens at a time; nothing is trained."""
     import torch
 
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=model.device)  # read once
     with torch.no_grad():
         for batch in batch_lengths([len(example.ids) for example in examples], tokens):
-            total += float(loss(model, pad_batch([examples[i] for i in batch], pad_id).to(model.device)))
-    return total / sum(len(example.targets) for example in examples)
+            total += loss(model, pad_batch([examples[i] for i in batch], pad_id).to(model.device))
+    return float(total) / sum(len(example.targets) for example in examples)

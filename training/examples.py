@@ -7,8 +7,10 @@ An example of ids [5 6 7 8] with targets at positions 1 and 3 is, alone in a pad
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from training.transfer import move
 
 if TYPE_CHECKING:
     import torch
@@ -38,11 +40,11 @@ class Example:
 class Batch:
     """Tensors of one batch: `ids` (batch, length), and `rows`, `positions`, `targets` (targets,): each target's place.
 
-    A padded batch has one example a row, and a `mask` (batch, length). A packed one has several: instead of a mask,
-    `position_ids` (batch, length), which start at 0 with every example, and `packing`, where the examples are. With
-    shared prefixes it is one row, in which an example may begin with tokens of another (`training/prefix_sharing.py`).
-    With `target_tokens` logits are right at targets only. Where the loss is one of groups, `members` (groups, most)
-    are the indices of the targets of each, and -1 where there are fewer.
+    A padded batch has one example a row, and where anything is padded a `mask` (batch, length). A packed one has
+    several: instead of a mask, `position_ids` (batch, length), which start at 0 with every example, and `packing`,
+    where the examples are. With shared prefixes it is one row, in which an example may begin with tokens of another
+    (`training/prefix_sharing.py`). With `target_tokens` logits are right at targets only. Where the loss is one of
+    groups, `members` (groups, most) are the indices of the targets of each, and -1 where there are fewer.
     """
 
     ids: torch.Tensor
@@ -56,8 +58,8 @@ class Batch:
     members: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        moved = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(None if value is None else value.to(device) for value in moved))
+        """The batch on a device, without waiting for it (`training/transfer.py`)."""
+        return move(self, device)
 
     def inputs(self) -> dict[str, Any]:
         """What a model is called with: `model(**batch.inputs())`.
@@ -109,4 +111,6 @@ def pad_batch(examples: Sequence[Example], pad_id: int) -> Batch:
     for row, example in enumerate(examples):
         ids[row, : len(example.ids)] = torch.tensor(example.ids)
         mask[row, : len(example.ids)] = 1
-    return Batch(ids, mask, *place_targets(examples, range(len(examples)), [range(longest)] * len(examples)))
+    targets = place_targets(examples, range(len(examples)), [range(longest)] * len(examples))
+    padded = any(len(example.ids) < longest for example in examples)
+    return Batch(ids, mask if padded else None, *targets)

@@ -30,7 +30,8 @@ class Step:
 
 
 class StepLoader:
-    """Makes the batches of each step, for one process. Examples without targets are left out.
+    """Makes the batches of each step, for one process, and sends them to its device. Examples without targets are left
+    out.
 
     What is planned and split are units: an example, or the examples of a group, which stay together.
     """
@@ -52,7 +53,7 @@ class StepLoader:
         self.plan = plan_steps(self.lengths, args, families and families.of)
         self.shares = args.share_prefixes and args.layout == "packed" and can_share(engine.trained, True)
         self.shared = families if self.shares else None
-        self.targets_only = engine.device.type == "cpu"
+        self.device, self.targets_only = engine.device, engine.device.type == "cpu"
 
     def prepare(self, number: int) -> Step:
         """This process's batches of step `number`, from 0."""
@@ -82,4 +83,4 @@ class StepLoader:
             batch = share_batch(examples, self.pad_id, self.targets_only)
         else:
             batch = pack_batch([[self.examples[i] for at in row for i in self.units[at]] for row in rows], self.pad_id)
-        return replace(batch, members=list_members(units)) if self.grouped else batch
+        return (replace(batch, members=list_members(units)) if self.grouped else batch).to(self.device)

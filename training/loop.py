@@ -11,15 +11,16 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rollouts.sampling.policies import device_class, dtype_name
 from stages.files import write_json
 from stages.progress import Progress
 from stages.workspace import Workspace
+from training.adapters import inputs_as_they_are
 from training.args import TrainArgs
-from training.attention.install import packed_attention
+from training.attention.install import packed_attention, padded_attention
 from training.checkpoints import FIGURES, Checkpoint, Checkpoints
 from training.distributed import Engine, Loss, Tensors, noticing
 from training.examples import Example
@@ -74,8 +75,9 @@ def fit(
         raise TrainingError("no example has a target to train on")
     if args.early_stopping.metric is not None and evaluate is None:
         raise TrainingError(f"early_stopping.metric={args.early_stopping.metric}, but nothing is held out to evaluate")
-    reading = packed_attention(model) if args.layout == "packed" else nullcontext()
-    with reading, noticing(work.processes.count):
+    dtype = dtype_name(args.dtype, device_class(args.device))
+    reading = padded_attention if args.layout == "padded" else packed_attention
+    with reading(model), inputs_as_they_are(model, dtype), noticing(work.processes.count):
         run = _Run(model, tokenizer, examples, loss, args, work, evaluate, names)
         run.resume()
         with work.progress(run.last, "steps", label) as bar:

@@ -107,13 +107,19 @@ def grow_vocabulary(model: PreTrainedModel, words: int, seed: int) -> None:
     at first none of them is read or written more than a word is on average."""
     import torch
 
-    before = model.config.vocab_size
+    before, dtype, device = model.config.vocab_size, model.dtype, model.device
+    parts = (model.get_input_embeddings(), model.get_output_embeddings())
+    for part in parts:  # the same words in each precision and on each device
+        part.to("cpu", torch.float32)
     torch.manual_seed(seed)
     model.resize_token_embeddings(words, mean_resizing=False)
-    own = {id(part.weight): part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings())}
+    parts = (model.get_input_embeddings(), model.get_output_embeddings())
+    own = {id(part.weight): part.weight for part in parts}
     with torch.no_grad():
         for weight in own.values():  # one, where they are tied
             weight[before:] += weight[:before].mean(dim=0)
+    for part in parts:
+        part.to(device, dtype)
 
 
 def add_layers(model: PreTrainedModel, count: int, seed: int) -> None:

@@ -1,5 +1,6 @@
 """Memory of one accelerator: weights, gradients, optimizer, activations, cache. What stands here is what the code of
-training and sampling does today: weights in float32 in training, and models opened whole on every accelerator.
+training and sampling does today: trained weights in float32, those beside an adapter in bfloat16 or 4 bits, and models
+opened whole by every process.
 
 Only a small model on a CPU has been compared with it (`tests/experiments/planning/test_memory.py`).
 """
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.planning.models import Shape
+from rewards.train_implicit import TrainImplicitArgs
 from stages.launch import LaunchArgs, find_config
 from training.args import TrainArgs
 
@@ -60,46 +62,49 @@ def training_memory(
     `row` tokens with `targets` targets each.
 
     Weights, gradients and AdamW's two moments take 16 bytes a weight, over all processes where they are sharded.
-    Gradients are there beside the activations from the second pass on.
+    Gradients are there beside the activations from the second pass on. An adapter is put together with its base on the
+    host, unless both are in float32.
     """
     train, lora = args.train, args.lora
     dtype = "bfloat16" if train.dtype == "auto" else train.dtype
+    each = size_of(dtype) if lora.rank else 4  # bytes of a weight as it is opened
     weights = shape.judge if judge else shape.weights
     sharded = is_sharded(train, launch)
     shards = launch.num_processes if sharded else 1
     adapter = shape.adapter(lora.rank, list(lora.target_modules)) if lora.rank else 0
     trained = adapter if lora.rank else weights
-    held = 4 * (weights + adapter)
-    if lora.quantize == "nf4":
-        held = NF4 * shape.body + 4 * (weights - shape.body + adapter)
+    small = lora.quantize == "nf4"
+    held = (NF4 * shape.body + each * (weights - shape.body) if small else each * weights) + 4 * adapter
     found = Memory(held / shards, 4 * trained / shards, 8 * trained / shards)
     found.activations, late = _activations(shape, args, dtype, row, 0 if judge else targets * shape.vocabulary)
     whole = 0.0
     if sharded:  # two layers and what is outside of them are there whole, and a layer's gradients
-        whole = 4 * (3 * shape.layer + weights - shape.layers * shape.layer)
+        whole = each * (3 * shape.layer + weights - shape.layers * shape.layer)
     earlier = found.gradients if batches > 1 else 0
     passing = max(found.activations + earlier, late + found.gradients)
-    peaks = {"load": 4.0 * weights, "step": found.weights + found.optimizer + passing + whole}
-    if sharded or lora.rank:  # the trained weights are put together on each, beside the moments
-        peaks["end"] = 4 * weights + (16 * weights / shards if sharded else 16 * adapter)
+    # an implicit one is read whole before it has 4 bits
+    opened = held if small and not isinstance(args, TrainImplicitArgs) else each * weights
+    peaks = {"load": float(opened), "step": found.weights + found.optimizer + passing + whole}
+    if sharded:  # all weights are put together on each, beside shards of everything
+        peaks["end"] = each * weights + (held + 12 * trained) / shards
     found.when, found.peak = max(peaks.items(), key=lambda one: one[1])
     copies = 2 if sharded else 1  # the model and its sharded copy
-    found.host = launch.num_processes * 4 * weights * copies + 12 * trained  # and a checkpoint on its way to disk
+    merged = 4 * weights if lora.rank and (small or each < 4) else 0
+    # and a checkpoint on its way to disk
+    found.host = max(launch.num_processes * each * weights * copies, merged) + 12 * trained
     return found
 
 
 def _activations(shape: Shape, args: Any, dtype: str, row: float, logits: float) -> tuple[float, float]:
     """The most that a pass forward and backward keeps beside weights and gradients; and what it keeps in the backward
     pass of the first layer, when all gradients are there."""
-    saved, layers = shape.saved(dtype), shape.layers
-    fixed = 0.0 if args.lora.quantize == "nf4" else saved.layer_fixed
-    outside, layer = saved.outside * row + saved.outside_fixed, saved.layer * row + fixed
+    saved, layers = shape.saved(dtype, args.lora), shape.layers
+    outside, layer = saved.outside * row + saved.outside_fixed, saved.layer * row + saved.layer_fixed
     if not args.train.gradient_checkpointing:
         return layers * layer + outside + _LOSS * logits, layer + outside
     inputs = layers * saved.boundary * row + outside
     # autocast keeps its copies of trained weights until the end of the forward pass
-    copies = 0.0 if args.lora.rank else layers * fixed
-    return inputs + max(copies + 8 * logits, _LOSS * logits, layer), layer + outside
+    return inputs + max(layers * saved.layer_fixed + 8 * logits, _LOSS * logits, layer), layer + outside
 
 
 def sampling_memory(shape: Shape, sampler: Any, longest: float, memory: float) -> tuple[Memory, float]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from refine.students.shipped import FOLDERS, find_start
 from rollouts.sampling.policies import open_folder
+from training.adapters import LoraArgs, add_adapter, inputs_as_they_are
 from training.models import ModelArgs
 
 if TYPE_CHECKING:
@@ -108,9 +109,9 @@ class Shape:
         """Weights of a LoRA adapter beside the linear layers of the body, or those of these names."""
         return rank * sum(sum(shape) for name, shape in _linear(self.config) if not modules or name in modules)
 
-    def saved(self, dtype: str) -> Saved:
+    def saved(self, dtype: str, lora: LoraArgs) -> Saved:
         """What autograd keeps in training; with dtype bfloat16 as under autocast, which casts weights once a pass."""
-        return _saved(self.config.to_json_string(), dtype)
+        return _saved(self.config.to_json_string(), dtype, lora.rank, lora.dropout, tuple(lora.target_modules))
 
 
 def find_shape(policy: str | None, made: ModelArgs | None = None, vocabulary: int = 0) -> Shape:
@@ -162,7 +163,7 @@ def _linear(config: PretrainedConfig) -> list[tuple[str, tuple[int, int]]]:
 
 
 @lru_cache
-def _saved(config_json: str, dtype: str) -> Saved:
+def _saved(config_json: str, dtype: str, rank: int, dropout: float, modules: tuple[str, ...]) -> Saved:
     import json
 
     from transformers import AutoConfig
@@ -170,29 +171,43 @@ def _saved(config_json: str, dtype: str) -> Saved:
     known = {name: value for name, value in json.loads(config_json).items() if value is not None}
     config = AutoConfig.for_model(**known)
     short, long = _PROBE_TOKENS
-    found = {(n, tokens): _count_saved(config, n, tokens, dtype) for n in (1, 2) for tokens in _PROBE_TOKENS}
+    lora = LoraArgs(rank, dropout=dropout, target_modules=list(modules))
+    found = {(n, tokens): _count_saved(config, n, tokens, dtype, lora) for n in (1, 2) for tokens in _PROBE_TOKENS}
     layer = {tokens: found[2, tokens] - found[1, tokens] for tokens in _PROBE_TOKENS}
     outside = {tokens: found[1, tokens] - layer[tokens] for tokens in _PROBE_TOKENS}
     slopes = [(part[long] - part[short]) / (long - short) for part in (layer, outside)]
     fixed = [part[short] - slope * short for part, slope in zip((layer, outside), slopes, strict=True)]
-    # what runs through the layers stays in float32, whatever autocast does within
-    return Saved(slopes[0], fixed[0], slopes[1], fixed[1], 4 * config.hidden_size)
+    # what runs through the layers has the precision of the weights, whatever autocast does within
+    size = 2 if rank and dtype == "bfloat16" else 4
+    return Saved(slopes[0], fixed[0], slopes[1], fixed[1], size * config.hidden_size)
 
 
-def _count_saved(config: PretrainedConfig, layers: int, tokens: int, dtype: str) -> int:
+def _count_saved(config: PretrainedConfig, layers: int, tokens: int, dtype: str, lora: LoraArgs) -> int:
     """Bytes of all that the backward pass of the body of `layers` layers will need, but for its own weights."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from transformers import AutoModel
+    from transformers import AutoModelForCausalLM
 
     config = copy.deepcopy(config)
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]
     kept: dict[int, Any] = {}
+    opened = getattr(torch, dtype) if lora.rank else torch.float32
+    with torch.device("meta"):  # peft cannot put fake tensors in another place
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=opened)
+        body = model.base_model
+        add_adapter(model, lora)
+        body.train()
     with FakeTensorMode():
-        model = AutoModel.from_config(config, attn_implementation="sdpa").train()
-        own = {one.untyped_storage()._cdata for one in (*model.parameters(), *model.buffers())}
+        for module in body.modules():
+            for name, one in module._parameters.items():
+                if one is not None:
+                    empty = torch.empty(one.shape, dtype=one.dtype, device="cpu")
+                    module._parameters[name] = torch.nn.Parameter(empty, one.requires_grad)
+            for name, one in module._buffers.items():
+                module._buffers[name] = torch.empty(one.shape, dtype=one.dtype, device="cpu")
+        own = {one.untyped_storage()._cdata for one in (*body.parameters(), *body.buffers())}
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
@@ -202,6 +217,7 @@ def _count_saved(config: PretrainedConfig, layers: int, tokens: int, dtype: str)
             return tensor
 
         bfloat16 = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), bfloat16:
-            model(input_ids=torch.zeros(1, tokens, dtype=torch.long), use_cache=False)
+        kept_as_is = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with kept_as_is, bfloat16, inputs_as_they_are(body, dtype):
+            body(input_ids=torch.zeros(1, tokens, dtype=torch.long), use_cache=False)
     return sum(storage.nbytes() for storage in kept.values())

@@ -34,7 +34,7 @@ def _watch(setting: Setting, layout: str) -> Iterator[Row]:
     from rollouts.world.tokenizer import make_tokenizer
     from stages.processes import Processes
     from training.args import TrainArgs
-    from training.attention.install import packed_attention
+    from training.attention.install import packed_attention, padded_attention
     from training.distributed import Engine
     from training.loader import StepLoader
 
@@ -53,7 +53,7 @@ def _watch(setting: Setting, layout: str) -> Iterator[Row]:
     examples = families(24 if setting.dry else 64, 4, config.vocab_size, **lengths)
     engine = Engine(model, args, Processes())
     loader = StepLoader(examples, args, make_tokenizer(50).pad_token_id, engine)
-    with packed_attention(model):
+    with (padded_attention if layout == "padded" else packed_attention)(model):
         for number in range(2):  # kernels are chosen, states are made
             engine.read(_step(engine, loader, number))
         yield from (_debugged if setting.cuda else _counted)(engine, loader, layout)

@@ -26,7 +26,7 @@ from transformers import (
 
 from rewards.losses import reward_loss, step_logits
 from training.attention.attend import Attend, _variable_length
-from training.attention.install import PACKED, packed_attention
+from training.attention.install import PACKED, PADDED, packed_attention, padded_attention
 from training.completions import completion_loss, target_logits
 from training.examples import Batch, Example, pad_batch
 from training.packing import pack_batch
@@ -122,6 +122,20 @@ def test_our_attention_gives_what_padding_gives(name, checkpointing):
             )
             assert_same(run(ours, batch), wanted)
     assert ours.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_padded_batches_are_read_as_the_library_does(name):
+    """Bit for bit, with and without padding, in windows too."""
+    model = make(CONFIGS[name], "sdpa")
+    for batch in (pad_batch(FLAT, 0), pad_batch(packs_of([[11] * 3])[0], 0)):
+        loss, gradients = run(model, batch)
+        with padded_attention(model):
+            assert model.config._attn_implementation == PADDED
+            again, others = run(model, batch)
+        assert torch.equal(loss, again) and all(torch.equal(one, others[name]) for name, one in gradients.items())
+    with padded_attention(model), pytest.raises(ValueError, match=r"all of Batch\.inputs"):
+        model(input_ids=batch.ids, position_ids=batch.ids * 0, use_cache=False)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma"])

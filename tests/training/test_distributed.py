@@ -42,11 +42,14 @@ def test_two_processes_train_as_one(shard, changes, tmp_path):
     on_two(_as_one, expected, tmp_path / "two", shard, steps)
 
 
-def _adapted(**steps) -> dict:
+def _adapted(dtype: str = "float32", **steps) -> dict:
     """A run of a model with an adapter, its dropout left out; the adapter's weights."""
+    import torch
+
     from training.adapters import LoraArgs, add_adapter
 
-    model = add_adapter(make_model(layers=2), LoraArgs(rank=4), seed=1)
+    steps["dtype"] = dtype
+    model = add_adapter(make_model(layers=2).to(getattr(torch, dtype)), LoraArgs(rank=4), seed=1)
     train(steps.pop("folder"), EXAMPLES, model, **steps)
     return {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
 
@@ -60,6 +63,19 @@ def test_adapters_train_on_two_processes_as_on_one(shard, tmp_path):
     expected = _adapted(folder=tmp_path / "one", **STEPS)
     assert any(float(weight.abs().max()) > 0 for name, weight in expected.items() if "lora_B" in name)
     on_two(_adapted_as_one, expected, tmp_path / "two", shard)
+
+
+def _half_as_one(expected: dict[str, torch.Tensor], folder: Path, shard: str) -> None:
+    found = _adapted("bfloat16", folder=folder, shard=shard, **STEPS)
+    learnt = [name for name in expected if "lora_B" in name]  # they begin at zero
+    gap = sum(float((found[name] - expected[name]).square().sum()) for name in learnt)
+    assert gap < 0.05**2 * sum(float(expected[name].square().sum()) for name in learnt)
+
+
+@pytest.mark.parametrize("shard", SHARDS)
+def test_adapters_beside_a_base_in_bfloat16_do_too(shard, tmp_path):
+    """As far as rounding lets them, of which Adam makes whole steps."""
+    on_two(_half_as_one, _adapted("bfloat16", folder=tmp_path / "one", **STEPS), tmp_path / "two", shard)
 
 
 def test_one_pack_is_shared_by_two_processes(tmp_path):

@@ -28,9 +28,7 @@ class Attend:
 
         length, shared = query.shape[2], query.shape[1] // key.shape[1]
         if mask is None and (self.softcap or (self.window is not None and self.window < length)):
-            mask = query.new_ones(length, length, dtype=torch.bool).tril()
-            if self.window is not None:
-                mask = mask.triu(1 - self.window)
+            mask = causal_mask(query, self.window)
         if shared > 1:
             key, value = (states.repeat_interleave(shared, 1) for states in (key, value))
         if self.softcap:
@@ -62,6 +60,15 @@ class Attend:
         left = -1 if self.window is None or self.window >= longest else self.window - 1
         ends = (bounds, bounds, longest, longest)
         return function(query, key, value, *ends, scale=self.scaling, window_size=(left, 0), **options)
+
+
+def causal_mask(query: torch.Tensor, window: int | None) -> torch.Tensor:
+    """(length, length): which keys the queries (rows, heads, length, size) see."""
+    import torch
+
+    length = query.shape[2]
+    mask = query.new_ones(length, length, dtype=torch.bool).tril()
+    return mask if window is None else mask.triu(1 - window)
 
 
 @cache

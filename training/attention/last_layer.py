@@ -25,9 +25,6 @@ class TargetTokens:
     tokens: torch.Tensor
     packing: Packing
 
-    def to(self, device: torch.device) -> TargetTokens:
-        return TargetTokens(self.tokens.to(device), self.packing.to(device))
-
 
 def find_target_tokens(paths: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], tokens: int) -> TargetTokens:
     """The tokens with a target of a row of `tokens` tokens.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
@@ -77,12 +77,6 @@ class Packing:
     bounds: torch.Tensor
     longest: int
     starts: torch.Tensor | None = None
-
-    def to(self, device: torch.device) -> Packing:
-        import torch
-
-        values = (getattr(self, field.name) for field in fields(self))
-        return Packing(*(value.to(device) if isinstance(value, torch.Tensor) else value for value in values))
 
     def attend(self, attend: Attend, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """Causal attention of all examples: (tokens, heads, size) -> the same; none for tokens without a query."""

@@ -50,7 +50,7 @@ class Behaviour:
     wrong_length: float
 
 
-# measured on 24,000 rollouts of the demo's student, whose world has one right text for most problems
+# measured on 24,000 rollouts of `experiment=slips`, whose world has one right text for most problems
 IN_WORLD = Behaviour(3.0, 0.03, 0.54, 0.3, 0.88)
 # not measured: a language model writes a text of its own nearly every time
 IN_LANGUAGE = Behaviour(1.0, 0.9, 0.95, 0.95, 1.0)

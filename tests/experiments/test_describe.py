@@ -75,7 +75,7 @@ def test_the_overview_has_a_line_for_each() -> None:
 
 
 def test_options_in_folders_are_listed() -> None:
-    for name, first in (("glore", ["claims", "demo", "plans", "slips"]), ("lema", ["demo_lema"])):
+    for name, first in (("glore", ["claims", "claims_other", "demo", "plans", "slips"]), ("lema", ["demo_lema"])):
         folder = ROOT / "conf" / "experiment"
         rows = {path.relative_to(folder).with_suffix("").as_posix() for path in (folder / name).rglob("*.yaml")}
         found = options_of("experiment", name)

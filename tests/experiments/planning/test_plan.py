@@ -19,7 +19,7 @@ from rollouts.prompts import PLAIN
 from stages.make import make
 from stages.pipeline import Node, NodeResult, run_pipeline
 
-SMALL = ["experiment=demo", "train_problems=80", "test_problems=30", *(f"{n}.train.epochs=1" for n in ("orm", "sorm"))]
+SMALL = ["experiment=slips", "train_problems=80", "test_problems=30", *(f"{n}.train.epochs=1" for n in ("orm", "sorm"))]
 SMALL += ["refiner.train.epochs=1", "plan.accuracy=0.4"]  # of the shipped student: docs/labelling.md
 LARGE = ["glore", "problems=gsm8k", "student.start=meta-llama/Llama-2-7b-hf", "student.rounds=1"]
 LARGE += ["rollouts.sampler.backend=vllm", "labels.search=exhaustive", "labels.rule=any", "labels.continuations=8"]

@@ -17,7 +17,8 @@ from experiments.pipelines.running import Checked, check_nodes, result_of, run_n
 
 def _checked(args: GloreArgs) -> Checked:
     student = "given.student" if args.given.student else "student.start"
-    return check_nodes(args, glore_nodes, {"start": student, "student": student})
+    starts = {"start": student, "student": student, "reward_start": "given.reward_start"}
+    return check_nodes(args, glore_nodes, starts)
 
 
 def run_glore(job: Job) -> dict[str, Any]:

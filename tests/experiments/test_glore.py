@@ -578,6 +578,7 @@ def test_sft_problems_and_policy_of_a_trained_student_are_the_pipelines():
             "given.student=nowhere: there is no such folder; a model of the hub is",
         ),
         (["student.start=org/model"], "student.start=org/model: there is no such folder"),
+        (["given.reward_start=nowhere"], "given.reward_start=nowhere: there is no such folder"),
         (["rollouts.n=0"], "error: rollouts.n must be at least 1, not 0"),
         (["orm.train.learning_rate=-1"], "error: orm.train.learning_rate must be in (0, inf), not -1.0"),
     ],

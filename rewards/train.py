@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 TARGETS = ("hard", "soft")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class JudgeArgs:
     """What every stage has that trains a judge of solutions: how it reads them, what is held out, and how it trains."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _FASTEST = 10  # rotary frequencies that a head which looks back uses: slower ones hardly tell neighbours apart
 _MARGIN = 5.0  # its logit for the token looked at is higher by this than for the neighbours
+MATCHING = 2  # layers that `add_matching` puts below a model's
 _MATCH = 5.0  # the logit, on average, of a head that matches tokens for one that is the same
 _BEFORE = 0.7  # how much of the token before is added to a token, beside its own embedding
 
@@ -132,7 +134,7 @@ def add_layers(model: PreTrainedModel, count: int, seed: int) -> None:
         ValueError: the layers of this model are not made so that zeros do that.
     """
     drawn = _draw_layers(model, count, seed, f"added_layers={count}")
-    _set_layers(model, [*model.base_model.layers, *drawn])
+    _set_layers(model, above=drawn)
 
 
 def add_matching(model: PreTrainedModel, seed: int) -> None:
@@ -143,21 +145,23 @@ def add_matching(model: PreTrainedModel, seed: int) -> None:
     projection of the stream, another for each head, as in mimetic initialization (arXiv 2305.09828), so that a token
     looks at those like it, and at those that follow one like it. What is read there is multiplied by zero at first.
     Higher up a token is so mixed with its context that matching it is found late, or never
-    (experiments/log/2026-11-29-judges.md).
+    (experiments/log/2026-11-29-matching.md).
 
     Raises:
-        ValueError: the layers of this model are not made so that zeros do that, or its attention has no biases.
+        ValueError: the layers of this model are not made so that zeros do that, or its attention is another than that
+            of the students: with biases, as many keys as queries, and heads that are together as wide as the stream.
     """
     import torch
 
-    name = f"a {model.config.model_type}"
-    lower, upper = _draw_layers(model, 2, seed, "names=true")
-    if getattr(lower.self_attn.q_proj, "bias", None) is None or model.config.num_key_value_heads != (
-        heads := model.config.num_attention_heads
-    ):
-        raise ValueError(f"names=true: {name} needs attention biases and as many keys as queries, as the students have")
-    _set_layers(model, [lower, upper, *model.base_model.layers])
-    width, size = model.config.hidden_size, upper.self_attn.head_dim
+    lower, upper = _draw_layers(model, MATCHING, seed, "names=true")
+    width, heads, size = model.config.hidden_size, model.config.num_attention_heads, upper.self_attn.head_dim
+    biased = getattr(lower.self_attn.q_proj, "bias", None) is not None
+    if not biased or model.config.num_key_value_heads != heads or heads * size != width:
+        raise ValueError(
+            f"names=true: a {model.config.model_type} needs attention with biases, as many keys as queries, and heads "
+            "that are together as wide as the model, as the students have it"
+        )
+    _set_layers(model, below=[lower, upper])
     drawn = torch.Generator().manual_seed(seed)
     length = model.get_input_embeddings().weight.norm(dim=1).mean()
     with torch.no_grad():
@@ -169,7 +173,6 @@ def add_matching(model: PreTrainedModel, seed: int) -> None:
         for head in range(heads):
             _look_back(model.base_model, head, 1)
         whole, _ = torch.linalg.qr(torch.randn(width, width, generator=drawn))
-        whole = whole[: heads * size]
         lower.self_attn.v_proj.weight.copy_(whole)
         lower.self_attn.o_proj.weight.copy_(whole.T * _BEFORE * length / math.sqrt(width))
         # fast frequencies tell positions apart, not tokens: they are left out
@@ -187,11 +190,9 @@ def _draw_layers(model: PreTrainedModel, count: int, seed: int, setting: str) ->
     config, layers = model.config, getattr(model.base_model, "layers", None)
     if layers is None or not all(map(_adds_to_stream, layers)):
         raise ValueError(f"{setting}: a {config.model_type} cannot have more layers, Llama's kind can")
-    made, drawn = [], torch.Generator().manual_seed(seed)
+    made, drawn, last = [], torch.Generator().manual_seed(seed), layers[len(layers) - 1]
     for _ in range(count):
-        layer = copy.deepcopy(
-            layers[len(layers) - 1], {id(config): config}
-        )  # one config for all, as it says what attends
+        layer = copy.deepcopy(last, {id(config): config})  # one config for all, as it says what attends
         with torch.no_grad():
             for name, weight in layer.named_parameters():
                 if name.endswith(".bias") or ".o_proj." in name or ".down_proj." in name:
@@ -202,17 +203,19 @@ def _draw_layers(model: PreTrainedModel, count: int, seed: int, setting: str) ->
     return made
 
 
-def _set_layers(model: PreTrainedModel, layers: list[torch.nn.Module]) -> None:
-    """Have a model made of these layers. All are of one kind where its own are."""
+def _set_layers(
+    model: PreTrainedModel, below: Sequence[torch.nn.Module] = (), above: Sequence[torch.nn.Module] = ()
+) -> None:
+    """Put layers of `_draw_layers` below and above a model's own."""
     import torch
 
-    config = model.config
-    for number, layer in enumerate(layers):
+    body, config = model.base_model, model.config
+    body.layers = torch.nn.ModuleList([*below, *body.layers, *above])
+    for number, layer in enumerate(body.layers):
         layer.self_attn.layer_idx = number
-    model.base_model.layers = torch.nn.ModuleList(layers)
-    if kinds := getattr(config, "layer_types", None):
-        config.layer_types = [*kinds, *[kinds[-1]] * (len(layers) - len(kinds))]
-    config.num_hidden_layers = len(layers)
+    if kinds := getattr(config, "layer_types", None):  # of each layer; a new one is of the last one's kind
+        config.layer_types = [*[kinds[-1]] * len(below), *kinds, *[kinds[-1]] * len(above)]
+    config.num_hidden_layers = len(body.layers)
 
 
 def _adds_to_stream(layer: torch.nn.Module) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from experiments.commands.unused import changes
 from experiments.pipelines.sections import PIPELINE_SEED
+from refine.students.shipped import FOLDERS, check_words
 from rollouts.problems.args import ProblemArgs
 from stages.hub import HubError, pin
 from stages.pipeline import PENDING, Node
@@ -61,6 +62,7 @@ class Graph:
     for).
 
     Raises:
+        ValueError: what is given comes with the package and is for other problems.
         HubError: the data set of `problems.path` cannot be found. Its commit is fixed here: a branch may move while the
             stages run.
     """
@@ -77,6 +79,9 @@ class Graph:
         self.filled: dict[str, str] = {}  # what only the pipeline can say, and what is set instead
         self.links: dict[str, dict[str, str]] = {}  # of each stage: which node's artifact is in which field
         own = {one.name: getattr(args.given, one.name) for one in dataclasses.fields(args.given)}
+        for name, path in own.items():
+            if path in FOLDERS:
+                check_words(f"given.{name}", path, args.problems.source)
         self.given = {name: find(path) for name, path in own.items() if path is not None}
 
     def problems(self, split: str, offset: int, limit: int | None) -> ProblemArgs:

@@ -20,7 +20,7 @@ from refine.lema.mistakes import MistakeArgs
 from refine.lema.oracle import ERRORS
 from refine.lema.report import CONTROL, EVOLVED, START
 from refine.mix import CORRECTIONS, SHARE, MixArgs
-from refine.students.shipped import FOLDERS, find_start
+from refine.students.shipped import FOLDERS, check_words, find_start
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
 from rollouts.problems.args import ProblemArgs
 from rollouts.prompts import PromptArgs
@@ -165,10 +165,8 @@ class LemaArgs:
             )
         if len({self.start, *self.sources}) <= len(self.sources):
             raise ValueError(f"sources={list(self.sources)} must differ, and none is start={self.start}")
-        if self.start in FOLDERS and self.problems.source != WORLD:
-            raise ValueError(
-                f"start={self.start} knows the words of the embedded world only, not {self.problems.source}'s"
-            )
+        if self.start in FOLDERS:
+            check_words("start", self.start, self.problems.source)
         nodes, _ = lema_nodes(self, find=str)
         refuse_typed(_unused(self, {node.name for node in nodes}))
 

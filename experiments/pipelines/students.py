@@ -16,11 +16,10 @@ from dataclasses import dataclass, field, replace
 
 from experiments.pipelines.graph import Graph
 from experiments.pipelines.sections import training
-from refine.students.shipped import FOLDERS
+from refine.students.shipped import FOLDERS, check_words
 from refine.train_policy import TRAIN_POLICY, TrainPolicyArgs
 from rollouts.sampling.protocol import SEEDS
 from rollouts.sampling.sample import SAMPLE, SampleArgs
-from rollouts.world.args import SOURCE as WORLD
 from stages.artifacts import open_artifact
 from stages.checks import check_least, check_range
 from stages.pipeline import PENDING
@@ -67,9 +66,8 @@ def add_student(graph: Graph) -> None:
     args, student = graph.args, graph.args.student
     if "student" in graph.given:
         return
-    source = args.problems.source
-    if student.start in (*FOLDERS, SCRATCH) and source != WORLD:
-        raise ValueError(f"student.start={student.start} knows the words of the embedded world only, not {source}'s")
+    if student.start in (*FOLDERS, SCRATCH):
+        check_words("student.start", student.start, args.problems.source)
     before = "start" if student.fine_tune or student.rounds else "student"
     if student.start not in (SCRATCH, None):
         graph.given[before] = graph.find(student.start)

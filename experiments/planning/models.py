@@ -100,6 +100,14 @@ class Shape:
     def _head(self) -> int:
         return getattr(self.config, "head_dim", None) or self.hidden // self.config.num_attention_heads
 
+    def deeper(self, layers: int) -> Shape:
+        """The same with so many layers more, all of one kind."""
+        config = copy.deepcopy(self.config)
+        config.num_hidden_layers += layers
+        if kinds := getattr(config, "layer_types", None):
+            config.layer_types = [*kinds, *[kinds[-1]] * layers]
+        return _shape(self.name, config) if layers else self
+
     def cache(self, size: int) -> int:
         """Bytes of one token's keys and values, each number of `size` bytes."""
         heads = getattr(self.config, "num_key_value_heads", None) or self.config.num_attention_heads

@@ -14,9 +14,11 @@ from refine.mix import CORRECTIONS
 from refine.pairs import PairArgs
 from refine.prompts import KINDS
 from refine.train_policy import TrainPolicyArgs
+from rewards.reward_model import FACTS
 from rewards.train import TrainRewardArgs
 from rewards.train_implicit import TrainImplicitArgs
 from training.args import TrainArgs
+from training.models import MATCHING
 
 
 def pairs_work(planner: Planner, args: PairArgs, name: str) -> Work:
@@ -126,7 +128,9 @@ def train_implicit_work(planner: Planner, args: TrainImplicitArgs, name: str) ->
 
 
 def train_reward_work(planner: Planner, args: TrainRewardArgs, name: str) -> Work:
-    planner.shapes[f"({name})"] = shape = planner.shape(args.policy)
+    start = planner.shape(args.policy)
+    matching = MATCHING if args.names and getattr(start.config, FACTS, None) is None else 0  # a reward model has them
+    planner.shapes[f"({name})"] = shape = start.deeper(args.added_layers + matching)
     if args.kind == "orm":
         paths = (args.rollouts, *args.more_rollouts)
         rollouts = [planner.of(path, Drawn) for path in paths]

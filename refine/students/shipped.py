@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rollouts.world.args import SOURCE as WORLD
 from stages.files import read_json, sha256
 from stages.hub import pin
 
-SHIPPED, PLANNER, JUDGE = "shipped", "shipped/planner", "shipped/judge"
-FOLDERS = {SHIPPED: "student", PLANNER: "planner", JUDGE: "judge"}
+SHIPPED = "shipped"
+FOLDERS = {SHIPPED: "student", "shipped/planner": "planner", "shipped/judge": "judge"}
 FOLDER = Path(__file__).parent
 
 
@@ -31,3 +32,10 @@ def find_start(start: str) -> str:
         if not path.is_file() or sha256(path) != expected:
             raise ValueError(f"the shipped student is damaged: {path} is missing or has changed; install anew")
     return str(folder)
+
+
+def check_words(setting: str, name: str, source: str) -> None:
+    """Raise ValueError where what ships, `name` as a user sets it with `setting`, is to read problems of another source
+    than the embedded world."""
+    if source != WORLD:
+        raise ValueError(f"{setting}={name} knows the words of the embedded world only, not {source}'s")

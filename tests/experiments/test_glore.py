@@ -579,6 +579,10 @@ def test_sft_problems_and_policy_of_a_trained_student_are_the_pipelines():
         ),
         (["student.start=org/model"], "student.start=org/model: there is no such folder"),
         (["given.reward_start=nowhere"], "given.reward_start=nowhere: there is no such folder"),
+        (
+            ["problems=gsm8k", "problems.path=d", "student.start=s", "revise.where=[none,orm,sorm]"],
+            "given.reward_start=shipped/judge knows the words of the embedded world only, not gsm8k's",
+        ),
         (["rollouts.n=0"], "error: rollouts.n must be at least 1, not 0"),
         (["orm.train.learning_rate=-1"], "error: orm.train.learning_rate must be in (0, inf), not -1.0"),
     ],

@@ -11,12 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, PreTrainedModel, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from rewards.reward_model import FACTS, load_reward_model, make_reward_model, read_facts, save_reward_model
 from rollouts.world.tokenizer import make_tokenizer
 from tests.tiny import make_model, save_policy, save_reward, tokenizer
-from training.models import ModelArgs, add_matching, grow_vocabulary, make_policy, save_model
+from training.models import ModelArgs, add_layers, add_matching, grow_vocabulary, make_policy, save_model
 
 WORDS = len(tokenizer())
 SHAPE = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "eos_token_id": 1}
@@ -129,8 +136,23 @@ def test_the_layers_below_find_where_a_token_was_before():
     add_matching(again, 0)
     assert all(torch.equal(*pair) for pair in zip(model.parameters(), again.parameters(), strict=True))
     plain = make_policy(ModelArgs(128, 2, 4, 64), tokenizer(), 0)
-    with pytest.raises(ValueError, match="names=true: a llama needs attention biases"):
+    with pytest.raises(ValueError, match="names=true: a llama needs attention with biases"):
         add_matching(plain, 0)
+
+
+def test_each_layer_keeps_its_kind_whatever_is_put_below_and_above():
+    config = Qwen2Config(
+        vocab_size=30, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, layer_types=["full_attention", "sliding_attention"], sliding_window=8,
+        use_sliding_window=True,
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config)
+    add_matching(model, 0)
+    add_layers(model, 1, 0)
+    kinds = [*["sliding_attention"] * 2, "full_attention", *["sliding_attention"] * 2]
+    assert model.config.layer_types == kinds
+    assert [layer.self_attn.layer_idx for layer in model.model.layers] == [0, 1, 2, 3, 4]
+    model(input_ids=torch.arange(20)[None])
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path):

@@ -149,27 +149,31 @@ class Pool:
         return max(end - self.clock.now(), LOOK_AGAIN)
 
     async def _try(self, tries: Tries, send: Callable[[AsyncOpenAI], Awaitable[T]]) -> T:
+        """One attempt; an answer holds its slot until it is `kept`, whatever else happens gives it back."""
         await self._slots.acquire()
         try:
-            if self._over is not None:  # until the reader hears of it, nothing more is asked
-                raise SamplingError(str(self._over))
-            free = self._free(tries)  # asked only now: while one waits for a slot, servers fail and come back
-            if not free:
-                raise Trouble("every server is left alone for a while")
-            server = min(free, key=lambda server: (server.under_way, server.asked))
-            server.asked += 1
-            server.under_way += 1
-            failures = server.failures
-            try:
-                answer = await self._send(server, send)
-            except Trouble as trouble:
-                self._leave_alone(server, tries, trouble, failures)
-                raise
-            finally:
-                server.under_way -= 1
-        except BaseException:
+            return await self._ask_one(tries, send)
+        except BaseException:  # cancelled ones too
             self._slots.release()
             raise
+
+    async def _ask_one(self, tries: Tries, send: Callable[[AsyncOpenAI], Awaitable[T]]) -> T:
+        if self._over is not None:  # until the reader hears of it, nothing more is asked
+            raise SamplingError(str(self._over))
+        free = self._free(tries)  # asked only now: while one waits for a slot, servers fail and come back
+        if not free:
+            raise Trouble("every server is left alone for a while")
+        server = min(free, key=lambda server: (server.under_way, server.asked))
+        server.asked += 1
+        server.under_way += 1
+        failures = server.failures
+        try:
+            answer = await self._send(server, send)
+        except Trouble as trouble:
+            self._leave_alone(server, tries, trouble, failures)
+            raise
+        finally:
+            server.under_way -= 1
         server.failures = self._given_up = 0
         server.answered += 1
         return answer

@@ -47,6 +47,19 @@ def test_tokens_are_those_that_a_pipeline_then_needs(tmp_path: Path) -> None:
     assert total[0] == "all" and float(total[3]) > 0
 
 
+def test_a_start_of_judges_has_layers_that_the_student_has_not() -> None:
+    words = ["experiment=slips", "warm_up=true", "train_problems=80", "plan.accuracy=0.4"]
+    plain, deeper = (
+        {cost.work.name: cost.work for cost in make_plan([*words, *more])[2]}
+        for more in ([], ["reward_start.names=true", "reward_start.added_layers=1"])
+    )
+    for name in ("reward_start", "orm", "sorm"):
+        assert (plain[name].shape.layers, deeper[name].shape.layers) == (3, 6)
+    shape = deeper["orm"].shape
+    assert shape.weights - plain["orm"].shape.weights == 3 * shape.layer
+    assert deeper["rollouts"].shape.layers == 3
+
+
 def shared(words: list[str]) -> tuple[PlanArgs, dict]:
     plan, _, costs, _ = make_plan([*LARGE, "plan.load_seconds=0", *words])
     return plan, {cost.work.name: cost for cost in costs}
